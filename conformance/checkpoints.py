@@ -1,0 +1,111 @@
+"""From a case to a checkpoint: the timm-layout truth, the upstream tensors, the wrapped dict, the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reference import FORMATS
+
+from .cases import Case, Contents
+from .families import Family
+from .families.base import Shapes
+
+StateDict = dict[str, Tensor]
+
+
+def fill(shapes: Shapes, contents: Contents, dtype: torch.dtype) -> StateDict:
+    """Tensors of the given shapes, made by a recipe; the same for the same recipe on every machine.
+
+    Small integers are exact in every dtype, so permutations and renames can be compared bit for bit; a one-hot tensor
+    shrinks a mistake to the culprit cell; seeded normals are what real weights look like.
+    """
+    generator = torch.Generator().manual_seed(contents.seed)
+    total = sum(prod(shape) for shape in shapes.values())
+    if contents.kind == "integers":
+        values = torch.randint(-4, 5, (total,), generator=generator).float()
+    elif contents.kind == "ramp":
+        values = (torch.arange(total) + contents.seed).remainder(64).float() / 16 - 2
+    else:
+        values = torch.randn(total, generator=generator) * 0.4
+    out, start = {}, 0
+    for name, shape in shapes.items():
+        size = prod(shape)
+        tensor = values[start : start + size].reshape(shape).clone()
+        if contents.kind == "constant":
+            tensor.fill_(float(values[start].round(decimals=2)))
+        elif contents.kind == "one-hot":
+            tensor.zero_().view(-1)[contents.seed % size] = 1.0
+        out[name] = tensor.to(dtype)
+        start += size
+    return out
+
+
+def truth(family: Family, case: Case) -> StateDict:
+    """The checkpoint in timm's layout at its own geometry: what a native load must give back bit for bit."""
+    state = fill(family.shapes(case.arch, case.source), case.contents, getattr(torch, case.dtype))
+    for name in family.implied(case.arch):
+        state[name].zero_()
+    return state
+
+
+def encode(family: Family, case: Case, state: Mapping[str, Tensor]) -> StateDict:
+    """``state`` in the upstream layout; every tensor owns its memory, as a saved file demands."""
+    implied = family.implied(case.arch)
+    upstream = FORMATS[family.name].encode({k: v for k, v in state.items() if k not in implied})
+    return {k: v.clone(memory_format=torch.contiguous_format) for k, v in upstream.items()}
+
+
+def foreign(family: Family, case: Case) -> StateDict:
+    """Tensors such checkpoints carry beside the image encoder (text tower, loss scale)."""
+    return fill(family.foreign(case.arch), Contents("normal", case.contents.seed + 1), getattr(torch, case.dtype))
+
+
+def wrap(state: StateDict, wrapper: str) -> dict[str, Any]:
+    """``state`` inside the wrapper a training script saves, with the entries that usually stand beside it."""
+    if wrapper == "bare":
+        return dict(state)
+    wrapped: dict[str, Any] = dict(state)
+    for name in reversed(wrapper.split(".")):
+        wrapped = {name: wrapped, "epoch": 3, "optimizer": {"lr": 0.1, "step": torch.zeros(())}}
+    return wrapped
+
+
+def copy(checkpoint: Any) -> Any:
+    """A deep copy whose tensors own their memory."""
+    if isinstance(checkpoint, Tensor):
+        return checkpoint.clone()
+    return {k: copy(v) for k, v in checkpoint.items()} if isinstance(checkpoint, Mapping) else checkpoint
+
+
+def to_device(checkpoint: Any, device: str) -> Any:
+    """The checkpoint with every tensor on ``device``."""
+    if isinstance(checkpoint, Tensor):
+        return checkpoint.to(device)
+    return {k: to_device(v, device) for k, v in checkpoint.items()} if isinstance(checkpoint, Mapping) else checkpoint
+
+
+def write(state: StateDict, wrapper: str, container: str, folder: Path) -> Path:
+    """Save a checkpoint; safetensors holds tensors only and is written without a wrapper."""
+    path = folder / f"checkpoint.{container}"
+    if container == "safetensors":
+        from safetensors.torch import save_file
+
+        save_file(state, path)
+    else:
+        torch.save(wrap(state, wrapper), path)
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Load a file that :func:`write` made."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,23 @@
+"""Mistakes a user can make: one clear line saying what, where and what to do. They exit with code 2, never a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+EXIT_EXPECTED = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_VACUOUS = 3
+
+
+class UserError(Exception):
+    """A wrong argument, file or environment."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that does not exist, with the nearest one that does."""
+    known = list(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return UserError(f"unknown {kind} {name!r}: {hint}")

@@ -1,0 +1,69 @@
+"""DINOv2 hub weights: plain, with register tokens, and with a SwiGLU MLP."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from ..cases import Case
+from . import vit
+from .base import Arch, Family, Shapes
+
+_SOURCE = "facebookresearch/dinov2 dinov2/models/vision_transformer.py"
+
+
+def _options(**more: st.SearchStrategy) -> st.SearchStrategy[dict]:
+    return vit.architectures(num_classes=st.just(0), layer_scale=st.just(True), **more)
+
+
+@st.composite
+def _swiglu(draw: st.DrawFn) -> dict:
+    registers = draw(st.integers(0, 3), label="registers")
+    return draw(_options(swiglu=st.just(True), reg_tokens=st.just(registers), no_embed_class=st.just(registers > 0)))
+
+
+def _family(name: str, first_release: str, architectures: st.SearchStrategy[dict], **more) -> Family:
+    return Family(
+        name=name,
+        source=more.pop("source", _SOURCE),
+        first_release=first_release,
+        architectures=architectures,
+        shapes=vit.shapes,
+        num_prefix_tokens=vit.num_prefix_tokens,
+        model_kwargs=vit.model_kwargs,
+        **more,
+    )
+
+
+def _with_registers(case: Case) -> frozenset[str]:
+    return frozenset({"class-row-folded"} if case.arch["reg_tokens"] else ())
+
+
+DINOV2 = _family(
+    "dinov2",
+    "0.9.0",
+    _options(),
+    models=("vit_*_dinov2.*",),
+    not_models=("*_reg?_dinov2.*", "vit_giant_*"),
+)
+
+DINOV2_REGISTERS = _family(
+    "dinov2_registers",
+    "0.9.9",
+    _options(reg_tokens=st.integers(1, 4), no_embed_class=st.just(True)),
+    models=("vit_*_reg?_dinov2.*",),
+    not_models=("vit_giant_*",),
+    tags=_with_registers,
+    own_regimes=frozenset({"class-row-folded"}),
+)
+
+DINOV2_SWIGLU = _family(
+    "dinov2_swiglu",
+    "0.9.9",
+    _swiglu(),
+    source="facebookresearch/dinov2 dinov2/layers/swiglu_ffn.py",
+    models=("vit_giant_*_dinov2.*",),
+    tags=_with_registers,
+    own_regimes=frozenset({"class-row-folded"}),
+)
+
+FAMILIES = (DINOV2, DINOV2_REGISTERS, DINOV2_SWIGLU)

@@ -1,0 +1,64 @@
+"""OpenCLIP models with a timm image tower (SigLIP among them), bare and from DistributedDataParallel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from ..cases import Case
+from . import vit
+from .base import Arch, Family, Shapes
+
+
+@st.composite
+def _trunk(draw: st.DrawFn) -> dict:
+    pool = draw(st.sampled_from(["map", "token", "avg"]), label="global_pool")
+    head = draw(st.sampled_from(["none", "proj", "proj+bias"]), label="head")
+    base = vit.architectures(
+        class_token=st.just(pool == "token"),
+        num_classes=st.just(0) if head == "none" else st.integers(1, 5),
+        global_pool=st.just(pool),
+        head=st.just(head),
+    )
+    return draw(base)
+
+
+def _tags(case: Case) -> frozenset[str]:
+    return frozenset({f"head-{case.arch['head']}"})
+
+
+def _foreign(prefix: str):
+    text = {"text.transformer.resblocks.0.ln_1.weight": (8,), "text.token_embedding.weight": (11, 8)}
+
+    def shapes(arch: Arch) -> Shapes:
+        return {prefix + key: shape for key, shape in (text | {"logit_scale": (), "logit_bias": ()}).items()}
+
+    return shapes
+
+
+OPENCLIP_TRUNK = Family(
+    name="openclip_trunk",
+    source="mlfoundations/open_clip src/open_clip/timm_model.py",
+    first_release="0.9.8",
+    architectures=_trunk(),
+    shapes=vit.shapes,
+    num_prefix_tokens=vit.num_prefix_tokens,
+    model_kwargs=vit.model_kwargs,
+    models=("vit_*_siglip_*",),
+    not_models=("*_gap_*", "*_ft_in1k"),
+    implied=lambda arch: frozenset({"head.bias"} if arch["head"] == "proj" else ()),
+    foreign=_foreign(""),
+    tags=_tags,
+    own_regimes=frozenset({"head-none", "head-proj", "head-proj+bias"}),
+)
+
+OPENCLIP_TRUNK_DDP = replace(
+    OPENCLIP_TRUNK,
+    name="openclip_trunk_ddp",
+    source="mlfoundations/open_clip src/open_clip_train/main.py (checkpoints saved from DistributedDataParallel)",
+    first_release="1.0.20",
+    foreign=_foreign("module."),
+)
+
+FAMILIES = (OPENCLIP_TRUNK, OPENCLIP_TRUNK_DDP)

@@ -1,0 +1,81 @@
+"""timm's own layout, bare or wrapped, and its early form with a linear patch embedding."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from ..cases import Case
+from . import vit
+from .base import Family
+
+
+@st.composite
+def _native(draw: st.DrawFn) -> dict:
+    token = draw(st.booleans(), label="token pooling")
+    base = vit.architectures(
+        class_token=st.just(True) if token else st.booleans(),
+        reg_tokens=st.integers(0, 3),
+        global_pool=st.just("token" if token else "avg"),
+        no_embed_class=st.booleans(),
+        pre_norm=st.booleans(),
+        qkv_bias=st.sampled_from([True, False]),
+        layer_scale=st.booleans(),
+        act=vit.ACTIVATIONS,
+    )
+    return draw(base)
+
+
+TIMM_NATIVE = Family(
+    name="timm_native",
+    source="huggingface/pytorch-image-models timm/models/vision_transformer.py",
+    first_release="0.9.0",
+    architectures=_native(),
+    shapes=vit.shapes,
+    num_prefix_tokens=vit.num_prefix_tokens,
+    model_kwargs=vit.model_kwargs,
+    models=("vit_*_patch*", "eva_large_*"),
+    not_models=(
+        "*_clip_*.laion*b",
+        "*_clip_*.laion400m*",
+        "*_clip_*.openai",
+        "*_clip_*.datacompxl",
+        "*_clip_*.dfn*",
+        "*_clip_*.metaclip*",
+        "*_clip_*.apple*",
+        "*tinyclip*",
+        "*dinov2*",
+        "*tipsv2*",
+        "*siglip*",
+        "*radio*",
+        "*ijepa*",
+        "*rpn*",
+    ),
+)
+
+
+def _legacy_undecidable(case: Case) -> str | None:
+    """The columns of a linear kernel do not say the patch's height and width."""
+    (h, w), (dh, dw) = case.source.patch_size, case.destination.patch_size
+    if h * w == dh * dw:
+        return None if (h, w) == (dh, dw) else "a linear kernel with as many pixels as the model's patch, in another shape"
+    return None if h == w else "a linear kernel of a non-square patch: its height and width cannot be told"
+
+
+LEGACY_LINEAR = Family(
+    name="legacy_linear",
+    source="huggingface/pytorch-image-models timm/models/vision_transformer.py (weights trained before the conv patch embedding)",
+    first_release="0.9.0",
+    architectures=vit.architectures(layer_scale=st.just(False)),
+    shapes=vit.shapes,
+    num_prefix_tokens=vit.num_prefix_tokens,
+    model_kwargs=vit.model_kwargs,
+    # No tag ships this layout today; the models are those whose first weights had it.
+    models=("vit_base_patch16_224.augreg*", "vit_small_patch16_224.augreg*"),
+    forward_arch=lambda case: {"patch_size": case.source.patch_size},
+    tags=lambda case: frozenset({"linear-kernel"} | ({"pre-logits"} if not case.arch["num_classes"] else set())),
+    own_regimes=frozenset({"linear-kernel", "pre-logits"}),
+    undecidable=_legacy_undecidable,
+    square_source_patch=True,
+)
+
+FAMILIES = (TIMM_NATIVE, LEGACY_LINEAR)

@@ -1,0 +1,140 @@
+"""Pieces the Vision Transformer families share: option strategies, tensor shapes, constructor arguments."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from hypothesis import strategies as st
+
+from ..cases import Geometry
+from .base import Arch, Shapes
+
+# Shrinking goes towards the first element, so the simplest choice comes first everywhere.
+ACTIVATIONS = st.sampled_from(["gelu", "quick_gelu"])
+
+
+def architectures(
+    *,
+    class_token: st.SearchStrategy[bool] = st.just(True),
+    reg_tokens: st.SearchStrategy[int] = st.just(0),
+    num_classes: st.SearchStrategy[int] = st.integers(0, 5),
+    mlp_ratio: st.SearchStrategy[int] = st.sampled_from([2, 1, 4]),
+    **options: st.SearchStrategy[Any],
+) -> st.SearchStrategy[dict[str, Any]]:
+    """Strategy for tiny architectures: embed_dim 8 to 48, depth 1 or 2, 1 to 4 heads, plus the given options."""
+
+    @st.composite
+    def build(draw: st.DrawFn) -> dict[str, Any]:
+        num_heads = draw(st.sampled_from([2, 1, 4]), label="num_heads")
+        head_dim = draw(st.sampled_from([4, 8, 12] if num_heads > 1 else [8, 12]), label="head_dim")
+        arch = {
+            "embed_dim": num_heads * head_dim,
+            "depth": draw(st.integers(1, 2), label="depth"),
+            "num_heads": num_heads,
+            "mlp_ratio": draw(mlp_ratio, label="mlp_ratio"),
+            "class_token": draw(class_token, label="class_token"),
+            "reg_tokens": draw(reg_tokens, label="reg_tokens"),
+            "num_classes": draw(num_classes, label="num_classes"),
+        }
+        return arch | {name: draw(strategy, label=name) for name, strategy in options.items()}
+
+    return build()
+
+
+def num_prefix_tokens(arch: Arch) -> int:
+    """Class token plus register tokens."""
+    return int(arch["class_token"]) + arch["reg_tokens"]
+
+
+def pools_by_average(arch: Arch) -> bool:
+    """Whether the final norm comes after pooling (timm's ``fc_norm``)."""
+    return arch.get("global_pool", "token") == "avg"
+
+
+def shapes(arch: Arch, geometry: Geometry) -> Shapes:
+    """Tensor shapes of a timm-layout checkpoint. Written from the layout's definition, not read off timm."""
+    dim, hidden = arch["embed_dim"], int(arch["embed_dim"] * arch["mlp_ratio"])
+    fc2_in = hidden // 2 if arch.get("swiglu") else hidden
+    out: Shapes = {}
+
+    def linear(name: str, rows: int, cols: int, bias: bool = True) -> None:
+        out[f"{name}.weight"] = (rows, cols)
+        if bias:
+            out[f"{name}.bias"] = (rows,)
+
+    def norm(name: str) -> None:
+        out[f"{name}.weight"] = out[f"{name}.bias"] = (dim,)
+
+    rows = geometry.tokens + (0 if arch.get("no_embed_class") else num_prefix_tokens(arch))
+    if arch["class_token"]:
+        out["cls_token"] = (1, 1, dim)
+    if arch["reg_tokens"]:
+        out["reg_token"] = (1, arch["reg_tokens"], dim)
+    out["pos_embed"] = (1, rows, dim)
+    out["patch_embed.proj.weight"] = (dim, 3, *geometry.patch_size)
+    if arch.get("pre_norm"):
+        norm("norm_pre")
+    else:
+        out["patch_embed.proj.bias"] = (dim,)
+    for i in range(arch["depth"]):
+        block = f"blocks.{i}."
+        norm(f"{block}norm1")
+        linear(f"{block}attn.qkv", 3 * dim, dim, arch.get("qkv_bias", True))
+        linear(f"{block}attn.proj", dim, dim)
+        norm(f"{block}norm2")
+        linear(f"{block}mlp.fc1", hidden, dim)
+        linear(f"{block}mlp.fc2", dim, fc2_in)
+        if arch.get("layer_scale"):
+            out[f"{block}ls1.gamma"] = out[f"{block}ls2.gamma"] = (dim,)
+    norm("fc_norm" if pools_by_average(arch) else "norm")
+    if arch.get("global_pool") == "map":
+        out["attn_pool.latent"] = (1, 1, dim)
+        linear("attn_pool.q", dim, dim)
+        linear("attn_pool.kv", 2 * dim, dim)
+        linear("attn_pool.proj", dim, dim)
+        norm("attn_pool.norm")
+        linear("attn_pool.mlp.fc1", hidden, dim)
+        linear("attn_pool.mlp.fc2", dim, hidden)
+    if arch["num_classes"]:
+        linear("head", arch["num_classes"], dim)
+    return out
+
+
+def model_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
+    """Arguments of timm's VisionTransformer constructor for ``arch``, without the geometry."""
+    from torch import nn
+
+    kwargs: dict[str, Any] = {
+        "embed_dim": arch["embed_dim"],
+        "depth": arch["depth"],
+        "num_heads": arch["num_heads"],
+        "mlp_ratio": arch["mlp_ratio"],
+        "num_classes": arch["num_classes"],
+        "class_token": arch["class_token"],
+        "global_pool": arch.get("global_pool", "token"),
+        "fc_norm": pools_by_average(arch),
+        "reg_tokens": arch["reg_tokens"],
+        "no_embed_class": arch.get("no_embed_class", False),
+        "pre_norm": arch.get("pre_norm", False),
+        "qkv_bias": arch.get("qkv_bias", True),
+        "init_values": 1e-5 if arch.get("layer_scale") else None,
+        "norm_layer": partial(nn.LayerNorm, eps=eps),
+        "act_layer": arch.get("act", "gelu"),
+    }
+    if arch.get("swiglu"):
+        kwargs |= {"mlp_layer": "timm.layers:SwiGLUPacked", "act_layer": "silu"}
+    return kwargs
+
+
+def text_tower(dim: int = 8) -> Shapes:
+    """Tensors of a CLIP text tower and its loss, as they stand beside the image tower."""
+    return {
+        "positional_embedding": (7, dim),
+        "text_projection": (dim, dim),
+        "logit_scale": (),
+        "transformer.resblocks.0.ln_1.weight": (dim,),
+        "transformer.resblocks.0.attn.in_proj_weight": (3 * dim, dim),
+        "token_embedding.weight": (11, dim),
+        "ln_final.weight": (dim,),
+    }

@@ -1,0 +1,49 @@
+"""The path a user walks: a checkpoint file under a real model name, through ``timm.create_model``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import checkpoints
+from ..families.base import undecidable_grid
+from ..loaders import default_size
+from ..trial import Problem, Trial, raised
+from .registry import invariant
+
+
+def _known(trial: Trial) -> str | None:
+    """On this path the model's configuration always declares an input size: its own default, unless overlaid."""
+    case = trial.case
+    if not trial.loader.knows_model(case.model_name):
+        return f"the release has no model {case.model_name}"
+    declared = "true" if case.declared == "true" else "default"
+    return undecidable_grid(case.source, case.destination, declared, default_size(case))
+
+
+@invariant(
+    promise=(
+        "`create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=...), patch_size=..., img_size=...)` on a "
+        ".safetensors or .pth file ends with the reference's tensors in the model."
+    ),
+    catches="#2120 as a user meets it, and anything the file reader or model factory does around the conversion.",
+    regimes=("safetensors", "pth", "native", "patch-grow", "patch-shrink", "grid-grow", "grid-shrink"),
+    applies=_known,
+)
+def create_model(trial: Trial) -> Iterator[Problem]:
+    case = trial.case
+    with tempfile.TemporaryDirectory(prefix="timm-conformance-") as folder:
+        state = {**trial.upstream, **checkpoints.foreign(trial.family, case)}
+        path = checkpoints.write(state, case.wrapper, case.container, Path(folder))
+        try:
+            model = trial.loader.create_model(trial.family, case, path)
+        except Exception as error:  # noqa: BLE001 - any exception of the loader under test is a result
+            yield raised(error, "create_model")
+            return
+    got = model.state_dict()
+    for name, want in trial.expected.items():
+        if name not in got:
+            yield Problem("missing-key", name, f"{name} is missing")
+        else:
+            yield from trial.compare(name, got[name], want, trial.bound(name))

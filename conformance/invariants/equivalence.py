@@ -1,0 +1,86 @@
+"""The loaded tensors are the right ones: by the encode/decode law, by the upstream forward, by the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.func import functional_call
+
+from .. import bounds
+from ..trial import Blocked, Problem, Trial, same
+from .registry import invariant, unless
+
+_NATIVE = unless(lambda t: t.case.native, "holds at the native geometry only")
+
+
+@invariant(
+    promise="At the native geometry, loading gives back the encoded state bit for bit, square or not.",
+    catches="tensors swapped, transposed, fused in the wrong order, dropped, rounded or resampled without need.",
+    regimes=("native", "destination-grid-non-square", "patch-non-square", "half-precision", "declared-absent"),
+    applies=_NATIVE,
+)
+def native_identity(trial: Trial) -> Iterator[Problem]:
+    got = {k: v.cpu() for k, v in trial.state.items()}
+    # Tensors the checkpoint does not hold have no dtype of their own there: dtype-kept judges them.
+    filled = {k: v.to(got[k].dtype) for k, v in trial.truth.items() if k in trial.family.implied(trial.case.arch) & got.keys()}
+    yield from same({**trial.truth, **filled}, got)
+
+
+@invariant(
+    promise="At the native geometry, the loaded model computes what the upstream model computes from the same tensors.",
+    catches="conversions that are self-consistent but mean something else: wrong token order, norm, gate or bias.",
+    regimes=("native", "prefix-0", "prefix-1", "prefix-1+R"),
+    applies=unless(
+        lambda t: t.case.native and t.case.contents.kind == "normal",
+        "needs the native geometry and generic values (others make LayerNorm divide by zero variance)",
+    ),
+)
+def native_forward(trial: Trial) -> Iterator[Problem]:
+    model = trial.model()
+    if {k: v.shape for k, v in model.state_dict().items()} != {k: v.shape for k, v in trial.state.items()}:
+        raise Blocked("the state dict does not fit the model")
+    state = {k: v.cpu().to(torch.float64) for k, v in trial.state.items()}
+    generator = torch.Generator().manual_seed(trial.case.contents.seed)
+    image = torch.randn(2, 3, *trial.case.source.img_size, generator=generator, dtype=torch.float64)
+    nudged = image + image * 2.0**-20 * torch.randn(image.shape, generator=generator, dtype=torch.float64).sign()
+    want = trial.upstream_output(image)
+    sensitivity = float((trial.upstream_output(nudged) - want).norm() / (want.norm() * 2.0**-20 + 1e-300))
+    with torch.inference_mode():
+        got = functional_call(model, state, (image,), strict=True)
+    bound = bounds.forward(want, _operations(trial), sensitivity)
+    yield from trial.compare("output", got, want, bound, "output")
+
+
+def _operations(trial: Trial) -> int:
+    """Longest chain of accumulated products in the forward pass, generously: every inner dimension once a block."""
+    arch, source = trial.case.arch, trial.case.source
+    dim, (ph, pw) = arch["embed_dim"], source.patch_size
+    inner = 3 * ph * pw + (arch["depth"] + 2) * (source.tokens + 4 * dim + 2 * dim * arch["mlp_ratio"])
+    return int(inner * dim)
+
+
+@invariant(
+    promise="Every loaded tensor agrees with the reference loader's, within what float32 rounding allows.",
+    catches="another interpolation, antialias off, height and width swapped, a wrong source grid, a lost tensor.",
+    regimes=(
+        "native",
+        "patch-grow",
+        "patch-shrink",
+        "patch-mixed",
+        "grid-grow",
+        "grid-shrink",
+        "grid-mixed",
+        "equal-count-other-shape",
+        "source-grid-non-square",
+        "destination-grid-non-square",
+        "half-precision",
+    ),
+)
+def reference_agreement(trial: Trial) -> Iterator[Problem]:
+    for name, want in trial.expected.items():
+        got = trial.state.get(name)
+        if got is None:
+            yield Problem("missing-key", name, f"{name} is missing")
+        else:
+            yield from trial.compare(name, got, want, trial.bound(name))

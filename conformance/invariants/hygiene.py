@@ -1,0 +1,116 @@
+"""Manners: a loader leaves its input alone, repeats itself, and keeps dtype, device and finiteness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checkpoints
+from ..trial import Blocked, Problem, Trial, same
+from .registry import invariant, unless
+
+
+@invariant(
+    promise="The caller's checkpoint is the same after loading: keys, their order, values, at every level of nesting.",
+    catches="keys popped from or added to the caller's dict, tensors edited in place.",
+    regimes=("native", "resampled", "wrapped"),
+)
+def input_unmodified(trial: Trial) -> Iterator[Problem]:
+    trial.state  # a load that raises may stop half-way: strict-load reports that
+    before = trial.place(checkpoints.wrap(trial.upstream, trial.case.wrapper))
+    yield from _changes(before, trial.base.given)
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Problem]:
+    yield from (Problem("key-removed", k, f"{k} was removed from the caller's dict") for k in before if k not in after)
+    yield from (Problem("key-added", k, f"{k} was added to the caller's dict") for k in after if k not in before)
+    kept = [k for k in before if k in after]
+    if kept != [k for k in after if k in before]:
+        yield Problem("order-changed", "", "the caller's keys are in another order")
+    for key in kept:
+        old, new = before[key], after[key]
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _changes(old, new)
+        elif isinstance(old, Tensor) and not (isinstance(new, Tensor) and _identical(old, new)):
+            yield Problem("value-changed", key, f"{key} was changed in the caller's dict")
+
+
+def _identical(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+
+
+@invariant(
+    promise="Loading the same checkpoint object a second time gives the same result.",
+    catches="state left behind in the checkpoint or in the loader.",
+    regimes=("native", "resampled", "prefix-1+R"),
+)
+def repeatable(trial: Trial) -> Iterator[Problem]:
+    first = trial.state
+    again = trial.convert(trial.base.given, trial.model())
+    if not again.ok:
+        yield again.problem("the second load")
+    else:
+        yield from same(first, again.state)
+
+
+@invariant(
+    promise="Loading the result again into the same model changes nothing: a model's own checkpoint is a fixed point.",
+    catches="conversions applied twice, resampling of a grid that already fits, a fixed point missed when not square.",
+    regimes=("native", "resampled", "destination-grid-non-square"),
+)
+def idempotent(trial: Trial) -> Iterator[Problem]:
+    state, destination = trial.state, trial.case.destination
+    wrong = [k for k, v in trial.expected.items() if k not in state or state[k].shape != v.shape]
+    if wrong:
+        raise Blocked("the state dict does not fit the model")
+    again = trial.convert(trial.place(state), trial.model(destination, source=destination))
+    if not again.ok:
+        yield again.problem("loading the result again")
+    else:
+        yield from same(state, again.state)
+
+
+@invariant(
+    promise="Every loaded tensor has the checkpoint's dtype.",
+    catches="float32 intermediates handed out, tensors created without the checkpoint's dtype.",
+    regimes=("float32", "float16", "bfloat16", "resampled"),
+)
+def dtype_kept(trial: Trial) -> Iterator[Problem]:
+    want = getattr(torch, trial.case.dtype)
+    for name, tensor in trial.state.items():
+        if tensor.dtype != want:
+            yield Problem("dtype", name, f"{name} is {tensor.dtype}, the checkpoint is {want}")
+
+
+@invariant(
+    promise="Every loaded tensor is on the checkpoint's device; the meta device included, at the native geometry.",
+    catches="tensors created on the CPU, device-less constants, round trips through NumPy.",
+    regimes=("native",),
+    applies=unless(
+        lambda t: t.case.native or t.device != "cpu", "on the CPU alone a device cannot get lost: meta needs a native case"
+    ),
+)
+def device_kept(trial: Trial) -> Iterator[Problem]:
+    trial.state
+    trials = [trial] + ([trial.on_meta()] if trial.case.native else [])
+    for each in trials:
+        if not each.base.ok:
+            yield each.base.problem(f"loading on {each.device}")
+            continue
+        for name, tensor in each.state.items():
+            if tensor.device.type != torch.device(each.device).type:
+                yield Problem("device", name, f"{name} is on {tensor.device}, the checkpoint on {each.device}")
+
+
+@invariant(
+    promise="Finite tensors load into finite tensors.",
+    catches="overflow in half precision, pseudo-inverses that keep noise, division by zero.",
+    regimes=("native", "patch-mixed", "half-precision"),
+)
+def finite(trial: Trial) -> Iterator[Problem]:
+    for name, tensor in trial.state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            yield Problem("not-finite", name, f"{name} holds NaN or Inf")

@@ -1,0 +1,215 @@
+"""The algebra of resampling, which needs no second loader to judge by: only the resize operator's definition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from reference.resize import axis_matrix, axis_pinv
+
+from .. import bounds, checkpoints
+from ..cases import Contents, relation
+from ..trial import GRID, KERNEL, Blocked, Problem, Trial
+from .registry import invariant, unless
+
+
+def _patch(trial: Trial) -> str:
+    return relation(trial.case.source.patch_size, trial.case.destination.patch_size)
+
+
+def _operators(trial: Trial, of) -> tuple[Tensor, Tensor]:
+    sizes = zip(trial.case.source.patch_size, trial.case.destination.patch_size)
+    rows, cols = (of(old, new, trial.resampling) for old, new in sizes)
+    return rows, cols
+
+
+def _adjoint_residual(trial: Trial) -> tuple[Tensor, Tensor, float]:
+    """``B^T w_new - w`` for each kernel, the loaded kernel in float64, and the spectral norm of ``B``."""
+    kernel = trial.tensor(KERNEL).to(torch.float64)
+    rows, cols = _operators(trial, axis_matrix)
+    residual = rows.T @ kernel @ cols - trial.truth[KERNEL].to(torch.float64)
+    norm = bounds.matrix_norm(trial.case.source.patch_size, trial.case.destination.patch_size, trial.resampling)
+    return residual, kernel, norm
+
+
+def _judge(trial: Trial, residual: Tensor, bound: Tensor, kind: str, law: str) -> Iterator[Problem]:
+    size = torch.linalg.vector_norm(residual, dim=(-2, -1), keepdim=True)
+    fraction = bounds.fraction(size, bound) if bool((size != 0).any()) else 0.0
+    trial.fractions.append(fraction)
+    if fraction > 1:
+        yield Problem(kind, KERNEL, f"{KERNEL}: {law} is off by {float(size.max()):.3g}, {fraction:.3g} times the bound")
+
+
+def _minimum_norm(trial: Trial, kernel: Tensor) -> Iterator[Problem]:
+    """The new kernel lies in the range of ``B``: nothing was added that no old patch can see."""
+    rows, cols = (m @ p for m, p in zip(_operators(trial, axis_matrix), _operators(trial, axis_pinv)))
+    bound = trial.bound(KERNEL)
+    yield from _judge(trial, kernel - rows @ kernel @ cols.T, bound, "not-minimum-norm", "the part outside the range of B")
+
+
+@invariant(
+    promise="A grown kernel answers a resized patch as the old kernel answered the patch: <B x, w_new> = <x, w> for all x.",
+    catches="kernels interpolated like images, the pseudo-inverse of the transpose, a wrong kernel or cut-off.",
+    regimes=("patch-grow", "patch-non-square"),
+    applies=unless(lambda t: _patch(t) == "grow", "the identity is exact only when the patch grows"),
+)
+def pi_adjoint(trial: Trial) -> Iterator[Problem]:
+    residual, kernel, norm = _adjoint_residual(trial)
+    yield from _judge(trial, residual, norm * trial.bound(KERNEL), "adjoint", "<B x, w_new> - <x, w>")
+    yield from _minimum_norm(trial, kernel)
+
+
+@invariant(
+    promise=(
+        "A kernel that shrinks along some axis is the least-squares solution of minimum norm: B (B^T w_new - w) = 0 "
+        "and w_new in the range of B."
+    ),
+    catches="pseudo-inverses with a wrong rank cut-off (timm before 1.0.16), kernels averaged or cropped.",
+    regimes=("patch-shrink", "patch-mixed", "patch-non-square"),
+    applies=unless(lambda t: _patch(t) in ("shrink", "mixed"), "the patch does not shrink"),
+)
+def pi_normal_equations(trial: Trial) -> Iterator[Problem]:
+    residual, kernel, norm = _adjoint_residual(trial)
+    rows, cols = _operators(trial, axis_matrix)
+    bound = norm**2 * trial.bound(KERNEL)
+    yield from _judge(trial, rows @ residual @ cols.T, bound, "normal-equations", "B (B^T w_new - w)")
+    yield from _minimum_norm(trial, kernel)
+
+
+# -- position grids ----------------------------------------------------------------------------------------------------
+
+
+def _loaded(trial: Trial, loaded, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Geometry-dependent tensors of another load on the CPU; blocked where that load is broken otherwise."""
+    if not loaded.ok:
+        raise Blocked("the load itself raises")
+    out = {}
+    for name in names:
+        if name in trial.expected:
+            if name not in loaded.state or loaded.state[name].numel() != trial.expected[name].numel():
+                raise Blocked(f"{name} is missing or of the wrong shape")
+            out[name] = loaded.state[name].cpu()
+    return out
+
+
+def _constant_state(trial: Trial) -> dict[str, Tensor]:
+    """Other random tensors in which every position of the grid holds the same vector."""
+    shapes = trial.family.shapes(trial.case.arch, trial.case.source)
+    contents = Contents("normal", trial.case.contents.seed + 2)
+    state = checkpoints.fill(shapes, contents, trial.truth[KERNEL].dtype)
+    for name in trial.family.implied(trial.case.arch):
+        state[name].zero_()
+    state[GRID][:, trial.prefix_rows :] = state[GRID][:, -1:]
+    return state
+
+
+def _constant_load(trial: Trial):
+    if not hasattr(trial, "_constant"):
+        state = _constant_state(trial)
+        trial._constant = state, trial.load(state)
+    return trial._constant
+
+
+@invariant(
+    promise=(
+        "A constant position grid stays that constant, and a grown kernel keeps its answer to a constant image: "
+        "the rows of every resize matrix sum to one."
+    ),
+    catches="interpolation weights that are not normalised, padding at the edges, prefix rows mixed into the grid.",
+    regimes=("grid-grow", "grid-shrink", "grid-mixed", "patch-grow"),
+    applies=unless(lambda t: not t.case.native, "nothing is resampled at the native geometry"),
+)
+def constant_preserved(trial: Trial) -> Iterator[Problem]:
+    state, loaded = _constant_load(trial)
+    got = _loaded(trial, loaded, (KERNEL, GRID))
+    source, destination = trial.case.source, trial.case.destination
+    if source.grid_size != destination.grid_size:
+        rows = trial.prefix_rows
+        want = state[GRID][:, -1:].expand(-1, destination.tokens, -1)
+        bound = bounds.grid(want, state[GRID][:, rows:], source.grid_size, destination.grid_size, trial.resampling)
+        yield from trial.compare(GRID, got[GRID][:, rows:], want, bound, "constant")
+    if _patch(trial) == "grow":
+        bound = bounds.kernel(state[KERNEL], destination.patch_size, trial.resampling)
+        pixels = destination.patch_size[0] * destination.patch_size[1]
+        sums = [t.to(torch.float64).sum(dim=(-2, -1), keepdim=True) for t in (got[KERNEL], state[KERNEL])]
+        yield from trial.compare(KERNEL, sums[0], sums[1], pixels**0.5 * bound, "constant")
+
+
+@invariant(
+    promise="Loading is linear in the tensors it resamples: the load of a sum is the sum of the loads.",
+    catches="clipping, normalising by content, half-precision intermediates, caches keyed by shape alone.",
+    regimes=("patch-grow", "patch-shrink", "grid-grow", "grid-shrink"),
+    applies=unless(
+        lambda t: not t.case.native and t.case.dtype == "float32",
+        "needs a resampled float32 checkpoint (half-precision sums are not exact)",
+    ),
+)
+def linear(trial: Trial) -> Iterator[Problem]:
+    names = (KERNEL, GRID)
+    second, loaded = _constant_load(trial)
+    parts = [_loaded(trial, trial.base, names), _loaded(trial, loaded, names)]
+    total = {k: (v + second[k] if k in names else v) for k, v in trial.truth.items()}
+    got = _loaded(trial, trial.load(total), names)
+    source, destination = trial.case.source, trial.case.destination
+    for name in got:
+        want = parts[0][name].to(torch.float64) + parts[1][name].to(torch.float64)
+        if name == KERNEL and source.patch_size != destination.patch_size:
+            bound = sum(
+                bounds.kernel(s[KERNEL], destination.patch_size, trial.resampling) for s in (trial.truth, second, total)
+            )
+        elif name == GRID and source.grid_size != destination.grid_size:
+            rows, sizes = trial.prefix_rows, (source.grid_size, destination.grid_size)
+            bound = sum(
+                bounds.grid(w[:, rows:], s[GRID][:, rows:], *sizes, trial.resampling)
+                for w, s in zip((parts[0][GRID], parts[1][GRID], got[GRID]), (trial.truth, second, total))
+            )
+            yield from trial.compare(GRID, got[GRID][:, rows:], want[:, rows:], bound, "not-linear")
+            continue
+        else:
+            bound = bounds.rounding(want, torch.float32)
+        yield from trial.compare(name, got[name], want, bound, "not-linear")
+
+
+def _transposed(state: dict[str, Tensor], rows: int, grid: tuple[int, int]) -> dict[str, Tensor]:
+    """Height and width exchanged in the patch kernel and the position grid of size ``grid``."""
+    out = dict(state)
+    out[KERNEL] = state[KERNEL].transpose(-1, -2).contiguous()
+    if GRID in state:
+        prefix, patches = state[GRID][:, :rows], state[GRID][:, rows:]
+        image = patches.reshape(1, *grid, -1).transpose(1, 2)
+        out[GRID] = torch.cat([prefix, image.reshape(patches.shape)], dim=1)
+    return out
+
+
+@invariant(
+    promise="Exchanging height and width before loading equals exchanging them after.",
+    catches="height and width swapped somewhere, a grid assumed square, one axis resampled by the other's rule.",
+    regimes=("patch-non-square", "destination-grid-non-square", "grid-mixed", "patch-mixed"),
+    applies=unless(lambda t: not t.case.native, "nothing is resampled at the native geometry"),
+)
+def transpose_symmetric(trial: Trial) -> Iterator[Problem]:
+    source, destination = trial.case.source.transposed(), trial.case.destination.transposed()
+    flipped = _transposed(trial.truth, trial.prefix_rows, trial.case.source.grid_size)
+    other = _loaded(trial, trial.load(flipped, destination=destination, source=source), (KERNEL, GRID))
+    if KERNEL in other and other[KERNEL].shape[-2:] != destination.patch_size:
+        raise Blocked(f"{KERNEL} is of the wrong shape")
+    back = _transposed(other, trial.prefix_rows, destination.grid_size)
+    for name in back:
+        yield from trial.compare(name, back[name], trial.tensor(name), 2 * trial.bound(name), "not-symmetric")
+
+
+@invariant(
+    promise="Class and register tokens, and their rows of the position embedding, come through bit for bit.",
+    catches="prefix rows resampled as if they were patches, a wrong number of prefix tokens, a folded row forgotten.",
+    regimes=("prefix-1", "prefix-1+R", "grid-grow", "grid-shrink", "half-precision"),
+    applies=unless(lambda t: t.prefix_tokens > 0, "the checkpoint has no prefix tokens"),
+)
+def prefix_tokens_kept(trial: Trial) -> Iterator[Problem]:
+    for name in ("cls_token", "reg_token"):
+        if name in trial.truth:
+            yield from trial.compare(name, trial.tensor(name), trial.truth[name], 0.0)
+    if trial.prefix_rows:
+        rows = trial.prefix_rows
+        yield from trial.compare(GRID, trial.tensor(GRID)[:, :rows], trial.truth[GRID][:, :rows], 0.0)

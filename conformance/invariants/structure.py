@@ -1,0 +1,110 @@
+"""What comes back: the right names and shapes, whatever surrounds the checkpoint and however it was converted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..trial import GRID, KERNEL, Loaded, Problem, Trial, same
+from .registry import invariant, unless
+
+_RESAMPLED = ("patch-grow", "patch-shrink", "patch-mixed", "grid-grow", "grid-shrink", "grid-mixed")
+
+
+@invariant(
+    promise="The loaded state dict passes a strict load of the model: every tensor, in its shape, and nothing else.",
+    catches="size mismatches of #2120, missing or unexpected keys, conversions that raise.",
+    regimes=("native", *_RESAMPLED, "prefix-0", "prefix-1", "prefix-1+R", "half-precision", "wrapped"),
+)
+def strict_load(trial: Trial) -> Iterator[Problem]:
+    if not trial.base.ok:
+        yield trial.base.problem("loading")
+        return
+    model = trial.model()
+    want = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    found = list(_misfits(trial.state, want))
+    yield from found
+    if not found:
+        model.load_state_dict(trial.state, strict=True)
+
+
+def _misfits(state: dict, want: dict[str, tuple[int, ...]]) -> Iterator[Problem]:
+    for key, shape in want.items():
+        if key not in state:
+            yield Problem("missing-key", key, f"{key} is missing")
+        elif tuple(state[key].shape) != shape:
+            yield Problem("size-mismatch", key, f"{key} is {tuple(state[key].shape)}, the model has {shape}")
+    for key in state:
+        if key not in want:
+            yield Problem("unexpected-key", key, f"{key} is unexpected")
+
+
+@invariant(
+    promise=(
+        "Converting then resampling equals resampling then converting, and every geometry-dependent tensor has the "
+        "model's shape: no conversion leaves the loader before the common resampling."
+    ),
+    catches="early returns like those of timm 0.9.x for CLIP (#2120); resampling before a conversion that undoes it.",
+    regimes=_RESAMPLED,
+    applies=unless(lambda t: not t.case.native, "nothing to resample at the native geometry"),
+)
+def no_early_return(trial: Trial) -> Iterator[Problem]:
+    names = [n for n in (KERNEL, GRID) if n in trial.expected and n in trial.state]
+    wrong = {n for n in names if trial.state[n].shape != trial.expected[n].shape}
+    for name in sorted(wrong):
+        left = trial.state[name].shape == trial.truth[name].shape
+        kind = "not-resampled" if left else "shape"
+        yield Problem(kind, name, f"{name} is {tuple(trial.state[name].shape)}, the model has {tuple(trial.expected[name].shape)}")
+    sound = [n for n in names if n not in wrong]
+    if trial.native.ok:
+        in_two_steps = trial.convert(trial.place(trial.native.state), trial.model())
+        yield from _agree(trial, sound, in_two_steps, "converted-then-resampled")
+    resampled_first = trial.load(trial.expected, source=trial.case.destination)
+    yield from _agree(trial, sound, resampled_first, "resampled-then-converted")
+
+
+def _agree(trial: Trial, names: list[str], other: Loaded, kind: str) -> Iterator[Problem]:
+    """Compare geometry-dependent tensors of two ways that must lead to the same place; 2: both may round."""
+    for name in names:
+        if other.ok and name in other.state and other.state[name].shape == trial.expected[name].shape:
+            yield from trial.compare(name, trial.state[name], other.state[name], 2 * trial.bound(name), kind)
+
+
+def _told_apart(trial: Trial, one_change: dict) -> Iterator[Problem]:
+    """Judge one circumstance that must not matter, alone only when the combined load differs from the base."""
+    if trial.variant.ok and not same(trial.state, trial.variant.state):
+        return
+    alone = trial.load_variant(**one_change)
+    if not alone.ok:
+        yield alone.problem("loading the variant")
+    else:
+        yield from same(trial.state, alone.state)
+
+
+@invariant(
+    promise="A checkpoint wrapped in `model`, `state_dict` or both loads like the bare state dict.",
+    catches="wrappers not opened, or opened for some formats only.",
+    regimes=("native", "resampled"),
+)
+def wrapper_transparent(trial: Trial) -> Iterator[Problem]:
+    yield from _told_apart(trial, {"wrapper": trial.other_wrapper})
+
+
+@invariant(
+    promise="Tensors that are not the image encoder's (text tower, loss scale) change nothing.",
+    catches="foreign keys passed on to a strict load, or mistaken for the image tower's.",
+    regimes=("native", "resampled"),
+    applies=unless(lambda t: bool(t.family.foreign(t.case.arch)), "the format carries no foreign tensors"),
+)
+def foreign_keys_ignored(trial: Trial) -> Iterator[Problem]:
+    yield from _told_apart(trial, {"foreign": True})
+
+
+@invariant(
+    promise="The order of the keys changes nothing.",
+    catches="conversions that rely on one tensor being met before another.",
+    regimes=("native", "resampled"),
+)
+def order_independent(trial: Trial) -> Iterator[Problem]:
+    yield from _told_apart(trial, {"shuffle": True})
+
+

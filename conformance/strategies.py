@@ -1,0 +1,145 @@
+"""Strategies over cases. Structure is drawn, floats never are; every bound and every relation is a keyword.
+
+Cases are drawn stratum by stratum: a stratum fixes how patch and grid change, so that even a short run meets every
+regime, and the rest (sizes, architecture, dtype, wrapper, declared input size, contents) is free inside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from hypothesis import strategies as st
+
+from .cases import CONTAINERS, CONTENTS, DECLARED, Case, Contents, Geometry, Relation, Size
+from .catalogue import RealModel, models_of
+from .families import Family
+from .families.base import undecidable_grid
+
+MAX_PATCH = 32
+MAX_GRID = 8
+# The loaders' pseudo-inverse costs up to a second at 32x32 -> 32x32. Free draws stay below this many entries of the
+# resize matrix; the "large" stratum and the real sizes do not.
+_CHEAP_MATRIX = 4096
+_MANY_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """How patch and grid change; ``sizes`` is "free", "large" or "real" (those of a registered timm model)."""
+
+    name: str
+    patch: str
+    grid: str
+    sizes: str = "free"
+
+
+_RELATIONS = ("native", "grow", "shrink", "mixed")
+
+STRATA: tuple[Stratum, ...] = (
+    *(Stratum(f"{p}/{g}", p, g) for p in _RELATIONS for g in (*_RELATIONS, "equal-count")),
+    Stratum("large", "any", "any", "large"),
+    Stratum("real-upward", "grow", "any", "real"),
+    Stratum("real-downward", "shrink", "any", "real"),
+    Stratum("real-own", "native", "native", "real"),
+)
+
+
+@st.composite
+def _pairs(draw: st.DrawFn, how: str, top: int, square_old: bool = False) -> tuple[Size, Size]:
+    """Two sizes, old and new, in the given relation, each axis between 1 and ``top``; optionally the old one square."""
+    axis = st.integers(1, top)
+    if how == "native":
+        size = (draw(axis), draw(axis))
+        return size, size
+    if how == "equal-count":
+        a, b, c = draw(st.sampled_from([(2, 2, 1), (2, 1, 2), (3, 2, 1), (2, 2, 2), (4, 2, 1), (2, 3, 1)]))
+        sizes = ((a * b, c), (a, b * c))
+        return sizes if draw(st.booleans()) else sizes[::-1]
+    side = draw(st.integers(2, top - 1), label="side")
+    old = (side, side) if square_old or draw(st.booleans(), label="square") else (side, draw(st.integers(2, top - 1)))
+    if how == "any":
+        return old, (draw(axis), draw(axis))
+    larger = [draw(st.integers(n + 1, top)) for n in old]
+    smaller = [draw(st.integers(1, n - 1)) for n in old]
+    if how == "mixed":
+        return old, ((larger[0], smaller[1]) if draw(st.booleans()) else (smaller[0], larger[1]))
+    new = larger if how == "grow" else smaller
+    kind = draw(st.sampled_from(["both", "square", "rows", "columns"]), label="which axes")
+    if kind == "square" and old[0] == old[1]:
+        new[1] = new[0]
+    elif kind in ("rows", "columns"):
+        new[kind == "rows"] = old[kind == "rows"]
+    return old, (new[0], new[1])
+
+
+@st.composite
+def patch_sizes(draw: st.DrawFn, how: str, sizes: str = "free", square_old: bool = False) -> tuple[Size, Size]:
+    """Source and destination patch sizes, 1 to 32 an axis."""
+    if sizes == "large":
+        return draw(_pairs("any", MAX_PATCH, square_old))
+    old, new = draw(_pairs(how, 8, square_old))
+    # Stretch both, or one axis of both, so that patches up to 32 appear without huge matrices.
+    factor = draw(st.sampled_from([1, 1, 2, 3, 4]), label="stretch")
+    axes = (0, 1) if square_old else draw(st.sampled_from([(0,), (1,), (0, 1)]), label="stretched axes")
+    stretched = [tuple(n * factor if i in axes else n for i, n in enumerate(size)) for size in (old, new)]
+    cost = prod(stretched[0]) * prod(stretched[1])
+    return (stretched[0], stretched[1]) if cost <= _CHEAP_MATRIX else (old, new)
+
+
+@st.composite
+def free_geometries(draw: st.DrawFn, stratum: Stratum, square_patch: bool = False) -> tuple[Geometry, Geometry]:
+    """Source and destination geometry in the relations a stratum asks for."""
+    patches = draw(patch_sizes(stratum.patch, stratum.sizes, square_patch and stratum.patch != "native"))
+    grids = draw(_pairs(stratum.grid, MAX_GRID))
+    return Geometry(patches[0], grids[0]), Geometry(patches[1], grids[1])
+
+
+@st.composite
+def real_geometries(draw: st.DrawFn, model: RealModel, how: Relation) -> tuple[Geometry, Geometry]:
+    """The geometry of a registered model's checkpoint, and one a user would change it to."""
+    source, (patch, _) = model.geometry, model.patch_size
+    if how == "native":
+        return draw(_own_geometries(source))
+    choices = {"grow": [p for p in (14, 16, 32) if p > patch] or [patch], "shrink": [8, 4]}[how]
+    new = draw(st.sampled_from([p for p in choices if p != patch] or [patch]), label="new patch")
+    h, w = draw(st.sampled_from([model.input_size, (224, 224), (112, 160)]), label="new image size")
+    # Grids stay at most 16 an axis: the widths are tiny, the number of tokens need not be real.
+    limit = 16
+    clip = lambda g: (min(g[0], limit), min(g[1], limit))  # noqa: E731
+    return Geometry(source.patch_size, clip(source.grid_size)), Geometry((new, new), clip((h // new, w // new)))
+
+
+def _own_geometries(source: Geometry) -> st.SearchStrategy[tuple[Geometry, Geometry]]:
+    """A fine-tuned checkpoint reloading into its own model: the real grid, or as many tokens in another shape."""
+    (h, w), patch = source.grid_size, source.patch_size
+    grids = [(h // k, w * k) for k in (2, 1, 4) if h % k == 0] if h * w <= _MANY_TOKENS else [(8, 16)]
+    return st.sampled_from([(Geometry(patch, g), Geometry(patch, g)) for g in grids])
+
+
+@st.composite
+def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
+    """Cases of a family within a stratum, declaring no input size only where a loader can do without."""
+    model = draw(st.sampled_from(models_of(family)), label="registered model")
+    if stratum.sizes == "real":
+        source, destination = draw(real_geometries(model, stratum.patch))
+    else:
+        source, destination = draw(free_geometries(stratum, family.square_source_patch))
+    declared = [
+        d for d in DECLARED if undecidable_grid(source, destination, d, model.input_size) is None
+    ]
+    return Case(
+        family=family.name,
+        arch=draw(family.architectures, label="arch"),
+        source=source,
+        destination=destination,
+        dtype=draw(st.sampled_from(["float32", "float32", "float16", "bfloat16"]), label="dtype"),
+        contents=Contents(
+            draw(st.sampled_from(["normal", "normal", *CONTENTS[1:]]), label="contents"),
+            draw(st.integers(0, 999), label="seed"),
+        ),
+        wrapper=draw(st.sampled_from(family.wrappers), label="wrapper"),
+        declared=draw(st.sampled_from(declared), label="declared"),
+        container=draw(st.sampled_from(CONTAINERS), label="container"),
+        model_name=model.name,
+    )

@@ -1,0 +1,100 @@
+"""The target mini-language: which loader is under test.
+
+    timm==0.9.16                  a release, side-loaded into a cache
+    path:DIR                      a checkout or unpacked wheel, DIR holding the package ``timm``
+    installed                     the timm of this environment
+    reference                     our own corrected loader
+    loader:pkg.module:function    a user's ``function(checkpoint, model) -> state_dict``
+
+``reference`` and ``loader:`` need destination models: those of the newest release the gate runs on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+
+from . import releases, torchvision_shim
+from .errors import UserError
+
+DEFAULT_TARGETS = ("timm==0.9.16", "timm==1.0.31", "reference")
+MODEL_RELEASE = "1.0.31"
+
+_FORMS = "timm==VERSION, path:DIR, installed, reference, loader:MODULE:FUNCTION"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A parsed target: ``kind`` is timm, path, installed, reference or loader; ``value`` what follows it."""
+
+    spec: str
+    kind: str
+    value: str = ""
+
+    @property
+    def is_timm(self) -> bool:
+        """Whether timm's own loader is under test."""
+        return self.kind in ("timm", "path", "installed")
+
+
+def parse_target(spec: str) -> Target:
+    """Parse one target. Raises :class:`UserError` for a malformed one or a missing directory or package."""
+    if spec in ("reference", "installed"):
+        if spec == "installed" and importlib.util.find_spec("timm") is None:
+            raise UserError("target 'installed': no timm in this environment; install it or name a release, timm==VERSION")
+        return Target(spec, spec)
+    if spec.startswith("timm=="):
+        value = spec.removeprefix("timm==")
+        try:
+            Version(value)
+        except InvalidVersion:
+            raise UserError(f"target {spec!r}: {value!r} is no version; write for example timm==1.0.31") from None
+        return Target(spec, "timm", value)
+    kind, _, value = spec.partition(":")
+    if kind == "path" and value:
+        if not (Path(value) / "timm" / "__init__.py").is_file():
+            raise UserError(f"target {spec!r}: no timm/__init__.py under {value!r}; name the folder that holds the package timm")
+        return Target(spec, "path", str(Path(value).resolve()))
+    if kind == "loader" and value:
+        module, _, function = value.partition(":")
+        if not (module and function.isidentifier()):
+            raise UserError(f"target {spec!r}: write loader:package.module:function")
+        return Target(spec, "loader", value)
+    raise UserError(f"unknown target {spec!r}: targets are {_FORMS}")
+
+
+def prepare(target: Target) -> None:
+    """Make sure what a target needs is on this machine, fetching releases not cached yet. Raises :class:`UserError`."""
+    if target.kind == "timm":
+        releases.ensure(target.value)
+    elif not target.is_timm:
+        releases.ensure(MODEL_RELEASE)
+
+
+def _folder(target: Target) -> Path | None:
+    """The folder to import timm from, None for the environment's own."""
+    if target.kind == "installed":
+        return None
+    if target.kind == "path":
+        return Path(target.value)
+    return releases.ensure(target.value if target.kind == "timm" else MODEL_RELEASE)
+
+
+def activate(target: Target) -> str:
+    """Make ``import timm`` mean the target's timm in this process; return its version.
+
+    Raises :class:`UserError` when another timm is imported already, or the one imported is not the target's.
+    """
+    folder = _folder(target)
+    if "timm" not in sys.modules and folder is not None:
+        sys.path.insert(0, str(folder))
+    torchvision_shim.install()
+    timm = importlib.import_module("timm")
+    if folder is not None and folder.resolve() not in Path(timm.__file__).resolve().parents:
+        raise UserError(f"target {target.spec!r}: timm is already imported from elsewhere; run each target in its own process")
+    return timm.__version__

@@ -1,0 +1,259 @@
+"""A trial: one case on one loader, with everything the invariants share computed at most once.
+
+Loading is expensive and judging is cheap, so invariants ask the trial, and the trial remembers.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reference import FORMATS
+from reference.embeddings import resample_patch_kernel, resample_position_grid
+
+from . import bounds, checkpoints
+from .cases import Case, Geometry, regimes
+from .families import Family
+from .families.base import undecidable_grid
+from .loaders import Loader, declared_size, default_size
+
+KERNEL = "patch_embed.proj.weight"
+GRID = "pos_embed"
+
+
+class Blocked(Exception):
+    """An invariant cannot be judged on this case because another promise is broken already; that one reports it."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One way a case breaks an invariant. ``kind`` and ``tensor`` are its identity, the message is for people."""
+
+    kind: str
+    tensor: str
+    message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tensor", re.sub(r"\.\d+\.", ".*.", self.tensor))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What came of a conversion: a state dict, or what was raised; ``given`` is the checkpoint as it was afterwards."""
+
+    state: dict[str, Tensor] | None
+    error: Exception | None
+    given: Any
+
+    @property
+    def ok(self) -> bool:
+        """Whether the loader returned a state dict."""
+        return self.state is not None
+
+    def problem(self, doing: str) -> Problem:
+        """The raised exception as a problem."""
+        return raised(self.error, doing)
+
+
+def raised(error: BaseException | None, doing: str) -> Problem:
+    """An exception of the loader as a problem: its type is its identity, its first line the message."""
+    text = str(error).strip().splitlines() or [""]
+    return Problem(f"raises-{type(error).__name__}", "", f"{doing} raised {type(error).__name__}: {' '.join(text)[:300]}")
+
+
+class Trial:
+    """One case on one loader."""
+
+    def __init__(self, family: Family, case: Case, loader: Loader, checkpoint_device: str | None = None) -> None:
+        self.family = family
+        self.case = case
+        self.loader = loader
+        self.device = checkpoint_device or loader.device
+        self.fractions: list[float] = []
+        self.prefix_tokens = family.num_prefix_tokens(case.arch)
+        self.prefix_rows = 0 if case.arch.get("no_embed_class") else self.prefix_tokens
+        self.resampling = family.resampling
+
+    # -- the case ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def regimes(self) -> frozenset[str]:
+        """The regimes the case is in."""
+        device = frozenset({self.device}) if self.device != "cpu" else frozenset()
+        return regimes(self.case, self.prefix_tokens) | self.family.tags(self.case) | device
+
+    @cached_property
+    def undecidable(self) -> str | None:
+        """Why no loader could know what to do with this case."""
+        case = self.case
+        return self.family.undecidable(case) or undecidable_grid(
+            case.source, case.destination, case.declared, default_size(case)
+        )
+
+    @cached_property
+    def truth(self) -> dict[str, Tensor]:
+        """The checkpoint in timm's layout at its own geometry."""
+        return checkpoints.truth(self.family, self.case)
+
+    @cached_property
+    def upstream(self) -> dict[str, Tensor]:
+        """The checkpoint in the upstream layout, without a wrapper."""
+        return checkpoints.encode(self.family, self.case, self.truth)
+
+    @cached_property
+    def expected(self) -> dict[str, Tensor]:
+        """What a correct loader returns: the truth, resampled by the reference's matrices."""
+        source, destination = self.case.source, self.case.destination
+        state = dict(self.truth)
+        state[KERNEL] = resample_patch_kernel(state[KERNEL], destination.patch_size, self.resampling)
+        if GRID in state:
+            state[GRID] = resample_position_grid(
+                state[GRID], source.grid_size, destination.grid_size, self.prefix_rows, self.resampling
+            )
+        return state
+
+    def bound(self, name: str) -> Tensor:
+        """Error bound for a geometry-dependent tensor of ``expected``, broadcastable to it."""
+        source, destination = self.case.source, self.case.destination
+        if name == KERNEL:
+            if source.patch_size == destination.patch_size:
+                return torch.zeros(())
+            return bounds.kernel(self.truth[KERNEL], destination.patch_size, self.resampling)
+        if name == GRID and source.grid_size != destination.grid_size:
+            rows = self.prefix_rows
+            exact, old = self.expected[GRID][:, rows:], self.truth[GRID][:, rows:]
+            bound = bounds.grid(exact, old, source.grid_size, destination.grid_size, self.resampling)
+            return torch.cat([torch.zeros(1, rows, bound.shape[2], dtype=bound.dtype), bound], dim=1)
+        return torch.zeros(())
+
+    # -- loading -----------------------------------------------------------------------------------------------------
+
+    def model(self, destination: Geometry | None = None, source: Geometry | None = None) -> nn.Module:
+        """The destination model, declaring the input size of a checkpoint of ``source``."""
+        destination = destination or self.case.destination
+        declared = declared_size(self.case, source or self.case.source)
+        return self.loader.model(self.family, self.case, destination, declared, self.device)
+
+    def convert(self, checkpoint: Mapping[str, Any], model: nn.Module) -> Loaded:
+        """Run the loader on ``checkpoint`` as it stands; what it raises is kept, not passed on."""
+        try:
+            state = self.loader.convert(self.family, checkpoint, model)
+            if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+                raise TypeError(f"the loader returned {type(state).__name__}, not a dict of tensors")
+        except Exception as error:  # noqa: BLE001 - any exception of the loader under test is a result
+            return Loaded(None, error, checkpoint)
+        return Loaded(dict(state), None, checkpoint)
+
+    def load(
+        self,
+        state: Mapping[str, Tensor] | None = None,
+        *,
+        destination: Geometry | None = None,
+        source: Geometry | None = None,
+    ) -> Loaded:
+        """Encode a timm-layout ``state`` of geometry ``source``, wrap it as the case says, and load it."""
+        upstream = self.upstream if state is None else checkpoints.encode(self.family, self.case, state)
+        wrapped = checkpoints.wrap(upstream, self.case.wrapper)
+        return self.convert(self.place(wrapped), self.model(destination, source))
+
+    def place(self, checkpoint: Any) -> Any:
+        """A copy of ``checkpoint`` on the trial's device."""
+        return checkpoints.to_device(checkpoints.copy(checkpoint), self.device)
+
+    @cached_property
+    def base(self) -> Loaded:
+        """The case itself, loaded."""
+        return self.load()
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """The loaded state dict; :class:`Blocked` when the loader raised (strict-load reports that)."""
+        if self.base.state is None:
+            raise Blocked("the load itself raises")
+        return self.base.state
+
+    def tensor(self, name: str) -> Tensor:
+        """A loaded tensor on the CPU; :class:`Blocked` when it is missing or of another shape than the model's."""
+        got, want = self.state.get(name), self.expected[name]
+        if got is None or got.shape != want.shape:
+            raise Blocked(f"{name} is missing or of the wrong shape")
+        return got.cpu()
+
+    @cached_property
+    def native(self) -> Loaded:
+        """The same checkpoint loaded at its own geometry."""
+        return self.base if self.case.native else self.load(destination=self.case.source)
+
+    @cached_property
+    def variant(self) -> Loaded:
+        """The checkpoint in another wrapper, with its keys shuffled and foreign keys beside them, loaded.
+
+        One load judges three promises; only when it differs from the base are they told apart.
+        """
+        return self.load_variant(wrapper=self.other_wrapper, shuffle=True, foreign=True)
+
+    @property
+    def other_wrapper(self) -> str:
+        """A wrapper other than the case's own."""
+        others = [w for w in self.family.wrappers if w != self.case.wrapper]
+        return others[self.case.contents.seed % len(others)] if self.case.wrapper == "bare" else "bare"
+
+    def load_variant(self, *, wrapper: str | None = None, shuffle: bool = False, foreign: bool = False) -> Loaded:
+        """The checkpoint with some circumstances changed that must not matter."""
+        entries = list(self.upstream.items())
+        if foreign:
+            entries = [*checkpoints.foreign(self.family, self.case).items(), *entries]
+        if shuffle:
+            random.Random(self.case.contents.seed).shuffle(entries)
+        wrapped = checkpoints.wrap(dict(entries), wrapper or self.case.wrapper)
+        return self.convert(self.place(wrapped), self.model())
+
+    def on_meta(self) -> Trial:
+        """The same case with checkpoint and model on the meta device."""
+        return Trial(self.family, self.case, self.loader, checkpoint_device="meta")
+
+    def upstream_output(self, image: Tensor) -> Tensor:
+        """Output of the upstream model on ``image``, in float64."""
+        state = {k: v.to(torch.float64) for k, v in self.upstream.items()}
+        arch = {**self.case.arch, **self.family.forward_arch(self.case)}
+        return FORMATS[self.family.name].forward(state, image, arch)
+
+    # -- comparing ---------------------------------------------------------------------------------------------------
+
+    def compare(self, name: str, got: Tensor, want: Tensor, bound: Tensor | float, kind: str = "value") -> list[Problem]:
+        """Problems of one tensor against what it should be within ``bound``; the fraction of the bound is recorded."""
+        if got.shape != want.shape:
+            return [Problem("shape", name, f"{name} is {tuple(got.shape)}, should be {tuple(want.shape)}")]
+        error = (got.cpu().to(torch.float64) - want.cpu().to(torch.float64)).abs()
+        if not bool((error > 0).any()) and bool(torch.isfinite(error).all()):
+            return []
+        fraction = bounds.fraction(error, bound)
+        self.fractions.append(fraction)
+        if fraction <= 1:
+            return []
+        worst = float(error.nan_to_num(float("inf")).max())
+        return [Problem(kind, name, f"{name} is off by {worst:.3g}, {fraction:.3g} times what rounding allows")]
+
+
+def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[Problem]:
+    """Differences between two state dicts that should agree bit for bit (names, dtypes, shapes, values; not order)."""
+    problems = [Problem("missing-key", k, f"{k} is missing") for k in first if k not in second]
+    problems += [Problem("unexpected-key", k, f"{k} appears") for k in second if k not in first]
+    for k, a in first.items():
+        b = second.get(k)
+        if b is None:
+            continue
+        if a.shape != b.shape:
+            problems.append(Problem("shape", k, f"{k} is {tuple(b.shape)}, should be {tuple(a.shape)}"))
+        elif a.dtype != b.dtype:
+            problems.append(Problem("dtype", k, f"{k} is {b.dtype}, should be {a.dtype}"))
+        elif not torch.equal(a.nan_to_num(), b.nan_to_num()) or not torch.equal(a.isnan(), b.isnan()):
+            problems.append(Problem("value", k, f"{k} has other values"))
+    return problems

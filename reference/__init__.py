@@ -1,0 +1,42 @@
+"""The corrected Vision Transformer checkpoint loader, written from the formats' own definitions with torch alone.
+
+``load_state_dict(checkpoint, model)`` returns what a strict load of ``model`` needs, for any known format and any patch
+or image size; ``forward(checkpoint, image, arch)`` runs the upstream tensors without converting them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .detect import detect, unwrap
+from .errors import LoadError
+from .formats import FORMATS, Facts, Format
+from .loader import load_state_dict
+from .resize import BICUBIC_ANTIALIAS, BILINEAR, Resampling
+
+
+def forward(checkpoint: Mapping, image: Tensor, arch: Mapping) -> Tensor:
+    """Output of the upstream model of a checkpoint on ``image`` ``(batch, in_chans, height, width)``.
+
+    ``arch`` holds what the tensors do not say: ``num_heads`` always, ``act``, ``eps``, ``global_pool``,
+    ``no_embed_class`` and ``patch_size`` (linear patch embeddings) where they differ from the format's defaults.
+    """
+    state_dict = unwrap(checkpoint)
+    return detect(state_dict).forward(state_dict, image, arch)
+
+
+__all__ = [
+    "BICUBIC_ANTIALIAS",
+    "BILINEAR",
+    "FORMATS",
+    "Facts",
+    "Format",
+    "LoadError",
+    "Resampling",
+    "detect",
+    "forward",
+    "load_state_dict",
+    "unwrap",
+]

@@ -1,0 +1,47 @@
+"""What depends on geometry in a Vision Transformer checkpoint: the patch kernel and the absolute position grid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .resize import BICUBIC_ANTIALIAS, Resampling, axis_pinv, resize
+
+
+def resample_patch_kernel(weight: Tensor, patch_size: tuple[int, int], how: Resampling = BICUBIC_ANTIALIAS) -> Tensor:
+    """PI-resize of patch-embedding kernels ``(..., h, w)`` to ``(..., *patch_size)``.
+
+    With ``B`` the matrix that resizes an ``h x w`` patch to ``patch_size``, the new kernel is ``w @ pinv(B)``: the
+    minimum-norm solution of ``<B x, w_new> = <x, w>`` for every patch ``x``, exact when both axes grow (FlexiViT, Beyer et
+    al. 2022, arXiv:2212.08013, section 3.4; ``google-research/big_vision`` ``big_vision/models/proj/flexi/vit.py``).
+    Computed in float64, returned in the kernel's dtype on its device; the same tensor when the size does not change.
+    """
+    old = tuple(weight.shape[-2:])
+    if old == tuple(patch_size):
+        return weight
+    rows = axis_pinv(old[0], patch_size[0], how).to(weight.device)
+    cols = axis_pinv(old[1], patch_size[1], how).to(weight.device)
+    return (rows.T @ weight.to(torch.float64) @ cols).to(weight.dtype)
+
+
+def resample_position_grid(
+    pos_embed: Tensor,
+    old_grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    num_prefix_tokens: int,
+    how: Resampling = BICUBIC_ANTIALIAS,
+) -> Tensor:
+    """Resample the grid rows of ``pos_embed`` ``(1, num_prefix_tokens + old_h * old_w, embed_dim)``.
+
+    The prefix rows come first and are kept bit for bit; the rest is read row-major as ``old_grid`` and resized to
+    ``new_grid``. Computed in float64, returned in the input's dtype; the same tensor when the grid does not change.
+    """
+    tokens = pos_embed.shape[1] - num_prefix_tokens
+    if tokens != old_grid[0] * old_grid[1]:
+        raise ValueError(f"{tokens} position tokens do not fill a {old_grid[0]}x{old_grid[1]} grid")
+    if tuple(old_grid) == tuple(new_grid):
+        return pos_embed
+    prefix, grid = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
+    image = grid.reshape(*old_grid, -1).permute(2, 0, 1)
+    image = resize(image, tuple(new_grid), how).to(pos_embed.dtype)
+    return torch.cat([prefix, image.permute(1, 2, 0).reshape(1, new_grid[0] * new_grid[1], -1)], dim=1)

@@ -1,0 +1,81 @@
+"""OpenAI CLIP and OpenCLIP image towers (``visual.``), bare and wrapped by DistributedDataParallel.
+
+Sources: ``openai/CLIP`` ``clip/model.py: VisionTransformer``; ``mlfoundations/open_clip``
+``src/open_clip/transformer.py: VisionTransformer``. No patch bias; ``proj`` is a bare parameter ``(embed_dim, output_dim)``
+applied from the right. Loading another size, open_clip resizes the grid bicubic with antialias
+(``src/open_clip/model.py: resize_pos_embed``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..forward import ACTIVATIONS, layer_norm, linear, num_blocks, patchify, self_attention
+from .rules import Facts, Fill, Format, Rename
+
+_BLOCK = "visual.transformer.resblocks.{i}."
+
+
+def _token(tensor: Tensor, facts: Facts) -> Tensor:
+    return tensor[None, None]
+
+
+def _untoken(tensor: Tensor, facts: Facts) -> Tensor:
+    return tensor[0, 0]
+
+
+def _batch(tensor: Tensor, facts: Facts) -> Tensor:
+    return tensor[None]
+
+
+def _unbatch(tensor: Tensor, facts: Facts) -> Tensor:
+    return tensor[0]
+
+
+def _transpose(tensor: Tensor, facts: Facts) -> Tensor:
+    return tensor.T.contiguous()
+
+
+def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor:
+    """Image embedding ``(batch, output_dim)``."""
+    eps, act, heads = 1e-5, ACTIVATIONS[arch.get("act", "gelu")], arch["num_heads"]
+    x = patchify(image, state["visual.conv1.weight"], None)
+    cls = state["visual.class_embedding"].expand(len(x), 1, -1)
+    x = torch.cat([cls, x], dim=1) + state["visual.positional_embedding"]
+    x = layer_norm(x, state, "visual.ln_pre", eps)
+    for i in range(num_blocks(state, _BLOCK + "ln_1.weight")):
+        block = _BLOCK.format(i=i)
+        y = layer_norm(x, state, f"{block}ln_1", eps)
+        qkv = y @ state[f"{block}attn.in_proj_weight"].T + state[f"{block}attn.in_proj_bias"]
+        x = x + linear(self_attention(x, qkv, heads), state, f"{block}attn.out_proj")
+        hidden = act(linear(layer_norm(x, state, f"{block}ln_2", eps), state, f"{block}mlp.c_fc"))
+        x = x + linear(hidden, state, f"{block}mlp.c_proj")
+    return layer_norm(x[:, 0], state, "visual.ln_post", eps) @ state["visual.proj"]
+
+
+OPENAI_CLIP = Format(
+    name="openai_clip",
+    namespace="visual.",
+    rules=(
+        Rename("visual.class_embedding", "cls_token", _token, _untoken),
+        Rename("visual.positional_embedding", "pos_embed", _batch, _unbatch),
+        Rename("visual.conv1.weight", "patch_embed.proj.weight"),
+        Rename("visual.ln_pre.{p}", "norm_pre.{p}"),
+        Rename(_BLOCK + "ln_1.{p}", "blocks.{i}.norm1.{p}"),
+        Rename(_BLOCK + "attn.in_proj_{p}", "blocks.{i}.attn.qkv.{p}"),
+        Rename(_BLOCK + "attn.out_proj.{p}", "blocks.{i}.attn.proj.{p}"),
+        Rename(_BLOCK + "ln_2.{p}", "blocks.{i}.norm2.{p}"),
+        Rename(_BLOCK + "mlp.c_fc.{p}", "blocks.{i}.mlp.fc1.{p}"),
+        Rename(_BLOCK + "mlp.c_proj.{p}", "blocks.{i}.mlp.fc2.{p}"),
+        Rename("visual.ln_post.{p}", "norm.{p}"),
+        Rename("visual.proj", "head.weight", _transpose, _transpose),
+        Fill("head.bias", like="head.weight"),
+    ),
+    evidence=lambda state: "visual.class_embedding" in state,
+    forward=_forward,
+)
+
+OPENAI_CLIP_DDP = OPENAI_CLIP.prefixed("module.", "openai_clip_ddp")

@@ -1,0 +1,192 @@
+"""A checkpoint format as a table of rules that reads both ways.
+
+``decode`` turns upstream tensors into timm's layout, ``encode`` turns timm's layout into upstream tensors. A rule names
+tensors by patterns: ``{i}`` stands for a block index, ``{p}`` for ``weight`` or ``bias``, ``{rest}`` for any remainder.
+The first rule that matches a key handles it. For every format ``decode(encode(state)) == state``, bit for bit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+from torch import Tensor
+
+from ..errors import LoadError, some
+
+StateDict = dict[str, Tensor]
+
+_FIELDS = {"i": r"\d+", "p": "weight|bias", "rest": ".+"}
+
+
+@lru_cache(maxsize=None)
+def _regex(pattern: str) -> re.Pattern[str]:
+    parts = re.split(r"\{(\w+)\}", pattern)
+    text = "".join(f"(?P<{p}>{_FIELDS[p]})" if n % 2 else re.escape(p) for n, p in enumerate(parts))
+    return re.compile(text)
+
+
+def match(pattern: str, key: str) -> dict[str, str] | None:
+    """The pattern's fields as found in ``key``, or None when the whole key does not match."""
+    found = _regex(pattern).fullmatch(key)
+    return found.groupdict() if found else None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What decoding may ask beyond the tensors: the model's ``in_chans`` and ``patch_size``, used by linear kernels."""
+
+    in_chans: int = 3
+    patch_size: tuple[int, int] | None = None
+
+
+def _same(tensor: Tensor, facts: Facts) -> Tensor:
+    return tensor
+
+
+@dataclass(frozen=True)
+class Rename:
+    """One upstream tensor is one timm tensor, through ``decode`` / ``encode`` when its layout differs."""
+
+    upstream: str
+    timm: str
+    decode: Callable[[Tensor, Facts], Tensor] = _same
+    encode: Callable[[Tensor, Facts], Tensor] = _same
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Several upstream tensors are several timm tensors, all of them present (sums, splits, concatenations)."""
+
+    upstream: tuple[str, ...]
+    timm: tuple[str, ...]
+    decode: Callable[..., tuple[Tensor, ...]]
+    encode: Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A timm tensor the format has no word for: zeros, one for each row of ``like``, in its dtype and on its device.
+
+    Encoding leaves it out.
+    """
+
+    timm: str
+    like: str
+
+
+@dataclass(frozen=True)
+class Drop:
+    """An upstream tensor an image encoder has no use for; ``make`` recreates one from the encoded tensors, or says None."""
+
+    upstream: str
+    make: Callable[[StateDict], Tensor | None] | None = None
+
+
+Rule = Rename | Fold | Fill | Drop
+
+
+@dataclass(frozen=True)
+class Format:
+    """One checkpoint format.
+
+    ``namespace`` is the prefix of the keys that belong to the image encoder: keys outside it are foreign (text tower,
+    loss scale) and dropped, keys inside it that no rule knows are an error. ``evidence`` says whether a state dict is of
+    this format; the evidence of two formats never holds for one checkpoint. ``forward(state_dict, image, arch)`` runs
+    the upstream tensors by the upstream code's semantics.
+    """
+
+    name: str
+    namespace: str
+    rules: tuple[Rule, ...]
+    evidence: Callable[[Mapping[str, Tensor]], bool]
+    forward: Callable[[Mapping[str, Tensor], Tensor, Mapping], Tensor] = field(repr=False)
+
+    def decode(self, state_dict: Mapping[str, Tensor], facts: Facts = Facts()) -> StateDict:
+        """Upstream tensors to timm's layout, at the checkpoint's own geometry. Raises :class:`LoadError`."""
+        out: StateDict = {}
+        folded: set[str] = set()
+        unknown = []
+        for key, tensor in state_dict.items():
+            if key in folded or not key.startswith(self.namespace):
+                continue
+            for rule in self.rules:
+                if isinstance(rule, Fill):
+                    continue
+                if isinstance(rule, Fold):
+                    if key in rule.upstream and all(k in state_dict for k in rule.upstream):
+                        folded.update(rule.upstream)
+                        out.update(zip(rule.timm, rule.decode(*(state_dict[k] for k in rule.upstream))))
+                        break
+                    continue
+                fields = match(rule.upstream, key)
+                if fields is not None:
+                    if isinstance(rule, Rename):
+                        out[rule.timm.format(**fields)] = rule.decode(tensor, facts)
+                    break
+            else:
+                unknown.append(key)
+        if unknown:
+            raise LoadError(f"the {self.name} format has no tensor named {some(unknown)}")
+        for rule in self.rules:
+            if isinstance(rule, Fill) and rule.like in out and rule.timm not in out:
+                out[rule.timm] = out[rule.like].new_zeros(out[rule.like].shape[0])
+        return out
+
+    def encode(self, state: Mapping[str, Tensor], facts: Facts = Facts()) -> StateDict:
+        """timm's layout to upstream tensors, the exact inverse of :meth:`decode`. Raises :class:`LoadError`."""
+        out: StateDict = {}
+        folded: set[str] = set()
+        for key, tensor in state.items():
+            if key in folded:
+                continue
+            for rule in self.rules:
+                if isinstance(rule, Drop) or (isinstance(rule, Fill) and rule.timm != key):
+                    continue
+                if isinstance(rule, Fill):
+                    break
+                if isinstance(rule, Fold):
+                    if key in rule.timm and all(k in state for k in rule.timm):
+                        folded.update(rule.timm)
+                        out.update(zip(rule.upstream, rule.encode(*(state[k] for k in rule.timm))))
+                        break
+                    continue
+                fields = match(rule.timm, key)
+                if fields is not None:
+                    out[rule.upstream.format(**fields)] = rule.encode(tensor, facts)
+                    break
+            else:
+                raise LoadError(f"the {self.name} format has no place for {key}")
+        for rule in self.rules:
+            made = rule.make(out) if isinstance(rule, Drop) and rule.make is not None else None
+            if made is not None:
+                out[rule.upstream] = made
+        return out
+
+    def prefixed(self, prefix: str, name: str) -> Format:
+        """The same format with ``prefix`` in front of every upstream key (DistributedDataParallel's ``module.``)."""
+
+        def moved(rule: Rule) -> Rule:
+            if isinstance(rule, Fill):
+                return rule
+            if isinstance(rule, Fold):
+                return replace(rule, upstream=tuple(prefix + key for key in rule.upstream))
+            if isinstance(rule, Drop) and rule.make is not None:
+                make = rule.make
+                return replace(rule, upstream=prefix + rule.upstream, make=lambda out: make(strip(out, prefix)))
+            return replace(rule, upstream=prefix + rule.upstream)
+
+        return Format(
+            name=name,
+            namespace=prefix + self.namespace,
+            rules=tuple(moved(rule) for rule in self.rules),
+            evidence=lambda state: self.evidence(strip(state, prefix)),
+            forward=lambda state, image, arch: self.forward(strip(state, prefix), image, arch),
+        )
+
+
+def strip(state_dict: Mapping[str, Tensor], prefix: str) -> StateDict:
+    """The entries whose key starts with ``prefix``, without it."""
+    return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}

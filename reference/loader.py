@@ -1,0 +1,117 @@
+"""The corrected loader: unwrap -> detect -> decode -> resample -> complete.
+
+Every format goes through the same resampling, whatever its conversion: the promise timm 0.9.x broke (timm issue #2120).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isqrt
+
+from torch import Tensor, nn
+
+from .detect import detect, unwrap
+from .embeddings import resample_patch_kernel, resample_position_grid
+from .errors import LoadError, some
+from .formats import Facts
+from .resize import BICUBIC_ANTIALIAS, Resampling
+
+_KERNEL = "patch_embed.proj.weight"
+
+
+@dataclass(frozen=True)
+class Destination:
+    """What the loader needs to know of a model: every tensor's shape, its patch and grid size."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    patch_size: tuple[int, int]
+    grid_size: tuple[int, int]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Destination:
+        """Read a timm VisionTransformer, or anything with its attributes. Raises :class:`LoadError`."""
+        shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+        grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+        if grid is None or len(shapes.get(_KERNEL, ())) != 4:
+            raise LoadError(f"{type(model).__name__} is no Vision Transformer: it needs patch_embed.grid_size and {_KERNEL}")
+        return cls(shapes, shapes[_KERNEL][-2:], tuple(grid))
+
+
+def load_state_dict(
+    checkpoint: Mapping,
+    model: nn.Module,
+    *,
+    input_size: tuple[int, int] | None = None,
+    resampling: Resampling = BICUBIC_ANTIALIAS,
+) -> dict[str, Tensor]:
+    """The state dict that ``model.load_state_dict(..., strict=True)`` needs, from a checkpoint of any known format.
+
+    ``input_size`` is the image size ``(height, width)`` the checkpoint was trained at; by default what the model declares
+    in ``pretrained_cfg["input_size"]``. It decides the source grid where the number of position tokens alone does not:
+
+    1. declared, and ``input_size // patch_size`` accounts for every token: that grid;
+    2. as many tokens as the model has: the model's own grid (so a model's own checkpoint always reloads unchanged);
+    3. a square number of tokens: that square; anything else is undecidable and an error.
+
+    ``checkpoint`` is never modified; tensors that need no change are returned as they are. dtype and device are kept.
+    Raises :class:`LoadError`, one line, when the format is unknown or the result would not fit the model.
+    """
+    destination = Destination.of(model)
+    state_dict = unwrap(checkpoint)
+    facts = Facts(in_chans=destination.shapes[_KERNEL][1], patch_size=destination.patch_size)
+    state = detect(state_dict).decode(state_dict, facts)
+    if _KERNEL not in state:
+        raise LoadError(f"the checkpoint has no {_KERNEL} after conversion; keys seen: {some(state_dict)}")
+    source_patch = tuple(state[_KERNEL].shape[-2:])
+    state[_KERNEL] = resample_patch_kernel(state[_KERNEL], destination.patch_size, resampling)
+    if "pos_embed" in state and "pos_embed" in destination.shapes:
+        rows = destination.shapes["pos_embed"][1] - destination.grid_size[0] * destination.grid_size[1]
+        declared = input_size or _declared(model)
+        old_grid = _source_grid(state["pos_embed"].shape[1] - rows, source_patch, destination.grid_size, declared)
+        state["pos_embed"] = resample_position_grid(
+            state["pos_embed"], old_grid, destination.grid_size, rows, resampling
+        )
+    return _complete(state, destination)
+
+
+def _declared(model: nn.Module) -> tuple[int, int] | None:
+    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+    return tuple(size[-2:]) if size else None
+
+
+def _source_grid(
+    tokens: int, patch_size: tuple[int, int], model_grid: tuple[int, int], input_size: tuple[int, int] | None
+) -> tuple[int, int]:
+    if tokens < 1:
+        raise LoadError("pos_embed has fewer rows than the model has prefix tokens: the model has other prefix tokens")
+    if input_size is not None:
+        grid = (input_size[0] // patch_size[0], input_size[1] // patch_size[1])
+        if grid[0] * grid[1] == tokens:
+            return grid
+    if tokens == model_grid[0] * model_grid[1]:
+        return model_grid
+    if isqrt(tokens) ** 2 == tokens:
+        return isqrt(tokens), isqrt(tokens)
+    raise LoadError(
+        f"{tokens} position tokens form no square grid and the declared input size does not explain them: "
+        "pass input_size=(height, width) of the checkpoint"
+    )
+
+
+def _complete(state: dict[str, Tensor], destination: Destination) -> dict[str, Tensor]:
+    """Drop the classifier a model without one has no use for, and refuse anything a strict load would refuse."""
+    shapes = destination.shapes
+    if "head.weight" not in shapes:
+        state = {k: v for k, v in state.items() if not k.startswith("head.")}
+    missing = [k for k in shapes if k not in state]
+    extra = [k for k in state if k not in shapes]
+    wrong = [
+        f"{k} is {tuple(v.shape)}, the model has {shapes[k]}"
+        for k, v in state.items()
+        if k in shapes and tuple(v.shape) != shapes[k]
+    ]
+    if missing or extra or wrong:
+        parts = (("missing", missing), ("unexpected", extra), ("other shape", wrong))
+        raise LoadError("checkpoint does not fit the model: " + "; ".join(f"{t}: {some(n)}" for t, n in parts if n))
+    return state

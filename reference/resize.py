@@ -1,0 +1,113 @@
+"""Resampling as plain matrices, in float64, from closed-form kernels.
+
+Everything the loaders resample is separable: resizing an ``(h, w)`` image is ``A_h @ image @ A_w.T`` with one small
+matrix an axis, so the two-dimensional operator is ``kron(A_h, A_w)`` and its pseudo-inverse ``kron(pinv(A_h), pinv(A_w))``.
+
+No ``torch.nn.functional.interpolate`` here: its antialiased CPU kernel is wrong when the other axis has length 1 (seen
+with torch 2.13), and an oracle may not share a fault with what it judges.
+
+Kernels: the triangle for bilinear; Keys' cubic (R. Keys, "Cubic Convolution Interpolation for Digital Image Processing",
+1981) for bicubic, with a = -0.5 when antialiased (PIL's choice) and a = -0.75 when not (OpenCV's choice), as torch does
+in ``aten/src/ATen/native/UpSample.h`` and ``aten/src/ATen/native/cpu/UpSampleKernel.cpp``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+MODES = ("bilinear", "bicubic")
+
+# Between the smallest kept (>= 0.2 of the largest) and the largest dropped (<= 1e-15 of it) singular value of any
+# resampling matrix of one axis lies a gap of fourteen decades, so the cut-off is not a tuning knob.
+_RANK_CUTOFF = 1e-9
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How a format resamples: ``mode`` bilinear or bicubic, ``antialias``, ``align_corners`` (torch's meanings)."""
+
+    mode: str = "bicubic"
+    antialias: bool = True
+    align_corners: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"unknown resampling mode {self.mode!r}: choose one of {', '.join(MODES)}")
+        if self.antialias and self.align_corners:
+            raise ValueError("antialias together with align_corners is not defined: no checkpoint format uses it")
+
+
+BICUBIC_ANTIALIAS = Resampling()
+BILINEAR = Resampling("bilinear", antialias=False)
+
+
+def _triangle(x: Tensor) -> Tensor:
+    return (1 - x.abs()).clamp_min(0)
+
+
+def _cubic(x: Tensor, a: float) -> Tensor:
+    x = x.abs()
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+@lru_cache(maxsize=4096)
+def axis_matrix(old: int, new: int, how: Resampling = BICUBIC_ANTIALIAS) -> Tensor:
+    """Matrix ``(new, old)``, float64, that resizes one axis of length ``old`` to length ``new``.
+
+    Every row sums to 1. Without antialias, samples outside the axis repeat the edge sample; with antialias, the kernel
+    is widened by ``old / new`` when shrinking, cut at the edges and renormalised. The result is cached: do not modify it.
+    """
+    if old < 1 or new < 1:
+        raise ValueError(f"an axis has at least one sample, got {old} -> {new}")
+    if old == new:
+        return torch.eye(old, dtype=torch.float64)
+    i = torch.arange(new, dtype=torch.float64)
+    j = torch.arange(old, dtype=torch.float64)
+    if how.antialias:
+        scale = old / new
+        centre = (i + 0.5) * scale
+        x = (j[None] + 0.5 - centre[:, None]) / max(scale, 1.0)
+        weight = _triangle(x) if how.mode == "bilinear" else _cubic(x, -0.5)
+        return weight / weight.sum(dim=1, keepdim=True)
+    if how.align_corners:
+        position = i * ((old - 1) / (new - 1)) if new > 1 else torch.zeros_like(i)
+    else:
+        position = (i + 0.5) * (old / new) - 0.5
+    taps = torch.arange(-1, 3, dtype=torch.float64)
+    index = position.floor()[:, None] + taps
+    x = index - position[:, None]
+    weight = _triangle(x) if how.mode == "bilinear" else _cubic(x, -0.75)
+    matrix = torch.zeros(new, old, dtype=torch.float64)
+    return matrix.scatter_add_(1, index.clamp(0, old - 1).long(), weight)
+
+
+@lru_cache(maxsize=4096)
+def axis_pinv(old: int, new: int, how: Resampling = BICUBIC_ANTIALIAS) -> Tensor:
+    """Pseudo-inverse ``(old, new)`` of :func:`axis_matrix`, float64. Cached: do not modify it."""
+    return torch.linalg.pinv(axis_matrix(old, new, how), rtol=_RANK_CUTOFF)
+
+
+@lru_cache(maxsize=4096)
+def axis_condition(old: int, new: int, how: Resampling = BICUBIC_ANTIALIAS) -> float:
+    """Ratio of the largest to the smallest non-zero singular value of :func:`axis_matrix`."""
+    s = torch.linalg.svdvals(axis_matrix(old, new, how))
+    return float(s[0] / s[s > s[0] * _RANK_CUTOFF][-1])
+
+
+def resize_matrix(old: tuple[int, int], new: tuple[int, int], how: Resampling = BICUBIC_ANTIALIAS) -> Tensor:
+    """The two-dimensional operator ``(new_h * new_w, old_h * old_w)`` on row-major flattened images, float64."""
+    return torch.kron(axis_matrix(old[0], new[0], how), axis_matrix(old[1], new[1], how))
+
+
+def resize(image: Tensor, new: tuple[int, int], how: Resampling = BICUBIC_ANTIALIAS) -> Tensor:
+    """Resize the last two axes of ``image`` ``(..., h, w)`` to ``new``; computed and returned in float64."""
+    image = image.to(torch.float64)
+    rows = axis_matrix(image.shape[-2], new[0], how).to(image.device)
+    cols = axis_matrix(image.shape[-1], new[1], how).to(image.device)
+    return rows @ image @ cols.T
