@@ -26,18 +26,28 @@ _MANY_TOKENS = 256
 
 @dataclass(frozen=True)
 class Stratum:
-    """How patch and grid change; ``sizes`` is "free", "large" or "real" (those of a registered timm model)."""
+    """How patch and grid change; ``sizes`` is "free", "large" or "real" (those of a registered timm model).
+
+    ``weight`` multiplies the number of cases a profile draws: identity and forward laws hold at native sizes only.
+    """
 
     name: str
     patch: str
     grid: str
     sizes: str = "free"
+    weight: int = 1
 
 
 _RELATIONS = ("native", "grow", "shrink", "mixed")
 
 STRATA: tuple[Stratum, ...] = (
-    *(Stratum(f"{p}/{g}", p, g) for p in _RELATIONS for g in (*_RELATIONS, "equal-count")),
+    Stratum("native", "native", "native", weight=4),
+    *(
+        Stratum(f"{p}/{g}", p, g)
+        for p in _RELATIONS
+        for g in (*_RELATIONS, "equal-count")
+        if (p, g) != ("native", "native")
+    ),
     Stratum("large", "any", "any", "large"),
     Stratum("real-upward", "grow", "any", "real"),
     Stratum("real-downward", "shrink", "any", "real"),

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import random
 import re
+import sysconfig
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,10 +65,18 @@ class Loaded:
         return raised(self.error, doing)
 
 
-def raised(error: BaseException | None, doing: str) -> Problem:
-    """An exception of the loader as a problem: its type is its identity, its first line the message."""
-    text = str(error).strip().splitlines() or [""]
-    return Problem(f"raises-{type(error).__name__}", "", f"{doing} raised {type(error).__name__}: {' '.join(text)[:300]}")
+def raised(error: BaseException, doing: str) -> Problem:
+    """An exception of the loader as a problem: its type and the function that raised it are its identity."""
+    text = " ".join(str(error).split())[:300]
+    kind = type(error).__name__
+    return Problem(f"raises-{kind}", f"{_culprit(error)}()", f"{doing} raised {kind}: {text}")
+
+
+def _culprit(error: BaseException) -> str:
+    """The innermost function on the traceback that is neither torch's nor the standard library's."""
+    library = (str(Path(torch.__file__).parent), sysconfig.get_paths()["stdlib"] + "/")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages/timm/" in f.filename or not f.filename.startswith(library)]
+    return frames[-1].name if frames else "unknown"
 
 
 class Trial:

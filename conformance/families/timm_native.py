@@ -49,6 +49,12 @@ TIMM_NATIVE = Family(
         "*radio*",
         "*ijepa*",
         "*rpn*",
+        # attention or blocks of their own, or no final norm: other layouts than this one
+        "vit_dlittle_*",
+        "vit_dpwee_*",
+        "vit_dwee_*",
+        "vit_pwee_*",
+        "vit_intern300m_*",
     ),
 )
 

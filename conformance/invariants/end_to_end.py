@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,21 @@ def _known(trial: Trial) -> str | None:
     return undecidable_grid(case.source, case.destination, declared, default_size(case))
 
 
+# The lines of torch's load_state_dict report (torch/nn/modules/module.py).
+_MISMATCH = re.compile(r"size mismatch for ([\w.]+): (.*)")
+_KEYS = re.compile(r"(Missing|Unexpected) key\(s\) in state_dict: (.*)")
+
+
+def _refused(error: Exception) -> Iterator[Problem]:
+    """What a strict load refused, tensor by tensor; any other exception as it is."""
+    text = str(error)
+    found = [Problem("size-mismatch", key, f"size mismatch for {key}: {what}") for key, what in _MISMATCH.findall(text)]
+    for which, keys in _KEYS.findall(text):
+        kind = f"{which.lower()}-key"
+        found += [Problem(kind, key, f"{key} is {which.lower()}") for key in re.findall(r'"([^"]+)"', keys)]
+    yield from found or [raised(error, "create_model")]
+
+
 @invariant(
     promise=(
         "`create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=...), patch_size=..., img_size=...)` on a "
@@ -39,7 +55,7 @@ def create_model(trial: Trial) -> Iterator[Problem]:
         try:
             model = trial.loader.create_model(trial.family, case, path)
         except Exception as error:  # noqa: BLE001 - any exception of the loader under test is a result
-            yield raised(error, "create_model")
+            yield from _refused(error)
             return
     got = model.state_dict()
     for name, want in trial.expected.items():

@@ -71,13 +71,14 @@ def _agree(trial: Trial, names: list[str], other: Loaded, kind: str) -> Iterator
 
 def _told_apart(trial: Trial, one_change: dict) -> Iterator[Problem]:
     """Judge one circumstance that must not matter, alone only when the combined load differs from the base."""
-    if trial.variant.ok and not same(trial.state, trial.variant.state):
+    base = trial.state
+    if trial.variant.ok and not same(base, trial.variant.state):
         return
     alone = trial.load_variant(**one_change)
     if not alone.ok:
         yield alone.problem("loading the variant")
     else:
-        yield from same(trial.state, alone.state)
+        yield from same(base, alone.state)
 
 
 @invariant(

@@ -1,0 +1,283 @@
+"""Draw once, judge all: explore a family's cases on one loader and judge every invariant on each.
+
+Drawing and loading are expensive, judging is cheap, so one case serves all invariants. Each new failure is then shrunk on
+its own, by Hypothesis, over the very sequence of draws that found it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import hypothesis
+from hypothesis import HealthCheck, Phase, Verbosity
+
+from . import results
+from .cases import Case
+from .errors import unknown
+from .families import Family
+from .invariants import INVARIANTS, Invariant
+from .ledger import Entry, Ledger, WitnessFile
+from .loaders import Loader, Unsupported
+from .strategies import STRATA, Stratum, cases
+from .trial import Blocked, Problem, Trial
+
+# Judgements a shrink may spend; past it the smallest failing case so far is reported.
+_SHRINK_BUDGET = 200
+_MAX_SHRUNK = 3
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much to draw: cases a stratum."""
+
+    name: str
+    cases: int
+
+
+PROFILES = {p.name: p for p in (Profile("smoke", 1), Profile("gate", 2), Profile("deep", 40))}
+
+
+def profile(name: str) -> Profile:
+    """The profile of this name. Raises :class:`conformance.errors.UserError`."""
+    if name not in PROFILES:
+        raise unknown("profile", name, PROFILES)
+    return PROFILES[name]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One invariant on one case: pass, fail, blocked, not-applicable or error."""
+
+    outcome: str
+    problems: tuple[Problem, ...] = ()
+    worst: float | None = None
+    reason: str = ""
+
+
+def judge(invariant: Invariant, trial: Trial) -> Judgement:
+    """Judge one case. A mistake of the suite itself becomes an ``error``, never a failure of the loader."""
+    try:
+        reason = trial.undecidable or invariant.applies(trial)
+        if reason:
+            return Judgement("not-applicable", reason=reason)
+        seen = len(trial.fractions)
+        problems = tuple(invariant.check(trial))
+        fractions = trial.fractions[seen:]
+    except Blocked as blocked:
+        return Judgement("blocked", reason=str(blocked))
+    except Unsupported as unsupported:
+        return Judgement("not-applicable", reason=str(unsupported))
+    except Exception as error:  # noqa: BLE001 - our own fault, reported as such
+        return Judgement("error", reason=f"{type(error).__name__}: {error}")
+    if problems:
+        return Judgement("fail", problems)
+    return Judgement("pass", worst=max(fractions, default=None))
+
+
+@dataclass
+class Tally:
+    """What came of one invariant over the cases of a family."""
+
+    cases: Counter[str] = field(default_factory=Counter)
+    regimes: Counter[str] = field(default_factory=Counter)
+    known: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    new: dict[tuple[str, str], list] = field(default_factory=dict)
+    worst: float | None = None
+
+
+class Explorer:
+    """Explores families on one loader with a ledger's knowledge."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        ledger: Ledger,
+        invariants: Iterable[Invariant],
+        profile: Profile,
+        seed: int,
+        alive: Callable[[str, int], None] = lambda family, cases: None,
+    ) -> None:
+        self.loader = loader
+        self.ledger = ledger
+        self.entries = ledger.active(loader.release)
+        self.invariants = list(invariants)
+        self.profile = profile
+        self.seed = seed
+        self.alive = alive
+        self.target = loader.target.spec
+
+    # -- drawing -----------------------------------------------------------------------------------------------------
+
+    def _run(self, family: Family, stratum: Stratum, visit: Callable[[Case], None], shrink: bool = False) -> None:
+        """Draw a stratum's cases and visit each; deterministic for a seed.
+
+        Hypothesis's first case is always the simplest one it can make, in every stratum nearly the same: exploring
+        skips it, shrinking starts from it.
+        """
+        skip = not shrink
+
+        @hypothesis.seed(self.seed)
+        @hypothesis.settings(
+            max_examples=self.profile.cases * stratum.weight + 1,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+            report_multiple_bugs=False,
+            verbosity=Verbosity.quiet,
+        )
+        @hypothesis.given(cases(family, stratum))
+        def visit_each(case: Case) -> None:
+            nonlocal skip
+            if skip:
+                skip = False
+            else:
+                visit(case)
+
+        visit_each()
+
+    # -- judging -----------------------------------------------------------------------------------------------------
+
+    def attribute(self, trial: Trial, invariant: Invariant, problem: Problem) -> Entry | None:
+        """The ledger entry a problem belongs to, or None when it is new."""
+        name, family = invariant.name, trial.family.name
+        return next(
+            (e for e in self.entries if e.covers(family, name, problem.kind, problem.tensor, trial.regimes)), None
+        )
+
+    def explore(self, family: Family) -> list[results.Verdict]:
+        """Verdicts of every invariant for one family."""
+        if not self.loader.supports(family):
+            reason = f"timm {self.loader.timm_version} does not know the format (first release: {family.first_release})"
+            return [
+                results.Verdict(self.target, family.name, i.name, "not-applicable", reason=reason) for i in self.invariants
+            ]
+        tallies = {i.name: Tally() for i in self.invariants}
+        judged = 0
+        for stratum in STRATA:
+
+            def visit(case: Case, stratum: Stratum = stratum) -> None:
+                nonlocal judged
+                judged += 1
+                trial = Trial(family, case, self.loader)
+                for invariant in self.invariants:
+                    self._tally(tallies[invariant.name], invariant, trial, stratum)
+
+            self._run(family, stratum, visit)
+            self.alive(family.name, judged)
+        return [self._verdict(family, i, tallies[i.name]) for i in self.invariants]
+
+    def _tally(self, tally: Tally, invariant: Invariant, trial: Trial, stratum: Stratum) -> None:
+        result = judge(invariant, trial)
+        outcome = result.outcome
+        if result.reason:
+            tally.reasons[result.reason] += 1
+        if result.worst is not None:
+            tally.worst = max(tally.worst or 0.0, result.worst)
+        if outcome == "fail":
+            owners = {(p.kind, p.tensor): (p, self.attribute(trial, invariant, p)) for p in result.problems}
+            for key, (problem, entry) in owners.items():
+                if entry is not None:
+                    tally.known[entry.id] += 1
+                elif key in tally.new:
+                    tally.new[key][-1] += 1
+                else:
+                    tally.new[key] = [problem, trial.case, stratum, 1]
+            if all(entry is not None for _, entry in owners.values()):
+                outcome = "known"
+        tally.cases[outcome] += 1
+        if outcome in ("pass", "fail", "known"):
+            tally.regimes.update(trial.regimes)
+
+    def _verdict(self, family: Family, invariant: Invariant, tally: Tally) -> results.Verdict:
+        failures = [
+            self._failure(family, invariant, *found, shrink=n < _MAX_SHRUNK)
+            for n, found in enumerate(tally.new.values())
+        ]
+        counts = tally.cases
+        verdict: results.VerdictName = "not-applicable"
+        for outcome in ("error", "fail", "known", "pass"):
+            if counts[outcome]:
+                verdict = outcome  # type: ignore[assignment]
+                break
+        reasons = "; ".join(reason for reason, _ in tally.reasons.most_common(3))
+        return results.Verdict(
+            target=self.target,
+            family=family.name,
+            invariant=invariant.name,
+            verdict=verdict,
+            cases=dict(sorted(counts.items())),
+            regimes=dict(sorted(tally.regimes.items())),
+            known=dict(sorted(tally.known.items())),
+            failures=failures,
+            worst=tally.worst,
+            reason=reasons if verdict in ("not-applicable", "error") else "",
+        )
+
+    def _failure(
+        self, family: Family, invariant: Invariant, problem: Problem, case: Case, stratum: Stratum, count: int, shrink: bool
+    ) -> results.Failure:
+        if shrink:
+            problem, case = self._shrink(family, invariant, problem, case, stratum)
+        tags = fingerprint_regimes(Trial(family, case, self.loader))
+        signature = f"{invariant.name}:{family.name}:{problem.kind}:{problem.tensor}"
+        return results.Failure(f"{signature}[{tags}]", problem.kind, problem.tensor, problem.message, case, count)
+
+    def _shrink(
+        self, family: Family, invariant: Invariant, problem: Problem, case: Case, stratum: Stratum
+    ) -> tuple[Problem, Case]:
+        """The smallest case Hypothesis finds that still shows the same new problem."""
+        key = (problem.kind, problem.tensor)
+        smallest = (problem, case)
+        answers: dict[str, Problem | None] = {}
+
+        def visit(candidate: Case) -> None:
+            nonlocal smallest
+            text = candidate.to_json()
+            if text not in answers and len(answers) < _SHRINK_BUDGET:
+                trial = Trial(family, candidate, self.loader)
+                found = [p for p in judge(invariant, trial).problems if (p.kind, p.tensor) == key]
+                answers[text] = next((p for p in found if self.attribute(trial, invariant, p) is None), None)
+            answer = answers.get(text)
+            if answer is not None:
+                smallest = (answer, candidate)
+                raise _Shown
+
+        with contextlib.suppress(_Shown):
+            self._run(family, stratum, visit, shrink=True)
+        return smallest
+
+    # -- witnesses ---------------------------------------------------------------------------------------------------
+
+    def replay(self, entry_id: str, witness: WitnessFile, family: Family) -> results.Witness:
+        """Replay a stored witness: inside the entry's range it must fail as recorded, outside it must pass."""
+        entry = self.ledger.entry(entry_id)
+        must_fail = entry is not None and entry.applies_to(self.loader.release)
+        if not self.loader.supports(family):
+            return results.Witness(self.target, entry_id, "not-applicable", True, "the release does not know the format")
+        trial = Trial(family, witness.case, self.loader)
+        judgement = judge(INVARIANTS[witness.invariant], trial)
+        if judgement.outcome == "error":
+            return results.Witness(self.target, entry_id, "error", False, judgement.reason)
+        if judgement.outcome == "not-applicable":
+            return results.Witness(self.target, entry_id, "not-applicable", not must_fail, judgement.reason)
+        shown = next((p for p in judgement.problems if (p.kind, p.tensor) == (witness.kind, witness.tensor)), None)
+        if shown is None:
+            others = "; ".join(p.message for p in judgement.problems) or judgement.reason
+            return results.Witness(self.target, entry_id, "fixed", not must_fail, others)
+        return results.Witness(self.target, entry_id, "fails", must_fail, shown.message)
+
+
+class _Shown(Exception):
+    """A candidate shows the failure being shrunk."""
+
+
+def fingerprint_regimes(trial: Trial) -> str:
+    """How a case's geometry, dtype and declaration set it apart from the plainest one, as part of a fingerprint."""
+    telling = {"equal-count-other-shape", "half-precision", "declared-absent", "declared-default"}
+    shapes = {r for r in trial.regimes if r.startswith(("patch-", "grid-")) and not r.endswith(("native", "non-square"))}
+    return "+".join(sorted(shapes | telling & trial.regimes | trial.family.tags(trial.case))) or "plain"

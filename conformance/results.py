@@ -1,0 +1,165 @@
+"""Results as first-class values: NDJSON lines, one header a target, then witnesses and verdicts, then a footer.
+
+A file without its footer was cut off; what it holds still counts. Readers ignore line types they do not know.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from .cases import Case
+
+SCHEMA = 1
+
+VerdictName = Literal["pass", "fail", "known", "fixed", "not-applicable", "error"]
+REPLAYS = Literal["fails", "fixed", "not-applicable", "error"]
+
+
+class Header(msgspec.Struct, tag="header", tag_field="type", frozen=True):
+    """What one worker ran: target, versions, shims in use, profile and selection."""
+
+    target: str
+    timm: str
+    python: str
+    torch: str
+    platform: str
+    device: str
+    shims: list[str]
+    profile: str
+    seed: int
+    families: list[str]
+    invariants: list[str]
+    schema: int = SCHEMA
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """One way an invariant fails. ``fingerprint`` is its identity; ``case`` the smallest one found that shows it."""
+
+    fingerprint: str
+    kind: str
+    tensor: str
+    message: str
+    case: Case
+    count: int = 1
+
+
+class Verdict(msgspec.Struct, tag="verdict", tag_field="type", frozen=True):
+    """One family x invariant on one target.
+
+    ``cases`` counts cases by outcome (pass, fail, known, blocked, not-applicable, error), ``regimes`` the judged cases by
+    regime, ``known`` the cases by ledger entry; ``worst`` is the largest error of a passing comparison as a fraction of
+    its bound.
+    """
+
+    target: str
+    family: str
+    invariant: str
+    verdict: VerdictName
+    cases: dict[str, int] = {}
+    regimes: dict[str, int] = {}
+    known: dict[str, int] = {}
+    failures: list[Failure] = []
+    worst: float | None = None
+    reason: str = ""
+
+
+class Witness(msgspec.Struct, tag="witness", tag_field="type", frozen=True):
+    """A stored witness replayed on a target; ``expected`` is False when the ledger says otherwise."""
+
+    target: str
+    id: str
+    replay: REPLAYS
+    expected: bool
+    message: str = ""
+
+
+class Progress(msgspec.Struct, tag="progress", tag_field="type", frozen=True):
+    """A sign of life of a worker: cases judged so far. Not kept in merged results."""
+
+    target: str
+    family: str
+    cases: int
+
+
+class Footer(msgspec.Struct, tag="footer", tag_field="type", frozen=True):
+    """The end of a complete file."""
+
+    seconds: float
+    exit_code: int = 0
+
+
+Record = Header | Verdict | Witness | Progress | Footer
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+_decoder = msgspec.json.Decoder(Record)
+
+
+def encode(record: Record) -> bytes:
+    """One NDJSON line."""
+    return _encoder.encode(record) + b"\n"
+
+
+def decode(lines: Iterable[bytes]) -> Iterator[Record]:
+    """Records of the lines that are complete and of a known type."""
+    for line in lines:
+        try:
+            yield _decoder.decode(line)
+        except msgspec.DecodeError:  # a line cut off by a crash, or of a later version
+            continue
+
+
+def read(path: Path) -> list[Record]:
+    """All records of a file; a missing file has none."""
+    return list(decode(path.read_bytes().splitlines())) if path.is_file() else []
+
+
+class Results:
+    """Records of one run, in order, with the questions reports ask."""
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self.records: list[Record] = list(records)
+
+    def add(self, record: Record) -> None:
+        """Append a record."""
+        self.records.append(record)
+
+    @property
+    def headers(self) -> list[Header]:
+        """One header a target that started."""
+        return [r for r in self.records if isinstance(r, Header)]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Every family x invariant x target."""
+        return [r for r in self.records if isinstance(r, Verdict)]
+
+    @property
+    def witnesses(self) -> list[Witness]:
+        """Every replay."""
+        return [r for r in self.records if isinstance(r, Witness)]
+
+    def of(self, target: str, family: str | None = None, invariant: str | None = None) -> list[Verdict]:
+        """Verdicts of a target, optionally of one family or invariant."""
+        return [
+            v
+            for v in self.verdicts
+            if v.target == target and family in (None, v.family) and invariant in (None, v.invariant)
+        ]
+
+    def judged(self, target: str, invariant: str) -> tuple[int, Counter[str]]:
+        """Cases an invariant really judged on a target, over all families, in total and by regime."""
+        total, regimes = 0, Counter()
+        for verdict in self.of(target, invariant=invariant):
+            total += sum(verdict.cases.get(outcome, 0) for outcome in ("pass", "fail", "known"))
+            regimes.update(verdict.regimes)
+        return total, regimes
+
+    def write(self, path: Path) -> None:
+        """Write all records but signs of life."""
+        kept = [encode(r) for r in self.records if not isinstance(r, Progress)]
+        path.write_bytes(b"".join(kept))
