@@ -1,0 +1,1 @@
+"""Property-based conformance suite for timm's Vision Transformer checkpoint loaders."""

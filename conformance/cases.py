@@ -108,6 +108,15 @@ def _to_line(old: Size, new: Size, axis: int) -> bool:
     return new[axis] == 1 and old[other] != new[other] and min(old[other], new[other]) > 1
 
 
+def _mistaken_for_224(case: Case) -> bool:
+    """Whether a loader that takes an undeclared input size for 224x224 reads another grid out of the same tokens."""
+    for geometry in (case.source, case.destination):
+        claimed = (224 // geometry.patch_size[0], 224 // geometry.patch_size[1])
+        if claimed[0] * claimed[1] == geometry.tokens and claimed != geometry.grid_size:
+            return case.declared == "absent"
+    return False
+
+
 def regimes(case: Case, num_prefix_tokens: int) -> frozenset[str]:
     """The regimes a case is in, by name; ledger entries and invariants refer to these."""
     source, destination = case.source, case.destination
@@ -124,6 +133,7 @@ def regimes(case: Case, num_prefix_tokens: int) -> frozenset[str]:
         "patch-non-square": len(set(source.patch_size)) > 1 or len(set(destination.patch_size)) > 1,
         "half-precision": case.dtype != "float32",
         "wrapped": case.wrapper != "bare",
+        "mistaken-for-224": _mistaken_for_224(case),
         "patch-to-column": _to_line(source.patch_size, destination.patch_size, 1),
         "patch-to-row": _to_line(source.patch_size, destination.patch_size, 0),
         "grid-to-column": _to_line(source.grid_size, destination.grid_size, 1),

@@ -261,8 +261,8 @@ class Explorer:
             return results.Witness(self.target, entry_id, "not-applicable", True, "the release does not know the format")
         trial = Trial(family, witness.case, self.loader)
         judgement = judge(INVARIANTS[witness.invariant], trial)
-        if judgement.outcome == "error":
-            return results.Witness(self.target, entry_id, "error", False, judgement.reason)
+        if judgement.outcome in ("error", "blocked"):
+            return results.Witness(self.target, entry_id, "error", False, f"cannot be judged: {judgement.reason}")
         if judgement.outcome == "not-applicable":
             return results.Witness(self.target, entry_id, "not-applicable", not must_fail, judgement.reason)
         shown = next((p for p in judgement.problems if (p.kind, p.tensor) == (witness.kind, witness.tensor)), None)

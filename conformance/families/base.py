@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis.strategies import SearchStrategy
 from packaging.version import Version
 
-from reference import BICUBIC_ANTIALIAS, Resampling
+from reference.resize import BICUBIC_ANTIALIAS, Resampling
 
 from ..cases import Case, Geometry, Size
 
@@ -47,6 +47,7 @@ class Family:
     resampling      how the format's kernel and grid are resampled
     tags            regimes of a case beyond the common ones; ``own_regimes`` lists all a family can produce
     undecidable     why no loader could know the answer for a case, or None
+    unreachable     regimes no case of the family can be in
     square_source_patch  whether a resampled kernel must come from a square patch for its size to be known
     """
 
@@ -69,6 +70,7 @@ class Family:
     own_regimes: frozenset[str] = frozenset()
     undecidable: Callable[[Case], str | None] = _decidable
     square_source_patch: bool = False
+    unreachable: frozenset[str] = frozenset()
     wrappers: tuple[str, ...] = ("bare", "model", "state_dict", "model.state_dict")
 
     def supported_by(self, release: Version) -> bool:

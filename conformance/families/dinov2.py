@@ -44,6 +44,7 @@ DINOV2 = _family(
     _options(),
     models=("vit_*_dinov2.*",),
     not_models=("*_reg?_dinov2.*", "vit_giant_*"),
+    unreachable=frozenset({"prefix-0", "prefix-1+R"}),
 )
 
 DINOV2_REGISTERS = _family(
@@ -52,6 +53,7 @@ DINOV2_REGISTERS = _family(
     _options(reg_tokens=st.integers(1, 4), no_embed_class=st.just(True)),
     models=("vit_*_reg?_dinov2.*",),
     not_models=("vit_giant_*",),
+    unreachable=frozenset({"prefix-0", "prefix-1"}),
     tags=_with_registers,
     own_regimes=frozenset({"class-row-folded"}),
 )
@@ -62,6 +64,7 @@ DINOV2_SWIGLU = _family(
     _swiglu(),
     source="facebookresearch/dinov2 dinov2/layers/swiglu_ffn.py",
     models=("vit_giant_*_dinov2.*",),
+    unreachable=frozenset({"prefix-0"}),
     tags=_with_registers,
     own_regimes=frozenset({"class-row-folded"}),
 )

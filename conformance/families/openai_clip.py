@@ -35,6 +35,7 @@ OPENAI_CLIP = Family(
         "vit_*_clip_*.tinyclip*",
     ),
     implied=lambda arch: frozenset({"head.bias"}),
+    unreachable=frozenset({"prefix-0", "prefix-1+R"}),
     foreign=_foreign(""),
 )
 

@@ -49,6 +49,7 @@ OPENCLIP_TRUNK = Family(
     not_models=("*_gap_*", "*_ft_in1k"),
     implied=lambda arch: frozenset({"head.bias"} if arch["head"] == "proj" else ()),
     foreign=_foreign(""),
+    unreachable=frozenset({"prefix-1+R"}),
     tags=_tags,
     own_regimes=frozenset({"head-none", "head-proj", "head-proj+bias"}),
 )

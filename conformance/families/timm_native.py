@@ -82,6 +82,7 @@ LEGACY_LINEAR = Family(
     own_regimes=frozenset({"linear-kernel", "pre-logits"}),
     undecidable=_legacy_undecidable,
     square_source_patch=True,
+    unreachable=frozenset({"prefix-0", "prefix-1+R"}),
 )
 
 FAMILIES = (TIMM_NATIVE, LEGACY_LINEAR)

@@ -118,7 +118,7 @@ def model_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
         "no_embed_class": arch.get("no_embed_class", False),
         "pre_norm": arch.get("pre_norm", False),
         "qkv_bias": arch.get("qkv_bias", True),
-        "init_values": 1e-5 if arch.get("layer_scale") else None,
+        "init_values": 1e-5 if arch.get("layer_scale") else 0.0,  # create_model drops arguments that are None
         "norm_layer": partial(nn.LayerNorm, eps=eps),
         "act_layer": arch.get("act", "gelu"),
     }

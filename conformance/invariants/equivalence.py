@@ -32,8 +32,8 @@ def native_identity(trial: Trial) -> Iterator[Problem]:
     catches="conversions that are self-consistent but mean something else: wrong token order, norm, gate or bias.",
     regimes=("native", "prefix-0", "prefix-1", "prefix-1+R"),
     applies=unless(
-        lambda t: t.case.native and t.case.contents.kind == "normal",
-        "needs the native geometry and generic values (others make LayerNorm divide by zero variance)",
+        lambda t: t.case.native and t.case.contents.kind not in ("constant", "one-hot"),
+        "needs the native geometry and tokens that vary (LayerNorm divides by their variance)",
     ),
 )
 def native_forward(trial: Trial) -> Iterator[Problem]:

@@ -1,0 +1,98 @@
+"""The command line: a thin layer over plain functions. torch is imported only when a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .errors import EXIT_USAGE, UserError
+from .targets import DEFAULT_TARGETS
+
+_REPEATED = {"multiple": True, "metavar": "NAME"}
+
+
+class _Group(click.Group):
+    """Turns a user's mistake into one line and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"timm-conformance: {error}", err=True)
+            sys.exit(EXIT_USAGE)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="timm-conformance")
+def main() -> None:
+    """Conformance suite for timm's Vision Transformer checkpoint loaders.
+
+    Exit codes: 0 as expected; 1 new failure, or a ledger entry that no longer fails; 2 usage or environment;
+    3 vacuous (an invariant met no case, or missed a regime it must meet).
+    """
+
+
+@main.command()
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.option("--family", **_REPEATED, help="Judge this family only (repeatable).")
+@click.option("--invariant", **_REPEATED, help="Judge this invariant only (repeatable).")
+@click.option("--profile", default="gate", show_default=True, metavar="NAME", help="smoke, gate or deep.")
+@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True)
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores", help="Targets side by side.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn cases.")
+@click.option("--shard", metavar="I/N", help="Judge every N-th family, starting with the I-th.")
+@click.option("--timeout", type=click.FloatRange(1), default=300, show_default=True, help="Seconds without a sign of life.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="results", show_default=True, metavar="DIR")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML.")
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def run(targets: tuple[str, ...], **options: Any) -> None:
+    """Judge TARGETs, by default timm==0.9.16 timm==1.0.31 reference.
+
+    A target is timm==VERSION, path:DIR, installed, reference, or loader:MODULE:FUNCTION.
+    """
+    from .commands import run_targets
+
+    sys.exit(run_targets(targets or DEFAULT_TARGETS, **options))
+
+
+@main.command(name="list")
+@click.argument("what", type=click.Choice(["families", "invariants", "ledger", "releases"]))
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--ledger", metavar="FILE|none", help="Ledger to list [default: the project's].")
+def list_(what: str, form: str, ledger: str | None) -> None:
+    """List families, invariants, ledger entries or cached releases."""
+    from .listing import show
+
+    show(what, form, ledger)
+
+
+@main.command()
+@click.argument("names", nargs=-1, required=True, metavar="[ID|FILE]... TARGET...")
+@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True)
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores")
+@click.option("--timeout", type=click.FloatRange(1), default=300, show_default=True)
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def replay(names: tuple[str, ...], **options: Any) -> None:
+    """Replay stored witnesses on TARGETs: FAILS, FIXED or ERROR.
+
+    An ID is a ledger entry, a FILE a witness a run wrote; none given means every ledger entry.
+    """
+    from .commands import replay_witnesses
+
+    sys.exit(replay_witnesses(names, **options))
+
+
+@main.command()
+def doctor() -> None:
+    """Show the environment: versions, shims in use, releases cached, CUDA seen."""
+    from .doctor import examine
+
+    sys.exit(examine())
+
+
+if __name__ == "__main__":
+    main()

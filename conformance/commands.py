@@ -1,0 +1,214 @@
+"""What ``run`` and ``replay`` do, and how they show it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from . import ledger as ledgers
+from . import results
+from .engine import profile
+from .errors import EXIT_USAGE, UserError, unknown
+from .families import FAMILIES
+from .invariants import INVARIANTS
+from .ledger import Ledger, WitnessFile
+from .outcome import exit_code, vacuous
+from .report import junit as junit_report
+from .report.markdown import summary
+from .report.terminal import denominator, known_lines, print_failures, print_table
+from .runner import Plan
+from .runner import run as run_plan
+from .targets import parse_target
+
+
+def _choose(kind: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
+    for name in names:
+        if name not in known:
+            raise unknown(kind, name, known)
+    return [k for k in known if k in names] if names else list(known)
+
+
+def _shard(families: list[str], shard: str | None) -> list[str]:
+    if shard is None:
+        return families
+    try:
+        index, count = (int(part) for part in shard.split("/"))
+    except ValueError:
+        index, count = 0, 0
+    if not 1 <= index <= count:
+        raise UserError(f"--shard {shard!r}: write I/N with 1 <= I <= N, for example 1/4")
+    mine = families[index - 1 :: count]
+    if not mine:
+        raise UserError(f"--shard {shard}: only {len(families)} families to share out")
+    return mine
+
+
+def _device(name: str, console: Console) -> str:
+    if name != "auto":
+        return name
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    console.print("device auto: no CUDA device is visible; everything runs on the CPU, nothing on CUDA", style="yellow")
+    return "cpu"
+
+
+def run_targets(
+    targets: Sequence[str],
+    *,
+    family: Sequence[str],
+    invariant: Sequence[str],
+    profile: str,
+    device: str,
+    jobs: int,
+    seed: int,
+    shard: str | None,
+    timeout: float,
+    out: Path,
+    junit: Path | None,
+    ledger: str | None,
+) -> int:
+    """Run the suite, show it, write ``results.ndjson`` and ``summary.md`` to ``out``; returns the exit code."""
+    started = time.monotonic()
+    console = Console(highlight=False)
+    targets = list(dict.fromkeys(targets))
+    for spec in targets:
+        parse_target(spec)
+    _profile(profile)
+    families = _shard(_choose("family", family, list(FAMILIES)), shard)
+    invariants = _choose("invariant", invariant, list(INVARIANTS))
+    book = ledgers.load(ledger or ledgers.DEFAULT_PATH)
+    plan = Plan(
+        targets=tuple(targets),
+        families=tuple(families),
+        invariants=tuple(invariants),
+        profile=profile,
+        seed=seed,
+        device=_device(device, console),
+        ledger=ledger,
+        jobs=jobs,
+        timeout=timeout,
+    )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror}") from None
+    collected = _watched(plan, console)
+    gaps = vacuous(collected, families, invariants, narrowed=len(families) < len(FAMILIES))
+    code = exit_code(collected, gaps)
+    titles = {e.id: e.title for e in book.entries}
+    collected.add(results.Footer(round(time.monotonic() - started, 3), code))
+    collected.write(out / "results.ndjson")
+    (out / "summary.md").write_text(summary(collected, targets, families, titles, gaps, code), encoding="utf-8")
+    if junit is not None:
+        junit_report.write(collected, junit)
+    print_table(console, collected, targets, families)
+    known = known_lines(collected, titles)
+    if known:
+        console.print("\nKnown bugs that showed", style="bold yellow")
+        for line in known:
+            console.print(f"~ {line}", markup=False)
+    print_failures(console, collected, _store_witnesses(collected, out / "witnesses"))
+    for gap in gaps:
+        console.print(f"? not judged: {gap}", style="yellow", markup=False)
+    console.print()
+    for line in denominator(collected):
+        console.print(line, markup=False)
+    console.print(f"{time.monotonic() - started:.1f} s; results in {out}; exit code {code}", style="bold", markup=False)
+    return code
+
+
+_profile = profile
+
+
+def _watched(plan: Plan, console: Console) -> results.Results:
+    """Run a plan with progress: a bar a target on a terminal, and each replayed witness or new failure as it arrives."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        total = len(plan.families) * len(plan.invariants)
+        tasks = {t: bars.add_task(t, total=total) for t in plan.targets}
+        replayed: Counter[tuple[str, str]] = Counter()
+
+        def watch(record: results.Record) -> None:
+            if isinstance(record, results.Progress):
+                bars.update(tasks[record.target], description=f"{record.target} {record.family}: {record.cases} cases")
+            elif isinstance(record, results.Verdict):
+                bars.update(tasks[record.target], advance=1, description=record.target)
+                for failure in record.failures:
+                    bars.console.print(f"✗ {record.target}  {failure.fingerprint}", style="red", markup=False)
+            elif isinstance(record, results.Witness):
+                replayed[record.target, record.replay] += 1
+                if record.replay == "fails" or not record.expected:
+                    kind = "as the ledger says" if record.expected else "NOT as the ledger says"
+                    text = f"  {record.target}  witness {record.id} {record.replay.upper()} ({kind}): {record.message}"
+                    bars.console.print(text[:200], style="dim" if record.expected else "magenta", markup=False)
+
+        return run_plan(plan, watch)
+
+
+def _store_witnesses(collected: results.Results, folder: Path) -> dict[str, Path]:
+    """Write a witness file for each new failure; returns them by fingerprint."""
+    stored: dict[str, Path] = {}
+    for verdict in collected.verdicts:
+        for failure in verdict.failures:
+            folder.mkdir(parents=True, exist_ok=True)
+            slug = "".join(c if c.isalnum() or c in "-_." else "_" for c in failure.fingerprint)[:150]
+            path = folder / f"{slug}.json"
+            witness = WitnessFile(verdict.invariant, failure.kind, failure.tensor, failure.case)
+            path.write_bytes(msgspec.json.format(msgspec.json.encode(witness), indent=1) + b"\n")
+            stored[failure.fingerprint] = path
+    return stored
+
+
+def replay_witnesses(
+    names: Sequence[str], *, device: str, jobs: int, timeout: float, ledger: str | None
+) -> int:
+    """Replay witnesses on targets, one line each; returns the exit code."""
+    console = Console(highlight=False, soft_wrap=True)
+    book = ledgers.load(ledger or ledgers.DEFAULT_PATH)
+    witnesses, targets = _sort_names(names, book)
+    if not targets:
+        raise UserError("name at least one target, for example timm==1.0.31")
+    for spec in targets:
+        parse_target(spec)
+    plan = Plan(
+        targets=tuple(targets),
+        families=tuple(FAMILIES),
+        invariants=tuple(INVARIANTS),
+        device=_device(device, console),
+        ledger=ledger,
+        witnesses=tuple(witnesses or book.witnesses),
+        jobs=jobs,
+        timeout=timeout,
+    )
+    collected = run_plan(plan)
+    for witness in collected.witnesses:
+        surprise = "" if witness.expected else "  (not as the ledger says)"
+        line = f"{witness.replay.upper():<15} {witness.target:<16} {witness.id}{surprise}"
+        console.print(line + (f": {witness.message}" if witness.message else ""), markup=False)
+    if any(w.replay == "error" for w in collected.witnesses):
+        return EXIT_USAGE
+    return exit_code(collected, [])
+
+
+def _sort_names(names: Sequence[str], book: Ledger) -> tuple[list[str], list[str]]:
+    """Tell ledger ids, witness files and targets apart."""
+    witnesses, targets = [], []
+    for name in names:
+        if name in book.witnesses:
+            witnesses.append(name)
+        elif name.endswith(".json"):
+            ledgers.read_witness(Path(name))
+            witnesses.append(str(Path(name).resolve()))
+        elif name in ("reference", "installed") or "==" in name or ":" in name:
+            targets.append(name)
+        else:
+            raise unknown("witness or target", name, [*book.witnesses, "reference", "installed"])
+    return witnesses, targets

@@ -1,0 +1,58 @@
+"""What a run amounts to: its exit code, and the promises nobody really checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from .errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, EXIT_VACUOUS
+from .families import FAMILIES
+from .invariants import INVARIANTS
+from .results import Results, Verdict
+
+
+def vacuous(results: Results, families: list[str], invariants: list[str], narrowed: bool) -> list[str]:
+    """Invariants that met no case, or missed a regime they must meet, one line each.
+
+    Judged for each target over all its families; cases that were blocked or not applicable do not count. With a narrowed
+    selection, only the regimes the chosen families can produce are asked for, and only of invariants that apply to them
+    and that no reported failure blocks. Targets that failed to run are errors, not gaps.
+    """
+    gaps = []
+    for target in dict.fromkeys(v.target for v in results.verdicts):
+        known = [v.family for v in results.of(target) if not _unsupported(v)]
+        reachable = [FAMILIES[f] for f in families if f in known]
+        if not reachable or any(v.verdict == "error" for v in results.of(target)):
+            continue
+        for name in invariants:
+            total, met = results.judged(target, name)
+            if narrowed and not _open_to(results.of(target, invariant=name)):
+                continue
+            if not total:
+                gaps.append(f"{target}: {name} met no case it could judge")
+                continue
+            for regime in INVARIANTS[name].regimes:
+                possible = not narrowed or any(regime not in f.unreachable for f in reachable)
+                if possible and not met[regime]:
+                    gaps.append(f"{target}: {name} met no case of regime {regime}")
+    return gaps
+
+
+def _open_to(verdicts: list[Verdict]) -> bool:
+    """Whether an invariant could judge every case it met: some apply, none is blocked by another, reported failure."""
+    counts = sum((Counter(v.cases) for v in verdicts), Counter())
+    return not counts["blocked"] and counts.total() > counts["not-applicable"]
+
+
+def _unsupported(verdict: Verdict) -> bool:
+    return verdict.verdict == "not-applicable" and not verdict.cases
+
+
+def exit_code(results: Results, gaps: list[str]) -> int:
+    """0 as the ledger says; 1 new failure, or an entry that no longer fails; 2 a target could not run; 3 vacuous."""
+    verdicts = {v.verdict for v in results.verdicts}
+    surprised = [w for w in results.witnesses if not w.expected]
+    if "fail" in verdicts or any(w.replay != "error" for w in surprised):
+        return EXIT_FAILURE
+    if "error" in verdicts or surprised:
+        return EXIT_USAGE
+    return EXIT_VACUOUS if gaps else EXIT_EXPECTED

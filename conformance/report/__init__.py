@@ -1,0 +1,1 @@
+"""Reports: independent readers of results."""

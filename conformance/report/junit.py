@@ -1,0 +1,41 @@
+"""JUnit XML as CI systems read it: one suite a target, one case an invariant of a family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree as xml
+
+from ..results import Results, Verdict
+
+
+def _body(verdict: Verdict, case: xml.Element) -> None:
+    if verdict.verdict == "fail":
+        for failure in verdict.failures:
+            text = f"{failure.message}\n{failure.case.describe()}"
+            xml.SubElement(case, "failure", type=failure.kind, message=failure.fingerprint).text = text
+    elif verdict.verdict == "error":
+        xml.SubElement(case, "error", message=verdict.reason)
+    elif verdict.verdict == "known":
+        xml.SubElement(case, "skipped", message=f"known: {', '.join(verdict.known)}")
+    elif verdict.verdict == "not-applicable":
+        xml.SubElement(case, "skipped", message=verdict.reason)
+
+
+def write(results: Results, path: Path) -> None:
+    """Write the verdicts of a run."""
+    root = xml.Element("testsuites", name="timm-conformance")
+    for target in dict.fromkeys(v.target for v in results.verdicts):
+        verdicts = results.of(target)
+        counts = {n: sum(v.verdict == n for v in verdicts) for n in ("fail", "error", "known", "not-applicable")}
+        suite = xml.SubElement(
+            root,
+            "testsuite",
+            name=target,
+            tests=str(len(verdicts)),
+            failures=str(counts["fail"]),
+            errors=str(counts["error"]),
+            skipped=str(counts["known"] + counts["not-applicable"]),
+        )
+        for verdict in verdicts:
+            _body(verdict, xml.SubElement(suite, "testcase", classname=verdict.family, name=verdict.invariant))
+    xml.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)

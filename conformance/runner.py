@@ -1,0 +1,190 @@
+"""One worker process a target, side by side; what they report is merged, and what they fail to report is an error verdict."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import results, targets
+from .errors import UserError
+from .results import Footer, Record, Results, Verdict, Witness
+
+SUITE = Path(__file__).with_name("suite")
+_POLL = 0.05
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run. Empty ``families`` or ``invariants`` mean all; ``witnesses`` given means replay only those."""
+
+    targets: tuple[str, ...]
+    families: tuple[str, ...]
+    invariants: tuple[str, ...]
+    profile: str = "gate"
+    seed: int = 0
+    device: str = "cpu"
+    ledger: str | None = None
+    witnesses: tuple[str, ...] | None = None
+    jobs: int = 2
+    timeout: float = 300.0
+    narrowed: bool = False
+
+
+@dataclass
+class _Worker:
+    target: str
+    process: subprocess.Popen
+    path: Path
+    log: Path
+    deadline: float
+    offset: int = 0
+    rest: bytes = b""
+    finished: bool = False
+    reason: str = ""
+    cells: set[tuple[str, str]] = field(default_factory=set)
+    replayed: set[str] = field(default_factory=set)
+
+    def fresh(self) -> Iterator[Record]:
+        """Records written since the last look."""
+        if not self.path.exists():
+            return
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            data = file.read()
+        self.offset += len(data)
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        for record in results.decode(lines):
+            if isinstance(record, Verdict):
+                self.cells.add((record.family, record.invariant))
+            elif isinstance(record, Witness):
+                self.replayed.add(record.id)
+            elif isinstance(record, Footer):
+                self.finished = True
+            yield record
+
+
+def run(plan: Plan, watch: Callable[[Record], None] = lambda record: None) -> Results:
+    """Run every target of the plan and return all records; ``watch`` sees each as it arrives.
+
+    A worker that crashes, hangs or cannot start ends as ``error`` verdicts with the reason; the others are not disturbed.
+    An interrupt ends the workers and returns what was computed. Raises :class:`UserError` only when no target could run.
+    """
+    collected = Results()
+    waiting: list[str] = []
+    for spec in plan.targets:
+        try:
+            targets.prepare(targets.parse_target(spec))
+            waiting.append(spec)
+        except UserError as error:
+            if len(plan.targets) == 1:
+                raise
+            _give_up(collected, plan, spec, str(error), set(), watch)
+    if not waiting:
+        raise UserError("none of the targets can run: " + "; ".join(sorted({v.reason for v in collected.verdicts})))
+    running: list[_Worker] = []
+    serial = itertools.count()
+    with tempfile.TemporaryDirectory(prefix="timm-conformance-") as scratch:
+        try:
+            while waiting or running:
+                while waiting and len(running) < max(1, plan.jobs):
+                    running.append(_start(plan, waiting.pop(0), Path(scratch), next(serial)))
+                time.sleep(_POLL)
+                for worker in list(running):
+                    if _step(worker, plan, collected, watch):
+                        running.remove(worker)
+        except KeyboardInterrupt:
+            for worker in running:
+                worker.reason = "interrupted"
+                _finish(worker, plan, collected, watch)
+            for spec in waiting:
+                _give_up(collected, plan, spec, "interrupted", set(), watch)
+        finally:
+            for worker in running:
+                worker.process.kill()
+    return collected
+
+
+def _start(plan: Plan, spec: str, scratch: Path, serial: int) -> _Worker:
+    path, log = scratch / f"{serial}.ndjson", scratch / f"{serial}.log"
+    command = [sys.executable, "-m", "pytest", "-c", str(SUITE / "pytest.ini"), "--rootdir", str(SUITE)]
+    command += ["-p", "conformance.plugin", str(SUITE), "--vit-target", spec, "--vit-results", str(path)]
+    command += ["--vit-profile", plan.profile, "--vit-seed", str(plan.seed), "--vit-device", plan.device]
+    command += [f"--vit-family={f}" for f in plan.families] + [f"--vit-invariant={i}" for i in plan.invariants]
+    command += ["--vit-ledger", plan.ledger] if plan.ledger else []
+    command += [f"--vit-witness={w}" for w in plan.witnesses or ()]
+    root = str(SUITE.parent.parent)
+    search = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": search, "OMP_NUM_THREADS": "1"}
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+        )
+    return _Worker(spec, process, path, log, time.monotonic() + plan.timeout)
+
+
+def _step(worker: _Worker, plan: Plan, collected: Results, watch: Callable[[Record], None]) -> bool:
+    """Read what a worker wrote; True when it has ended, by itself or because it hung."""
+    ended = worker.process.poll() is not None
+    for record in worker.fresh():
+        worker.deadline = time.monotonic() + plan.timeout
+        _keep(collected, record, watch)
+    if not ended and time.monotonic() > worker.deadline:
+        worker.reason = f"hung: no sign of life for {plan.timeout:.0f} s"
+        ended = True
+    if ended:
+        _finish(worker, plan, collected, watch)
+    return ended
+
+
+def _finish(worker: _Worker, plan: Plan, collected: Results, watch: Callable[[Record], None]) -> None:
+    worker.process.kill()
+    worker.process.wait()
+    for record in worker.fresh():
+        _keep(collected, record, watch)
+    if not worker.finished or worker.reason:
+        reason = worker.reason or _last_words(worker)
+        _give_up(collected, plan, worker.target, reason, worker.cells, watch, worker.replayed)
+
+
+def _keep(collected: Results, record: Record, watch: Callable[[Record], None]) -> None:
+    if not isinstance(record, Footer):
+        collected.add(record)
+    watch(record)
+
+
+def _last_words(worker: _Worker) -> str:
+    """Why a worker ended without a footer, in one line."""
+    code = worker.process.returncode
+    lines = [line.strip() for line in worker.log.read_text(errors="replace").splitlines() if line.strip()]
+    said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or lines[-1:]
+    if code < 0:
+        return f"crashed: the worker was killed by signal {-code}" + (f" ({said[-1]})" if said else "")
+    return said[-1] if said else f"crashed: the worker exited with code {code}"
+
+
+def _give_up(
+    collected: Results,
+    plan: Plan,
+    spec: str,
+    reason: str,
+    done: set[tuple[str, str]],
+    watch: Callable[[Record], None],
+    replayed: set[str] = frozenset(),  # type: ignore[assignment]
+) -> None:
+    """Error verdicts for every cell a target did not deliver."""
+    if plan.witnesses is not None:
+        for name in plan.witnesses:
+            if name not in replayed:
+                _keep(collected, Witness(spec, name, "error", False, reason), watch)
+        return
+    for family in plan.families:
+        for invariant in plan.invariants:
+            if (family, invariant) not in done:
+                _keep(collected, Verdict(spec, family, invariant, "error", reason=reason), watch)

@@ -1,0 +1,1 @@
+"""The collected property tests."""

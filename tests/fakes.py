@@ -1,0 +1,251 @@
+"""Loaders that each break one promise, and a perfect one: targets ``loader:tests.fakes:NAME``.
+
+Every fake is the corrected loader with one part replaced, or with one edit of its input or result.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+
+import reference
+from reference.resize import BICUBIC_ANTIALIAS, Resampling
+
+from .fakes_resampling import *  # noqa: F403 - one module to name in a target
+from .fakes_resampling import GRID, KERNEL, loader_with
+
+HEAD_BIAS = "head.bias"
+_SEEN: deque = deque(maxlen=256)
+
+
+def _upstream(checkpoint):
+    """Whether the checkpoint still has to be converted."""
+    return reference.detect(reference.unwrap(checkpoint)).name != "timm_native"
+
+
+def _edited(checkpoint, model, edit):
+    """The perfect result with the tensors that ``edit(state)`` returns replaced, where a conversion took place."""
+    state = reference.load_state_dict(checkpoint, model)
+    return state | edit(state) if _upstream(checkpoint) else state
+
+
+def perfect(checkpoint, model):
+    """Breaks nothing."""
+    return reference.load_state_dict(checkpoint, model)
+
+
+# -- names and shapes --------------------------------------------------------------------------------------------------
+
+
+def returns_early(checkpoint, model):
+    """Never resamples what it converts, like timm 0.9.x with CLIP."""
+    parts = {
+        "resample_patch_kernel": lambda weight, *_: weight,
+        "resample_position_grid": lambda pos, *_: pos,
+        "_complete": lambda state, _: state,
+    }
+    return loader_with(checkpoint, model, **(parts if _upstream(checkpoint) else {}))
+
+
+def resamples_the_kernel_only(checkpoint, model):
+    """Leaves the position grid as it was."""
+    return loader_with(checkpoint, model, resample_position_grid=lambda pos, *_: pos, _complete=lambda state, _: state)
+
+
+def bilinear_for_upstream(checkpoint, model):
+    """Resamples what it converts by another kernel than what it does not."""
+    how = Resampling("bilinear") if _upstream(checkpoint) else BICUBIC_ANTIALIAS
+    return reference.load_state_dict(checkpoint, model, resampling=how)
+
+
+def drops_a_bias(checkpoint, model):
+    """Loses one tensor."""
+    return {k: v for k, v in perfect(checkpoint, model).items() if k != "blocks.0.attn.proj.bias"}
+
+
+def raises_on_linear_kernels(checkpoint, model):
+    """Raises on a patch embedding stored as a matrix."""
+    if reference.unwrap(checkpoint)[KERNEL].ndim != 4:
+        raise RuntimeError("expected a 4-D kernel")
+    return perfect(checkpoint, model)
+
+
+def returns_nothing(checkpoint, model):
+    """Returns None."""
+
+
+def keeps_the_classifier(checkpoint, model):
+    """Passes a classifier on to a model without one."""
+    state = perfect(checkpoint, model)
+    return state | ({} if "head.weight" in state else {HEAD_BIAS: torch.zeros(3, dtype=state[KERNEL].dtype)})
+
+
+def ignores_wrappers(checkpoint, model):
+    """Looks for tensors at the top level only."""
+    reference.detect(checkpoint)
+    return perfect(checkpoint, model)
+
+
+def opens_one_wrapper(checkpoint, model):
+    """Opens one wrapper, not two."""
+    return ignores_wrappers(next((checkpoint[w] for w in ("model", "state_dict") if w in checkpoint), checkpoint), model)
+
+
+def passes_foreign_keys(checkpoint, model):
+    """Passes the text tower on."""
+    text = {k: v for k, v in reference.unwrap(checkpoint).items() if not k.startswith("visual.")}
+    return _edited(checkpoint, model, lambda state: text)
+
+
+def takes_text_for_image(checkpoint, model):
+    """Fills a block of the image tower from the text tower's block of the same number."""
+    weight = reference.unwrap(checkpoint).get("transformer.resblocks.0.ln_1.weight")
+    return _edited(checkpoint, model, lambda state: {} if weight is None else {"blocks.0.norm1.weight": weight})
+
+
+def numbers_blocks_as_met(checkpoint, model):
+    """Numbers the blocks in the order it meets them."""
+    state = perfect(checkpoint, model)
+    met = list(dict.fromkeys(k.split(".")[1] for k in state if k.startswith("blocks.")))
+    number = {f"blocks.{i}.": f"blocks.{n}." for n, i in enumerate(met)}
+    return {next((k.replace(a, b) for a, b in number.items() if k.startswith(a)), k): v for k, v in state.items()}
+
+
+# -- conversions -------------------------------------------------------------------------------------------------------
+
+
+def fuses_qkv_in_wrong_order(checkpoint, model):
+    """Fuses k, q, v in place of q, k, v."""
+
+    def swap(weight):
+        q, k, v = weight.chunk(3)
+        return torch.cat([k, q, v])
+
+    return _edited(checkpoint, model, lambda state: {k: swap(v) for k, v in state.items() if ".qkv." in k})
+
+
+def swaps_norms(checkpoint, model):
+    """Exchanges the two norms of a block."""
+    other = {"norm1": "norm2", "norm2": "norm1"}
+    pairs = lambda s: [(k, k.replace(n, other[n])) for k in s for n in other if f".{n}." in k]  # noqa: E731
+    return _edited(checkpoint, model, lambda state: {new: state[old] for old, new in pairs(state)})
+
+
+def transposes_the_head(checkpoint, model):
+    """Reads the projection's memory the other way round."""
+
+    def edit(state):
+        weight = state["head.weight"]
+        return {"head.weight": weight.T.reshape(weight.shape)}
+
+    return _edited(checkpoint, model, edit)
+
+
+def zeroes_a_bias(checkpoint, model):
+    """Forgets the value of one bias."""
+    return _edited(checkpoint, model, lambda state: {"norm.bias": torch.zeros_like(state["norm.bias"])})
+
+
+def swaps_gate_and_value(checkpoint, model):
+    """Exchanges the halves of a gated MLP's first layer."""
+    fc1 = lambda s: [k for k in s if ".mlp.fc1." in k]  # noqa: E731
+    return _edited(checkpoint, model, lambda s: {k: torch.cat(s[k].chunk(2)[::-1]) for k in fc1(s)})
+
+
+def rounds_to_bfloat16(checkpoint, model):
+    """Rounds every tensor on its way."""
+    return {k: v.bfloat16().to(v.dtype) for k, v in perfect(checkpoint, model).items()}
+
+
+def forgets_the_class_row(checkpoint, model):
+    """Drops the class token's position in place of folding it."""
+    return _edited(checkpoint, model, lambda state: {"cls_token": reference.unwrap(checkpoint)["cls_token"]})
+
+
+def adds_position_to_registers(checkpoint, model):
+    """Adds the class token's position to the registers too."""
+    row = reference.unwrap(checkpoint)[GRID][:, :1]
+    return _edited(checkpoint, model, lambda state: {"reg_token": state["reg_token"] + row})
+
+
+# -- manners -----------------------------------------------------------------------------------------------------------
+
+
+def pops_from_its_input(checkpoint, model):
+    """Pops a tensor it has no use for from the caller's dict."""
+    state = perfect(checkpoint, model)
+    _innermost(checkpoint).pop("mask_token", None)
+    return state
+
+
+def edits_in_place(checkpoint, model):
+    """Folds the class row into the caller's own class token."""
+    state, given = perfect(checkpoint, model), reference.unwrap(checkpoint)
+    if _upstream(checkpoint):
+        given["cls_token"] += given[GRID][:, :1]
+    return state
+
+
+def reorders_its_input(checkpoint, model):
+    """Moves the caller's first key to the end."""
+    state, given = perfect(checkpoint, model), _innermost(checkpoint)
+    first = next(iter(given))
+    given[first] = given.pop(first)
+    return state
+
+
+def _innermost(checkpoint):
+    """The dict of tensors itself, out of its wrappers."""
+    for wrapper in ("model", "state_dict"):
+        checkpoint = checkpoint.get(wrapper, checkpoint)
+    return checkpoint
+
+
+def remembers_the_checkpoint(checkpoint, model):
+    """Scales a checkpoint object it has seen before."""
+    seen = any(checkpoint is other for other in _SEEN)
+    _SEEN.append(checkpoint)
+    state = perfect(checkpoint, model)
+    return {k: 2 * v for k, v in state.items()} if seen else state
+
+
+def converts_again(checkpoint, model):
+    """Transposes the head of a checkpoint that is converted already."""
+    state = perfect(checkpoint, model)
+    if not _upstream(checkpoint) and "head.weight" in state:
+        weight = state["head.weight"]
+        state["head.weight"] = weight.T.reshape(weight.shape)
+    return state
+
+
+def casts_to_float32(checkpoint, model):
+    """Hands out float32 whatever the checkpoint's dtype."""
+    return {k: v.float() for k, v in perfect(checkpoint, model).items()}
+
+
+def head_bias_in_float32(checkpoint, model):
+    """Creates the bias the format does not have without the checkpoint's dtype."""
+    return _edited(checkpoint, model, lambda state: {HEAD_BIAS: state[HEAD_BIAS].float()})
+
+
+def head_bias_on_cpu(checkpoint, model):
+    """Creates the bias the format does not have on the CPU, wherever the checkpoint is."""
+    like = lambda bias: torch.zeros(bias.shape, dtype=bias.dtype)  # noqa: E731
+    return _edited(checkpoint, model, lambda state: {HEAD_BIAS: like(state[HEAD_BIAS])})
+
+
+def moves_to_cpu(checkpoint, model):
+    """Copies every tensor to the CPU, which the meta device refuses."""
+    return {k: v.cpu() for k, v in perfect(checkpoint, model).items()}
+
+
+def through_numpy(checkpoint, model):
+    """Goes through NumPy, which knows neither meta tensors nor bfloat16."""
+    return {k: torch.from_numpy(v.numpy()) for k, v in perfect(checkpoint, model).items()}
+
+
+def differs_under_create_model(checkpoint, model):
+    """Forgets a norm in models that timm.create_model made."""
+    state = perfect(checkpoint, model)
+    return state | ({"norm.weight": 0 * state["norm.weight"]} if hasattr(model, "default_cfg") else {})

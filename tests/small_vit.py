@@ -1,0 +1,63 @@
+"""Tiny Vision Transformer checkpoints, and models that have as much of one as a loader may look at. No timm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conformance import checkpoints
+from conformance.cases import Case, Geometry, Size
+from conformance.families import FAMILIES, Family
+from reference import LoadError, load_state_dict
+
+ARCH = {
+    "embed_dim": 8,
+    "depth": 1,
+    "num_heads": 2,
+    "mlp_ratio": 2,
+    "class_token": True,
+    "reg_tokens": 0,
+    "num_classes": 3,
+}
+
+
+class Model(nn.Module):
+    """As much of a Vision Transformer as the loader may look at: named parameters, grid size, declared input size."""
+
+    def __init__(self, family: Family, arch: Mapping[str, Any], geometry: Geometry, declared: Size | None = None) -> None:
+        super().__init__()
+        for name, shape in family.shapes(arch, geometry).items():
+            *path, leaf = name.split(".")
+            module = self
+            for part in path:
+                if part not in module._modules:
+                    module.add_module(part, nn.Module())
+                module = module._modules[part]
+            module.register_parameter(leaf, nn.Parameter(torch.zeros(shape)))
+        self.patch_embed.grid_size = geometry.grid_size
+        if declared is not None:
+            self.pretrained_cfg = {"input_size": (3, *declared)}
+
+
+def image_encoder(source: Geometry, family: str = "timm_native", **options: Any) -> tuple[dict[str, Tensor], Case]:
+    """A small encoded checkpoint of ``source``, and its case."""
+    case = Case(family, ARCH | options, source, source)
+    return checkpoints.encode(FAMILIES[family], case, checkpoints.truth(FAMILIES[family], case)), case
+
+
+def model(source: Geometry, family: str = "timm_native", declared=None, **options: Any) -> Model:
+    return Model(FAMILIES[family], ARCH | options, source, declared)
+
+
+def refusal(checkpoint: Any, into: nn.Module, **kwargs: Any) -> str:
+    """The one line the loader refuses with."""
+    with pytest.raises(LoadError) as caught:
+        load_state_dict(checkpoint, into, **kwargs)
+    assert isinstance(caught.value, ValueError)
+    text = str(caught.value)
+    assert text and "\n" not in text
+    return text

@@ -1,0 +1,229 @@
+"""The reference loader: formats read both ways, detection, loading, and what it refuses. No timm anywhere."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import reference
+from conformance import checkpoints
+from conformance.cases import Case, Geometry
+from conformance.families import FAMILIES, Family
+from conformance.loaders import declared_size
+from conformance.strategies import STRATA, cases
+from conformance.trial import same
+from reference import FORMATS, Facts, LoadError, detect, load_state_dict, unwrap
+from reference.embeddings import resample_patch_kernel, resample_position_grid
+
+ROOT = Path(__file__).parent.parent
+KERNEL = "patch_embed.proj.weight"
+quick = settings(
+    max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+
+
+def any_case(family: Family) -> st.SearchStrategy[Case]:
+    return st.sampled_from(STRATA).flatmap(lambda stratum: cases(family, stratum))
+
+
+# -- formats -------------------------------------------------------------------------------------------------------
+
+
+def test_every_family_has_a_format_of_its_name() -> None:
+    assert FAMILIES.keys() == FORMATS.keys()
+    assert all(FORMATS[name].name == name for name in FORMATS)
+
+
+@every_family
+def test_decode_is_the_exact_inverse_of_encode_in_any_key_order(family: Family) -> None:
+    @quick
+    @given(any_case(family), st.randoms(use_true_random=False))
+    def check(case: Case, random) -> None:
+        truth, form = checkpoints.truth(family, case), FORMATS[family.name]
+        facts = Facts(in_chans=3, patch_size=case.source.patch_size)
+        upstream = checkpoints.encode(family, case, truth)
+        given = checkpoints.copy(upstream)
+        assert not same(truth, form.decode(upstream, facts))
+        assert not same(given, upstream), "decode changed its input"
+        shuffled = list(upstream.items())
+        random.shuffle(shuffled)
+        assert not same(truth, form.decode(dict(shuffled), facts))
+        order = list(truth.items())
+        random.shuffle(order)
+        assert not same(upstream, checkpoints.encode(family, case, dict(order)))
+        assert not family.implied(case.arch) & upstream.keys()
+
+    check()
+
+
+@every_family
+def test_an_encoded_checkpoint_is_its_own_format_and_no_other(family: Family) -> None:
+    @quick
+    @given(any_case(family), st.sampled_from(family.wrappers), st.booleans())
+    def check(case: Case, wrapper: str, with_foreign: bool) -> None:
+        upstream = checkpoints.encode(family, case, checkpoints.truth(family, case))
+        if with_foreign:
+            upstream = checkpoints.foreign(family, case) | upstream
+        state_dict = unwrap(checkpoints.wrap(upstream, wrapper))
+        assert list(state_dict) == list(upstream)
+        assert all(state_dict[k] is v for k, v in upstream.items())
+        assert detect(state_dict) is FORMATS[family.name]
+        assert [f.name for f in FORMATS.values() if f.evidence(state_dict)] == [family.name]
+
+    check()
+
+
+def test_a_tensor_no_rule_knows_is_refused_by_name() -> None:
+    upstream, _ = image_encoder(Geometry((4, 4), (2, 2)), "openai_clip", pre_norm=True)
+    with pytest.raises(LoadError, match=r"openai_clip format has no tensor named visual\.novelty$"):
+        FORMATS["openai_clip"].decode(upstream | {"visual.novelty": torch.zeros(1)})
+    with pytest.raises(LoadError, match="openai_clip format has no place for reg_token$"):
+        FORMATS["openai_clip"].encode({"reg_token": torch.zeros(1, 1, 8)})
+
+
+# -- loading -------------------------------------------------------------------------------------------------------
+
+
+@every_family
+def test_loading_resamples_the_truth_and_leaves_its_input_alone(family: Family) -> None:
+    @quick
+    @given(any_case(family), st.booleans())
+    def check(case: Case, with_foreign: bool) -> None:
+        assume(family.undecidable(case) is None)
+        truth = checkpoints.truth(family, case)
+        upstream = checkpoints.encode(family, case, truth)
+        if with_foreign:
+            upstream |= checkpoints.foreign(family, case)
+        checkpoint = checkpoints.wrap(upstream, case.wrapper)
+        before, objects = checkpoints.copy(checkpoint), flat(checkpoint)
+        destination = Model(family, case.arch, case.destination, declared_size(case, case.source))
+        state = load_state_dict(checkpoint, destination)
+
+        prefix = 0 if case.arch.get("no_embed_class") else family.num_prefix_tokens(case.arch)
+        expected = dict(truth)
+        expected[KERNEL] = resample_patch_kernel(truth[KERNEL], case.destination.patch_size)
+        expected["pos_embed"] = resample_position_grid(
+            truth["pos_embed"], case.source.grid_size, case.destination.grid_size, prefix
+        )
+        assert not same(expected, state)
+        destination.load_state_dict(state, strict=True)
+
+        after, originals = flat(checkpoint), flat(before)
+        assert list(after) == list(originals)
+        assert all(after[k] is objects[k] for k in after)
+        assert all(torch.equal(v, originals[k]) if isinstance(v, Tensor) else v == originals[k] for k, v in after.items())
+
+    check()
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Every leaf of a nested checkpoint by its path, in order."""
+    if not isinstance(value, Mapping):
+        return {path: value}
+    return {k: v for name, inner in value.items() for k, v in flat(inner, f"{path}/{name}").items()}
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [Geometry((16, 16), (7, 28)), Geometry((16, 16), (2, 8)), Geometry((4, 2), (1, 5)), Geometry((3, 3), (4, 4))],
+    ids=str,
+)
+def test_a_models_own_checkpoint_reloads_unchanged_when_nothing_is_declared(geometry: Geometry) -> None:
+    own, _ = image_encoder(geometry)
+    state = load_state_dict(own, model(geometry))
+    assert not same(own, state)
+    assert all(state[k] is own[k] for k in own)
+
+
+def test_an_undecidable_grid_is_refused_until_its_input_size_is_given() -> None:
+    source, destination = Geometry((4, 4), (2, 4)), Geometry((4, 4), (3, 3))
+    upstream, _ = image_encoder(source)
+    text = refusal(upstream, model(destination))
+    assert "8 position tokens" in text and "input_size=(height, width)" in text
+    assert refusal(upstream, model(destination, declared=(12, 12))) == text
+
+    for grid, state in (
+        ((2, 4), load_state_dict(upstream, model(destination), input_size=(8, 16))),
+        ((4, 2), load_state_dict(upstream, model(destination), input_size=(16, 8))),
+        ((2, 4), load_state_dict(upstream, model(destination, declared=(8, 16)))),
+        ((2, 4), load_state_dict(upstream, model(destination, declared=(16, 8)), input_size=(8, 16))),
+    ):
+        expected = resample_position_grid(upstream["pos_embed"], grid, (3, 3), 1)
+        assert torch.equal(state["pos_embed"], expected), grid
+
+
+def test_the_declared_size_decides_before_the_models_own_grid_and_a_square() -> None:
+    """16 tokens are 2x8 when declared so, though the model has 16 tokens as 8x2 and 16 is a square."""
+    upstream, _ = image_encoder(Geometry((4, 4), (2, 8)))
+    tall = Geometry((4, 4), (8, 2))
+    want = resample_position_grid(upstream["pos_embed"], (2, 8), (8, 2), 1)
+    assert torch.equal(load_state_dict(upstream, model(tall, declared=(8, 32)))["pos_embed"], want)
+    assert load_state_dict(upstream, model(tall))["pos_embed"] is upstream["pos_embed"]
+    # With nothing declared and another number of tokens in the model, a square it is.
+    wide = load_state_dict(upstream, model(Geometry((4, 4), (2, 5))))
+    assert torch.equal(wide["pos_embed"], resample_position_grid(upstream["pos_embed"], (4, 4), (2, 5), 1))
+
+
+def test_the_source_grid_is_counted_in_patches_of_the_checkpoint() -> None:
+    source, destination = Geometry((4, 2), (2, 3)), Geometry((2, 2), (5, 4))
+    upstream, _ = image_encoder(source)
+    state = load_state_dict(upstream, model(destination, declared=source.img_size))
+    assert torch.equal(state["pos_embed"], resample_position_grid(upstream["pos_embed"], (2, 3), (5, 4), 1))
+
+
+@pytest.mark.parametrize("family, options", [("timm_native", {}), ("openai_clip", {"pre_norm": True})])
+def test_the_classifier_is_dropped_where_the_model_has_none(family: str, options: dict) -> None:
+    geometry = Geometry((4, 4), (2, 2))
+    upstream, case = image_encoder(geometry, family, **options)
+    state = load_state_dict(upstream, model(geometry, family, num_classes=0, **options))
+    truth = checkpoints.truth(FAMILIES[family], case)
+    assert {"head.weight", "head.bias"} <= truth.keys()
+    assert not same({k: v for k, v in truth.items() if not k.startswith("head.")}, state)
+
+
+# -- independence --------------------------------------------------------------------------------------------------
+
+
+def test_forward_runs_the_upstream_tensors_of_a_wrapped_checkpoint() -> None:
+    upstream, case = image_encoder(GEOMETRY, "openai_clip", pre_norm=True)
+    image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    out = reference.forward({"state_dict": upstream}, image, case.arch)
+    assert out.shape == (2, 3)
+    native = reference.forward(checkpoints.truth(FAMILIES["openai_clip"], case), image, case.arch | {"eps": 1e-5})
+    assert torch.allclose(out.double(), native.double(), rtol=0, atol=64 * torch.finfo(torch.float32).eps)
+
+
+def test_importing_the_reference_imports_torch_and_nothing_else() -> None:
+    script = (
+        "import sys, torch; before = set(sys.modules); import reference; "
+        "new = {name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names; "
+        "print(*sorted(new - {'torch', 'numpy'})); "
+        "assert not {'timm', 'open_clip', 'conformance', 'torchvision'} & set(sys.modules), 'imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["reference"]
+
+
+def test_no_module_of_the_reference_names_another_package() -> None:
+    """Imports inside functions included."""
+    allowed = sys.stdlib_module_names | {"torch", "numpy"}
+    files = sorted((ROOT / "reference").rglob("*.py"))
+    assert len(files) > 5
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            assert all(n.split(".")[0] in allowed for n in names), f"{file.name} imports {', '.join(names)}"
