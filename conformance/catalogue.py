@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import msgspec
@@ -42,7 +42,7 @@ def catalogue() -> dict[str, RealModel]:
     return {m.name: m for m in models}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _matching(module: str, globs: tuple[str, ...], but: tuple[str, ...]) -> tuple[RealModel, ...]:
     return tuple(
         m

@@ -76,18 +76,11 @@ def wrap(state: StateDict, wrapper: str) -> dict[str, Any]:
     return wrapped
 
 
-def copy(checkpoint: Any) -> Any:
-    """A deep copy whose tensors own their memory."""
+def copy(checkpoint: Any, device: str) -> Any:
+    """A deep copy on ``device`` whose tensors own their memory."""
     if isinstance(checkpoint, Tensor):
-        return checkpoint.clone()
-    return {k: copy(v) for k, v in checkpoint.items()} if isinstance(checkpoint, Mapping) else checkpoint
-
-
-def to_device(checkpoint: Any, device: str) -> Any:
-    """The checkpoint with every tensor on ``device``."""
-    if isinstance(checkpoint, Tensor):
-        return checkpoint.to(device)
-    return {k: to_device(v, device) for k, v in checkpoint.items()} if isinstance(checkpoint, Mapping) else checkpoint
+        return checkpoint.clone() if checkpoint.device.type == device else checkpoint.to(device)
+    return {k: copy(v, device) for k, v in checkpoint.items()} if isinstance(checkpoint, dict) else checkpoint
 
 
 def write(state: StateDict, wrapper: str, container: str, folder: Path) -> Path:

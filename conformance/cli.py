@@ -42,11 +42,17 @@ def main() -> None:
 @click.option("--invariant", **_REPEATED, help="Judge this invariant only (repeatable).")
 @click.option("--profile", default="gate", show_default=True, metavar="NAME", help="smoke, gate or deep.")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True)
-@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores", help="Targets side by side.")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores", help="Targets side by side."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn cases.")
 @click.option("--shard", metavar="I/N", help="Judge every N-th family, starting with the I-th.")
-@click.option("--timeout", type=click.FloatRange(1), default=300, show_default=True, help="Seconds without a sign of life.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="results", show_default=True, metavar="DIR")
+@click.option(
+    "--timeout", type=click.FloatRange(1), default=300, show_default=True, help="Seconds without a sign of life."
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default="results", show_default=True, metavar="DIR"
+)
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML.")
 @click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
 def run(targets: tuple[str, ...], **options: Any) -> None:

@@ -167,9 +167,7 @@ def _store_witnesses(collected: results.Results, folder: Path) -> dict[str, Path
     return stored
 
 
-def replay_witnesses(
-    names: Sequence[str], *, device: str, jobs: int, timeout: float, ledger: str | None
-) -> int:
+def replay_witnesses(names: Sequence[str], *, device: str, jobs: int, timeout: float, ledger: str | None) -> int:
     """Replay witnesses on targets, one line each; returns the exit code."""
     console = Console(highlight=False, soft_wrap=True)
     book = ledgers.load(ledger or ledgers.DEFAULT_PATH)

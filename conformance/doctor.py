@@ -28,7 +28,9 @@ def examine() -> int:
     console.print(f"Python {platform.python_version()} on {platform.platform(terse=True)}")
     missing = [name for name in _NEEDED if _version(name) is None]
     for name in _NEEDED + _OPTIONAL:
-        console.print(f"{name:<16} {_version(name) or ('MISSING' if name in missing else 'not installed')}", markup=False)
+        console.print(
+            f"{name:<16} {_version(name) or ('MISSING' if name in missing else 'not installed')}", markup=False
+        )
     if "torch" not in missing:
         import torch
 

@@ -70,7 +70,7 @@ def judge(invariant: Invariant, trial: Trial) -> Judgement:
         return Judgement("blocked", reason=str(blocked))
     except Unsupported as unsupported:
         return Judgement("not-applicable", reason=str(unsupported))
-    except Exception as error:  # noqa: BLE001 - our own fault, reported as such
+    except Exception as error:
         return Judgement("error", reason=f"{type(error).__name__}: {error}")
     if problems:
         return Judgement("fail", problems)
@@ -122,7 +122,7 @@ class Explorer:
 
         @hypothesis.seed(self.seed)
         @hypothesis.settings(
-            max_examples=self.profile.cases * stratum.weight + 1,
+            max_examples=max(1, round(self.profile.cases * stratum.weight)) + 1,
             database=None,
             deadline=None,
             phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
@@ -154,7 +154,8 @@ class Explorer:
         if not self.loader.supports(family):
             reason = f"timm {self.loader.timm_version} does not know the format (first release: {family.first_release})"
             return [
-                results.Verdict(self.target, family.name, i.name, "not-applicable", reason=reason) for i in self.invariants
+                results.Verdict(self.target, family.name, i.name, "not-applicable", reason=reason)
+                for i in self.invariants
             ]
         tallies = {i.name: Tally() for i in self.invariants}
         judged = 0
@@ -219,7 +220,14 @@ class Explorer:
         )
 
     def _failure(
-        self, family: Family, invariant: Invariant, problem: Problem, case: Case, stratum: Stratum, count: int, shrink: bool
+        self,
+        family: Family,
+        invariant: Invariant,
+        problem: Problem,
+        case: Case,
+        stratum: Stratum,
+        count: int,
+        shrink: bool,
     ) -> results.Failure:
         if shrink:
             problem, case = self._shrink(family, invariant, problem, case, stratum)
@@ -258,7 +266,9 @@ class Explorer:
         entry = self.ledger.entry(entry_id)
         must_fail = entry is not None and entry.applies_to(self.loader.release)
         if not self.loader.supports(family):
-            return results.Witness(self.target, entry_id, "not-applicable", True, "the release does not know the format")
+            return results.Witness(
+                self.target, entry_id, "not-applicable", True, "the release does not know the format"
+            )
         trial = Trial(family, witness.case, self.loader)
         judgement = judge(INVARIANTS[witness.invariant], trial)
         if judgement.outcome in ("error", "blocked"):
@@ -279,5 +289,7 @@ class _Shown(Exception):
 def fingerprint_regimes(trial: Trial) -> str:
     """How a case's geometry, dtype and declaration set it apart from the plainest one, as part of a fingerprint."""
     telling = {"equal-count-other-shape", "half-precision", "declared-absent", "declared-default"}
-    shapes = {r for r in trial.regimes if r.startswith(("patch-", "grid-")) and not r.endswith(("native", "non-square"))}
+    shapes = {
+        r for r in trial.regimes if r.startswith(("patch-", "grid-")) and not r.endswith(("native", "non-square"))
+    }
     return "+".join(sorted(shapes | telling & trial.regimes | trial.family.tags(trial.case))) or "plain"

@@ -20,7 +20,10 @@ from packaging.version import Version
 from .cases import Case
 from .errors import UserError
 
-DEFAULT_PATH = Path(__file__).resolve().parent.parent / "fixtures" / "ledger.toml"
+_HERE = Path(__file__).resolve().parent
+# Beside the package in a checkout, inside it in a wheel.
+FIXTURES = next((p for p in (_HERE.parent / "fixtures", _HERE / "fixtures") if p.is_dir()), _HERE / "fixtures")
+DEFAULT_PATH = FIXTURES / "ledger.toml"
 
 
 class WitnessFile(msgspec.Struct, frozen=True):
@@ -65,7 +68,9 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         """Whether a target has this bug; the reference and user loaders (None) never have."""
         if release is None or not self.range.contains(release, prereleases=True):
             return False
-        return not self.torch or SpecifierSet(self.torch).contains(Version(torch.__version__).base_version, prereleases=True)
+        return not self.torch or SpecifierSet(self.torch).contains(
+            Version(torch.__version__).base_version, prereleases=True
+        )
 
     def covers(self, family: str, invariant: str, kind: str, tensor: str, regimes: frozenset[str]) -> bool:
         """Whether a failure is this bug showing."""
@@ -118,7 +123,9 @@ def load(path: str | Path) -> Ledger:
     try:
         entries = msgspec.toml.decode(path.read_bytes(), type=_File).entry
     except OSError as error:
-        raise UserError(f"ledger {path}: {error.strerror or error}; name another with --ledger FILE, or --ledger none") from None
+        raise UserError(
+            f"ledger {path}: {error.strerror or error}; name another with --ledger FILE, or --ledger none"
+        ) from None
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise UserError(f"ledger {path} cannot be read: {error}") from None
     witnesses = {}
@@ -151,7 +158,9 @@ def _lint(entry: Entry, path: Path) -> None:
         try:
             impossible = SpecifierSet(text).is_unsatisfiable()
         except InvalidSpecifier:
-            raise UserError(f"{where}: {field} = {text!r} is no version range; write for example '>=0.9.0,<1.0.3'") from None
+            raise UserError(
+                f"{where}: {field} = {text!r} is no version range; write for example '>=0.9.0,<1.0.3'"
+            ) from None
         if impossible:
             raise UserError(f"{where}: no version can satisfy {field} = {text!r}")
     unknown = [f for f in entry.families if f not in FAMILIES]

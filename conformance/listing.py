@@ -58,7 +58,9 @@ _COLUMNS = {
 
 def show(what: str, form: str, ledger: str | None = None) -> None:
     """Print one registry."""
-    rows = {"families": _families, "invariants": _invariants, "releases": _releases}.get(what, lambda: _ledger(ledger))()
+    rows = {"families": _families, "invariants": _invariants, "releases": _releases}.get(
+        what, lambda: _ledger(ledger)
+    )()
     if form == "json":
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return

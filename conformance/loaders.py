@@ -9,11 +9,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from packaging.version import Version
 from torch import Tensor, nn
 
@@ -35,6 +34,11 @@ def _resolve(value: Any) -> Any:
         module, name = value.split(":")
         return getattr(importlib.import_module(module), name)
     return value
+
+
+@cache
+def _parameters(cls: type) -> frozenset[str]:
+    return frozenset(inspect.signature(cls).parameters)
 
 
 class Unsupported(Exception):
@@ -102,7 +106,7 @@ class Loader:
 
         Arguments a release does not have yet are left out where they ask for nothing, else :class:`Unsupported`.
         """
-        known = inspect.signature(self._model_class(family)).parameters
+        known = _parameters(self._model_class(family))
         kwargs = {k: _resolve(v) for k, v in family.model_kwargs(arch).items()}
         missing = [k for k, v in kwargs.items() if k not in known and v]
         if missing:
@@ -120,7 +124,7 @@ class Loader:
 
         try:
             return get_pretrained_cfg(name, allow_unregistered=False) is not None
-        except Exception:  # noqa: BLE001 - releases differ in what they raise for an unknown name
+        except Exception:
             return False
 
     def create_model(self, family: Family, case: Case, path: Path) -> nn.Module:

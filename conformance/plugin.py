@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--vit-seed", type=int, default=0, help="seed of the drawn cases (default: 0)")
     group.addoption("--vit-device", default="cpu", help="cpu or cuda (default: cpu)")
     group.addoption("--vit-ledger", default=None, help="ledger of known bugs, or none (default: the project's)")
-    group.addoption("--vit-witness", action="append", default=None, help="replay these witnesses only, and draw nothing")
+    group.addoption(
+        "--vit-witness", action="append", default=None, help="replay these witnesses only, and draw nothing"
+    )
     group.addoption("--vit-results", default=None, help="append results to this NDJSON file")
 
 
@@ -50,7 +51,7 @@ class Session:
         torch.set_num_threads(1)
         self.started = time.monotonic()
         path = option("vit_results")
-        self.file = open(path, "ab", buffering=0) if path else None
+        self.file = open(path, "ab", buffering=0) if path else None  # noqa: SIM115 - open as long as the session
         self.families = _chosen("family", option("vit_family"), FAMILIES)
         self.invariants = _chosen("invariant", option("vit_invariant"), INVARIANTS)
         self.ledger = ledgers.load(option("vit_ledger") or ledgers.DEFAULT_PATH)
@@ -145,7 +146,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_STASH] = Session(config)
     except UserError as error:
         raise pytest.UsageError(str(error)) from error
-    except Exception as error:  # noqa: BLE001 - a target that cannot even be imported is a result, not a traceback
+    except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise pytest.UsageError(f"cannot start the target: {type(error).__name__}: {reason}") from error
 
@@ -167,6 +168,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def vit_session(pytestconfig: pytest.Config) -> Iterator[Session]:
+def vit_session(pytestconfig: pytest.Config) -> Session:
     """The worker's session."""
-    yield pytestconfig.stash[_STASH]
+    return pytestconfig.stash[_STASH]

@@ -66,7 +66,15 @@ def ensure(release: str) -> Path:
 
 
 def _download(release: str, into: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+    ]
     command += ["--retries=1", "--timeout=20", "--dest", str(into), f"timm=={release}"]
     done = subprocess.run(command, capture_output=True, text=True)
     wheel = next(into.glob("timm-*.whl"), None)

@@ -46,7 +46,9 @@ def parse_target(spec: str) -> Target:
     """Parse one target. Raises :class:`UserError` for a malformed one or a missing directory or package."""
     if spec in ("reference", "installed"):
         if spec == "installed" and importlib.util.find_spec("timm") is None:
-            raise UserError("target 'installed': no timm in this environment; install it or name a release, timm==VERSION")
+            raise UserError(
+                "target 'installed': no timm in this environment; install it or name a release, timm==VERSION"
+            )
         return Target(spec, spec)
     if spec.startswith("timm=="):
         value = spec.removeprefix("timm==")
@@ -58,7 +60,9 @@ def parse_target(spec: str) -> Target:
     kind, _, value = spec.partition(":")
     if kind == "path" and value:
         if not (Path(value) / "timm" / "__init__.py").is_file():
-            raise UserError(f"target {spec!r}: no timm/__init__.py under {value!r}; name the folder that holds the package timm")
+            raise UserError(
+                f"target {spec!r}: no timm/__init__.py under {value!r}; name the folder that holds the package timm"
+            )
         return Target(spec, "path", str(Path(value).resolve()))
     if kind == "loader" and value:
         module, _, function = value.partition(":")
@@ -96,5 +100,7 @@ def activate(target: Target) -> str:
     torchvision_shim.install()
     timm = importlib.import_module("timm")
     if folder is not None and folder.resolve() not in Path(timm.__file__).resolve().parents:
-        raise UserError(f"target {target.spec!r}: timm is already imported from elsewhere; run each target in its own process")
+        raise UserError(
+            f"target {target.spec!r}: timm is already imported from elsewhere; run each target in its own process"
+        )
     return timm.__version__

@@ -78,9 +78,7 @@ class Family:
         return release >= Version(self.first_release)
 
 
-def undecidable_grid(
-    source: Geometry, destination: Geometry, declared: str, default_input_size: Size
-) -> str | None:
+def undecidable_grid(source: Geometry, destination: Geometry, declared: str, default_input_size: Size) -> str | None:
     """Why no loader could know the source grid, or None when it can.
 
     A position grid stored as a list of tokens does not say its shape. What a loader may use: the declared input size

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ..cases import Case
 from . import vit
-from .base import Arch, Family, Shapes
+from .base import Family
 
 _SOURCE = "facebookresearch/dinov2 dinov2/models/vision_transformer.py"
 

@@ -63,13 +63,15 @@ def _legacy_undecidable(case: Case) -> str | None:
     """The columns of a linear kernel do not say the patch's height and width."""
     (h, w), (dh, dw) = case.source.patch_size, case.destination.patch_size
     if h * w == dh * dw:
-        return None if (h, w) == (dh, dw) else "a linear kernel with as many pixels as the model's patch, in another shape"
+        return (
+            None if (h, w) == (dh, dw) else "a linear kernel with as many pixels as the model's patch, in another shape"
+        )
     return None if h == w else "a linear kernel of a non-square patch: its height and width cannot be told"
 
 
 LEGACY_LINEAR = Family(
     name="legacy_linear",
-    source="huggingface/pytorch-image-models timm/models/vision_transformer.py (weights trained before the conv patch embedding)",
+    source="huggingface/pytorch-image-models timm/models/vision_transformer.py (its first weights)",
     first_release="0.9.0",
     architectures=vit.architectures(layer_scale=st.just(False)),
     shapes=vit.shapes,

@@ -23,7 +23,9 @@ _NATIVE = unless(lambda t: t.case.native, "holds at the native geometry only")
 def native_identity(trial: Trial) -> Iterator[Problem]:
     got = {k: v.cpu() for k, v in trial.state.items()}
     # Tensors the checkpoint does not hold have no dtype of their own there: dtype-kept judges them.
-    filled = {k: v.to(got[k].dtype) for k, v in trial.truth.items() if k in trial.family.implied(trial.case.arch) & got.keys()}
+    filled = {
+        k: v.to(got[k].dtype) for k, v in trial.truth.items() if k in trial.family.implied(trial.case.arch) & got.keys()
+    }
     yield from same({**trial.truth, **filled}, got)
 
 

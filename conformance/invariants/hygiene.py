@@ -19,7 +19,7 @@ from .registry import invariant, unless
     regimes=("native", "resampled", "wrapped"),
 )
 def input_unmodified(trial: Trial) -> Iterator[Problem]:
-    trial.state  # a load that raises may stop half-way: strict-load reports that
+    _ = trial.state  # a load that raises may stop half-way: strict-load reports that
     before = trial.place(checkpoints.wrap(trial.upstream, trial.case.wrapper))
     yield from _changes(before, trial.base.given)
 
@@ -90,11 +90,12 @@ def dtype_kept(trial: Trial) -> Iterator[Problem]:
     catches="tensors created on the CPU, device-less constants, round trips through NumPy.",
     regimes=("native",),
     applies=unless(
-        lambda t: t.case.native or t.device != "cpu", "on the CPU alone a device cannot get lost: meta needs a native case"
+        lambda t: t.case.native or t.device != "cpu",
+        "on the CPU alone a device cannot get lost: meta needs a native case",
     ),
 )
 def device_kept(trial: Trial) -> Iterator[Problem]:
-    trial.state
+    _ = trial.state
     trials = [trial] + ([trial.on_meta()] if trial.case.native else [])
     for each in trials:
         if not each.base.ok:

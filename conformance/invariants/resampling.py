@@ -39,14 +39,18 @@ def _judge(trial: Trial, residual: Tensor, bound: Tensor, kind: str, law: str) -
     fraction = bounds.fraction(size, bound) if bool((size != 0).any()) else 0.0
     trial.fractions.append(fraction)
     if fraction > 1:
-        yield Problem(kind, KERNEL, f"{KERNEL}: {law} is off by {float(size.max()):.3g}, {fraction:.3g} times the bound")
+        yield Problem(
+            kind, KERNEL, f"{KERNEL}: {law} is off by {float(size.max()):.3g}, {fraction:.3g} times the bound"
+        )
 
 
 def _minimum_norm(trial: Trial, kernel: Tensor) -> Iterator[Problem]:
     """The new kernel lies in the range of ``B``: nothing was added that no old patch can see."""
     rows, cols = (m @ p for m, p in zip(_operators(trial, axis_matrix), _operators(trial, axis_pinv)))
     bound = trial.bound(KERNEL)
-    yield from _judge(trial, kernel - rows @ kernel @ cols.T, bound, "not-minimum-norm", "the part outside the range of B")
+    yield from _judge(
+        trial, kernel - rows @ kernel @ cols.T, bound, "not-minimum-norm", "the part outside the range of B"
+    )
 
 
 @invariant(

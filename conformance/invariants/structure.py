@@ -53,7 +53,9 @@ def no_early_return(trial: Trial) -> Iterator[Problem]:
     for name in sorted(wrong):
         left = trial.state[name].shape == trial.truth[name].shape
         kind = "not-resampled" if left else "shape"
-        yield Problem(kind, name, f"{name} is {tuple(trial.state[name].shape)}, the model has {tuple(trial.expected[name].shape)}")
+        yield Problem(
+            kind, name, f"{name} is {tuple(trial.state[name].shape)}, the model has {tuple(trial.expected[name].shape)}"
+        )
     sound = [n for n in names if n not in wrong]
     if trial.native.ok:
         in_two_steps = trial.convert(trial.place(trial.native.state), trial.model())
@@ -107,5 +109,3 @@ def foreign_keys_ignored(trial: Trial) -> Iterator[Problem]:
 )
 def order_independent(trial: Trial) -> Iterator[Problem]:
     yield from _told_apart(trial, {"shuffle": True})
-
-

@@ -17,7 +17,12 @@ def summary(
     results: Results, targets: list[str], families: list[str], titles: dict[str, str], gaps: list[str], code: int
 ) -> str:
     """The run as Markdown: verdict table, new failures, known bugs, gaps, environment."""
-    meaning = {0: "as the ledger says", 1: "new failures", 2: "a target could not run", 3: "vacuous: something was not judged"}
+    meaning = {
+        0: "as the ledger says",
+        1: "new failures",
+        2: "a target could not run",
+        3: "vacuous: something was not judged",
+    }
     lines = [f"# timm-conformance: {meaning[code]}", "", "| family | " + " | ".join(targets) + " |"]
     lines.append("|---" * (len(targets) + 1) + "|")
     lines += [f"| {f} | " + " | ".join(_cell(results.of(t, f)) for t in targets) + " |" for f in families]
@@ -29,7 +34,9 @@ def summary(
             for f in v.failures
         ],
         "Errors": sorted({f"`{v.target}`: {v.reason}" for v in results.verdicts if v.verdict == "error"}),
-        "Ledger surprises": [f"`{w.target}` {w.id} {w.replay}: {w.message}" for w in results.witnesses if not w.expected],
+        "Ledger surprises": [
+            f"`{w.target}` {w.id} {w.replay}: {w.message}" for w in results.witnesses if not w.expected
+        ],
         "Known bugs that showed": known_lines(results, titles),
         "Not judged": gaps,
         "Denominator": denominator(results),

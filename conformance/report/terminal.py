@@ -73,7 +73,9 @@ def print_failures(console: Console, results: Results, witnesses: dict[str, Path
         if not witness.expected:
             what = {"fails": "fails outside its ledger range", "fixed": "no longer fails: narrow its ledger range"}
             text = what.get(witness.replay, witness.replay)
-            console.print(f"! {witness.target}  witness {witness.id} {text}: {witness.message}", style="magenta", markup=False)
+            console.print(
+                f"! {witness.target}  witness {witness.id} {text}: {witness.message}", style="magenta", markup=False
+            )
 
 
 def _errors(results: Results) -> dict[str, Counter[str]]:
