@@ -28,21 +28,24 @@ from .targets import Target, activate
 Convert = Callable[[Mapping[str, Any], nn.Module], dict[str, Tensor]]
 
 
+class Unsupported(Exception):
+    """The release cannot build the destination model of a case: not applicable there, which is no failure."""
+
+
 def _resolve(value: Any) -> Any:
     """``"package.module:name"`` strings name objects of the target's timm; everything else is itself."""
     if isinstance(value, str) and ":" in value:
         module, name = value.split(":")
-        return getattr(importlib.import_module(module), name)
+        try:
+            return getattr(importlib.import_module(module), name)
+        except AttributeError:
+            raise Unsupported(f"the release has no {name}") from None
     return value
 
 
 @cache
 def _parameters(cls: type) -> frozenset[str]:
     return frozenset(inspect.signature(cls).parameters)
-
-
-class Unsupported(Exception):
-    """The release cannot build the destination model of a case: not applicable there, which is no failure."""
 
 
 class Loader:

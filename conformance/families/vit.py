@@ -120,10 +120,10 @@ def model_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
         "qkv_bias": arch.get("qkv_bias", True),
         "init_values": 1e-5 if arch.get("layer_scale") else 0.0,  # create_model drops arguments that are None
         "norm_layer": partial(nn.LayerNorm, eps=eps),
-        "act_layer": arch.get("act", "gelu"),
+        "act_layer": "timm.layers:QuickGELU" if arch.get("act") == "quick_gelu" else nn.GELU,
     }
     if arch.get("swiglu"):
-        kwargs |= {"mlp_layer": "timm.layers:SwiGLUPacked", "act_layer": "silu"}
+        kwargs |= {"mlp_layer": "timm.layers:SwiGLUPacked", "act_layer": nn.SiLU}
     return kwargs
 
 
