@@ -21,7 +21,7 @@ from .ledger import Ledger, WitnessFile
 from .outcome import exit_code, vacuous
 from .report import junit as junit_report
 from .report.markdown import summary
-from .report.terminal import denominator, known_lines, print_failures, print_table
+from .report.terminal import denominator, known_lines, make_console, print_failures, print_table
 from .runner import Plan
 from .runner import run as run_plan
 from .targets import parse_target
@@ -50,12 +50,12 @@ def _shard(families: list[str], shard: str | None) -> list[str]:
 
 
 def _device(name: str, console: Console) -> str:
-    if name != "auto":
-        return name
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
+    if name == "cpu" or torch.cuda.is_available():
+        return name.replace("auto", "cuda")
+    if name == "cuda":
+        raise UserError("--device cuda: no CUDA device is visible to torch; use --device cpu, or auto")
     console.print("device auto: no CUDA device is visible; everything runs on the CPU, nothing on CUDA", style="yellow")
     return "cpu"
 
@@ -77,7 +77,7 @@ def run_targets(
 ) -> int:
     """Run the suite, show it, write ``results.ndjson`` and ``summary.md`` to ``out``; returns the exit code."""
     started = time.monotonic()
-    console = Console(highlight=False)
+    console = make_console()
     targets = list(dict.fromkeys(targets))
     for spec in targets:
         parse_target(spec)
@@ -114,13 +114,13 @@ def run_targets(
     if known:
         console.print("\nKnown bugs that showed", style="bold yellow")
         for line in known:
-            console.print(f"~ {line}", markup=False)
+            console.print(f"~ {line}", markup=False, soft_wrap=True)
     print_failures(console, collected, _store_witnesses(collected, out / "witnesses"))
     for gap in gaps:
-        console.print(f"? not judged: {gap}", style="yellow", markup=False)
+        console.print(f"? not judged: {gap}", style="yellow", markup=False, soft_wrap=True)
     console.print()
     for line in denominator(collected):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
     console.print(f"{time.monotonic() - started:.1f} s; results in {out}; exit code {code}", style="bold", markup=False)
     return code
 
@@ -142,34 +142,39 @@ def _watched(plan: Plan, console: Console) -> results.Results:
             elif isinstance(record, results.Verdict):
                 bars.update(tasks[record.target], advance=1, description=record.target)
                 for failure in record.failures:
-                    bars.console.print(f"✗ {record.target}  {failure.fingerprint}", style="red", markup=False)
+                    text = f"✗ {record.target}  {failure.fingerprint}"
+                    bars.console.print(text, style="red", markup=False, soft_wrap=True)
             elif isinstance(record, results.Witness):
                 replayed[record.target, record.replay] += 1
                 if record.replay == "fails" or not record.expected:
                     kind = "as the ledger says" if record.expected else "NOT as the ledger says"
                     text = f"  {record.target}  witness {record.id} {record.replay.upper()} ({kind}): {record.message}"
-                    bars.console.print(text[:200], style="dim" if record.expected else "magenta", markup=False)
+                    style = "dim" if record.expected else "magenta"
+                    bars.console.print(text[:200], style=style, markup=False, soft_wrap=True)
 
         return run_plan(plan, watch)
 
 
-def _store_witnesses(collected: results.Results, folder: Path) -> dict[str, Path]:
-    """Write a witness file for each new failure; returns them by fingerprint."""
-    stored: dict[str, Path] = {}
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)[:150]
+
+
+def _store_witnesses(collected: results.Results, folder: Path) -> dict[tuple[str, str], Path]:
+    """Write a witness file for each new failure; returns them by target and fingerprint."""
+    stored: dict[tuple[str, str], Path] = {}
     for verdict in collected.verdicts:
         for failure in verdict.failures:
-            folder.mkdir(parents=True, exist_ok=True)
-            slug = "".join(c if c.isalnum() or c in "-_." else "_" for c in failure.fingerprint)[:150]
-            path = folder / f"{slug}.json"
+            path = folder / _slug(verdict.target) / f"{_slug(failure.fingerprint)}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
             witness = WitnessFile(verdict.invariant, failure.kind, failure.tensor, failure.case)
             path.write_bytes(msgspec.json.format(msgspec.json.encode(witness), indent=1) + b"\n")
-            stored[failure.fingerprint] = path
+            stored[verdict.target, failure.fingerprint] = path
     return stored
 
 
 def replay_witnesses(names: Sequence[str], *, device: str, jobs: int, timeout: float, ledger: str | None) -> int:
     """Replay witnesses on targets, one line each; returns the exit code."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     book = ledgers.load(ledger or ledgers.DEFAULT_PATH)
     witnesses, targets = _sort_names(names, book)
     if not targets:
@@ -190,7 +195,7 @@ def replay_witnesses(names: Sequence[str], *, device: str, jobs: int, timeout: f
     for witness in collected.witnesses:
         surprise = "" if witness.expected else "  (not as the ledger says)"
         line = f"{witness.replay.upper():<15} {witness.target:<16} {witness.id}{surprise}"
-        console.print(line + (f": {witness.message}" if witness.message else ""), markup=False)
+        console.print(line + (f": {witness.message}" if witness.message else ""), markup=False, soft_wrap=True)
     if any(w.replay == "error" for w in collected.witnesses):
         return EXIT_USAGE
     return exit_code(collected, [])

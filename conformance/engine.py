@@ -277,8 +277,9 @@ class Explorer:
             return results.Witness(self.target, entry_id, "not-applicable", not must_fail, judgement.reason)
         shown = next((p for p in judgement.problems if (p.kind, p.tensor) == (witness.kind, witness.tensor)), None)
         if shown is None:
-            others = "; ".join(p.message for p in judgement.problems) or judgement.reason
-            return results.Witness(self.target, entry_id, "fixed", not must_fail, others)
+            others = "; ".join(p.message for p in judgement.problems)
+            message = f"another failure instead: {others}" if others else ""
+            return results.Witness(self.target, entry_id, "fixed", not must_fail, message)
         return results.Witness(self.target, entry_id, "fails", must_fail, shown.message)
 
 

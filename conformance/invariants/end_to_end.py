@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import checkpoints
 from ..families.base import undecidable_grid
-from ..loaders import default_size
+from ..loaders import Unsupported, default_size
 from ..trial import Problem, Trial, raised
 from .registry import invariant
 
@@ -54,6 +54,8 @@ def create_model(trial: Trial) -> Iterator[Problem]:
         path = checkpoints.write(state, case.wrapper, case.container, Path(folder))
         try:
             model = trial.loader.create_model(trial.family, case, path)
+        except Unsupported:
+            raise
         except Exception as error:
             yield from _refused(error)
             return

@@ -22,6 +22,12 @@ MARKS = {
 }
 
 
+def make_console() -> Console:
+    """A console as wide as the terminal; where there is none (a log, a pipe), wide enough for the table."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
 def cell_counts(verdicts: list[Verdict]) -> list[tuple[str, int]]:
     """Verdicts of one cell counted, worst first."""
     counts = Counter(v.verdict for v in verdicts)
@@ -52,29 +58,31 @@ def print_table(console: Console, results: Results, targets: list[str], families
     console.print(table)
 
 
-def print_failures(console: Console, results: Results, witnesses: dict[str, Path]) -> None:
+def print_failures(console: Console, results: Results, witnesses: dict[tuple[str, str], Path]) -> None:
     """One block for each new failure: fingerprint, what is wrong, the smallest case, how to see it again."""
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
     failing = [v for v in results.verdicts if v.verdict == "fail"]
     if failing:
-        console.print("\nNew failures", style="bold red")
+        say("\nNew failures", "bold red")
     for verdict in failing:
         for failure in verdict.failures:
-            console.print(f"✗ {verdict.target}  {failure.fingerprint}", style="red", highlight=False, markup=False)
-            console.print(f"    {failure.message}", highlight=False, markup=False)
-            console.print(f"    {failure.case.describe()}", style="dim", highlight=False, markup=False)
-            path = witnesses.get(failure.fingerprint)
+            say(f"✗ {verdict.target}  {failure.fingerprint}", "red")
+            say(f"    {failure.message}")
+            say(f"    {failure.case.describe()}", "dim")
+            path = witnesses.get((verdict.target, failure.fingerprint))
             if path is not None:
-                again = f"    timm-conformance replay {path} {verdict.target}"
-                console.print(again, highlight=False, markup=False, soft_wrap=True)
+                say(f"    timm-conformance replay {path} {verdict.target}")
     for target, reasons in _errors(results).items():
         for reason, count in reasons.most_common():
-            console.print(f"E {target}  {count} verdicts: {reason}", style="red", highlight=False, markup=False)
+            say(f"E {target}  {count} verdicts: {reason}", "red")
     for witness in results.witnesses:
         if not witness.expected:
             what = {"fails": "fails outside its ledger range", "fixed": "no longer fails: narrow its ledger range"}
-            text = what.get(witness.replay, witness.replay)
-            console.print(
-                f"! {witness.target}  witness {witness.id} {text}: {witness.message}", style="magenta", markup=False
+            say(
+                f"! {witness.target}  witness {witness.id} {what.get(witness.replay, witness.replay)}: {witness.message}"
             )
 
 

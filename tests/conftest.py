@@ -1,0 +1,22 @@
+"""Shared test set-up: one torch thread a process, and what to do with tests that need CUDA."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: run the CUDA tests or fail")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") is None or torch.cuda.is_available():
+        return
+    if item.config.getoption("device") == "cuda":
+        pytest.fail("--device cuda: no CUDA device is visible to torch", pytrace=False)
+    pytest.skip("needs a CUDA device: none is visible to torch")
