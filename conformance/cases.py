@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import Any, Literal
 
 import msgspec
@@ -128,6 +129,8 @@ def regimes(case: Case, num_prefix_tokens: int) -> frozenset[str]:
         "native": case.native,
         "resampled": not case.native,
         "equal-count-other-shape": grid != "native" and source.tokens == destination.tokens,
+        # Square-looking: as many tokens as a square grid has, in another shape.
+        "square-count-non-square": isqrt(source.tokens) ** 2 == source.tokens and len(set(source.grid_size)) > 1,
         "source-grid-non-square": source.grid_size[0] != source.grid_size[1],
         "destination-grid-non-square": destination.grid_size[0] != destination.grid_size[1],
         "patch-non-square": len(set(source.patch_size)) > 1 or len(set(destination.patch_size)) > 1,

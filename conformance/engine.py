@@ -10,6 +10,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from zlib import crc32
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity
@@ -120,7 +121,8 @@ class Explorer:
         """
         skip = not shrink
 
-        @hypothesis.seed(self.seed)
+        # Not the bare seed: the same draws would repeat in every stratum and family.
+        @hypothesis.seed(crc32(f"{self.seed}/{family.name}/{stratum.name}".encode()))
         @hypothesis.settings(
             max_examples=max(1, round(self.profile.cases * stratum.weight)) + 1,
             database=None,

@@ -144,7 +144,7 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
         destination=destination,
         dtype=draw(st.sampled_from(["float32", "float32", "float16", "bfloat16"]), label="dtype"),
         contents=Contents(
-            draw(st.sampled_from(["normal", "normal", *CONTENTS[1:]]), label="contents"),
+            draw(st.sampled_from(["normal", "normal", *CONTENTS]), label="contents"),
             draw(st.integers(0, 999), label="seed"),
         ),
         wrapper=draw(st.sampled_from(family.wrappers), label="wrapper"),

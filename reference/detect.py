@@ -10,25 +10,36 @@ from .errors import LoadError, some
 from .formats import FORMATS, Format
 
 WRAPPERS = ("model", "state_dict")
-_MAX_NESTING = 4
+_MAX_NESTING = 8
 
 
 def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, out of ``model`` and ``state_dict`` wrappers in any nesting.
+    """The tensors of a checkpoint, out of ``model`` and ``state_dict`` wrappers nested up to eight deep.
 
-    Raises :class:`LoadError` when what is left is no mapping of names to tensors.
+    A wrapper's name counts only where it holds tensors, or a wrapper that does. Raises :class:`LoadError` when what is
+    left is no mapping of names to tensors.
     """
+    if not isinstance(checkpoint, Mapping):
+        raise LoadError(f"a checkpoint is a dict of tensors, this is a {type(checkpoint).__name__}")
     state = checkpoint
     for _ in range(_MAX_NESTING):
-        inner = next((state[w] for w in WRAPPERS if isinstance(state.get(w), Mapping)), None)
+        inner = next((state[w] for w in WRAPPERS if _holds_tensors(state.get(w))), None)
         if inner is None:
             break
         state = inner
-    others = [str(k) for k, v in state.items() if not isinstance(v, Tensor)]
+    others = [str(k) for k, v in state.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
     if others or not state:
-        what = f"not a tensor: {some(others)}" if others else "it is empty"
+        what = f"not a named tensor: {some(others)}" if others else "it is empty"
         raise LoadError(f"no state_dict in this checkpoint ({what}); looked under {', '.join(WRAPPERS)}")
     return dict(state)
+
+
+def _holds_tensors(entry: object, depth: int = _MAX_NESTING) -> bool:
+    if not isinstance(entry, Mapping) or not depth:
+        return False
+    return any(isinstance(v, Tensor) for v in entry.values()) or any(
+        _holds_tensors(entry.get(w), depth - 1) for w in WRAPPERS
+    )
 
 
 def detect(state_dict: Mapping[str, Tensor]) -> Format:

@@ -8,6 +8,7 @@ from torch import Tensor
 from .resize import BICUBIC_ANTIALIAS, Resampling, axis_pinv, resize
 
 
+@torch.no_grad()
 def resample_patch_kernel(weight: Tensor, patch_size: tuple[int, int], how: Resampling = BICUBIC_ANTIALIAS) -> Tensor:
     """PI-resize of patch-embedding kernels ``(..., h, w)`` to ``(..., *patch_size)``.
 
@@ -24,6 +25,7 @@ def resample_patch_kernel(weight: Tensor, patch_size: tuple[int, int], how: Resa
     return (rows.T @ weight.to(torch.float64) @ cols).to(weight.dtype)
 
 
+@torch.no_grad()
 def resample_position_grid(
     pos_embed: Tensor,
     old_grid: tuple[int, int],

@@ -18,6 +18,7 @@ from .formats import Facts
 from .resize import BICUBIC_ANTIALIAS, Resampling
 
 _KERNEL = "patch_embed.proj.weight"
+_GRID = "pos_embed"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Destination:
         shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
         grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
         if grid is None or len(shapes.get(_KERNEL, ())) != 4:
-            raise LoadError(f"{type(model).__name__} is no Vision Transformer: it needs patch_embed.grid_size and {_KERNEL}")
+            raise LoadError(
+                f"{type(model).__name__} is no Vision Transformer: it needs patch_embed.grid_size and {_KERNEL}"
+            )
         return cls(shapes, shapes[_KERNEL][-2:], tuple(grid))
 
 
@@ -50,8 +53,9 @@ def load_state_dict(
     ``input_size`` is the image size ``(height, width)`` the checkpoint was trained at; by default what the model declares
     in ``pretrained_cfg["input_size"]``. It decides the source grid where the number of position tokens alone does not:
 
-    1. declared, and ``input_size // patch_size`` accounts for every token: that grid;
-    2. as many tokens as the model has: the model's own grid (so a model's own checkpoint always reloads unchanged);
+    1. declared, and ``input_size // patch_size`` accounts for every token: that grid (an ``input_size`` passed here must);
+    2. as many tokens as the model has: the model's own grid, so without a declaration, or with a true one, a model's own
+       checkpoint always reloads unchanged;
     3. a square number of tokens: that square; anything else is undecidable and an error.
 
     ``checkpoint`` is never modified; tensors that need no change are returned as they are. dtype and device are kept.
@@ -60,35 +64,50 @@ def load_state_dict(
     destination = Destination.of(model)
     state_dict = unwrap(checkpoint)
     facts = Facts(in_chans=destination.shapes[_KERNEL][1], patch_size=destination.patch_size)
-    state = detect(state_dict).decode(state_dict, facts)
-    if _KERNEL not in state:
-        raise LoadError(f"the checkpoint has no {_KERNEL} after conversion; keys seen: {some(state_dict)}")
+    state = _for_model(detect(state_dict).decode(state_dict, facts), destination)
     source_patch = tuple(state[_KERNEL].shape[-2:])
     state[_KERNEL] = resample_patch_kernel(state[_KERNEL], destination.patch_size, resampling)
-    if "pos_embed" in state and "pos_embed" in destination.shapes:
-        rows = destination.shapes["pos_embed"][1] - destination.grid_size[0] * destination.grid_size[1]
-        declared = input_size or _declared(model)
-        old_grid = _source_grid(state["pos_embed"].shape[1] - rows, source_patch, destination.grid_size, declared)
-        state["pos_embed"] = resample_position_grid(
-            state["pos_embed"], old_grid, destination.grid_size, rows, resampling
-        )
+    if _GRID in state:
+        rows = destination.shapes[_GRID][1] - destination.grid_size[0] * destination.grid_size[1]
+        old_grid = _source_grid(state[_GRID].shape[1] - rows, source_patch, destination.grid_size, input_size, model)
+        state[_GRID] = resample_position_grid(state[_GRID], old_grid, destination.grid_size, rows, resampling)
     return _complete(state, destination)
 
 
-def _declared(model: nn.Module) -> tuple[int, int] | None:
-    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
-    return tuple(size[-2:]) if size else None
+def _for_model(state: dict[str, Tensor], destination: Destination) -> dict[str, Tensor]:
+    """Drop the classifier a model without one has no use for; refuse other names, and what cannot be resampled."""
+    shapes = destination.shapes
+    if "head.weight" not in shapes:
+        state = {k: v for k, v in state.items() if not k.startswith("head.")}
+    names = (("missing", [k for k in shapes if k not in state]), ("unexpected", [k for k in state if k not in shapes]))
+    if any(found for _, found in names):
+        raise LoadError("checkpoint does not fit the model: " + "; ".join(f"{t}: {some(n)}" for t, n in names if n))
+    for key, ndim in ((_KERNEL, 4), (_GRID, 3)):
+        if key in state and (state[key].ndim != ndim or (key == _GRID and len(state[key]) != 1)):
+            raise LoadError(f"{key} has shape {tuple(state[key].shape)}, which is none of a Vision Transformer")
+    return state
 
 
 def _source_grid(
-    tokens: int, patch_size: tuple[int, int], model_grid: tuple[int, int], input_size: tuple[int, int] | None
+    tokens: int,
+    patch_size: tuple[int, int],
+    model_grid: tuple[int, int],
+    input_size: tuple[int, int] | None,
+    model: nn.Module,
 ) -> tuple[int, int]:
+    """The grid of ``tokens`` position tokens, by the three rules of :func:`load_state_dict`."""
     if tokens < 1:
         raise LoadError("pos_embed has fewer rows than the model has prefix tokens: the model has other prefix tokens")
-    if input_size is not None:
-        grid = (input_size[0] // patch_size[0], input_size[1] // patch_size[1])
+    declared = input_size or (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+    if declared:
+        grid = (declared[-2] // patch_size[0], declared[-1] // patch_size[1])
         if grid[0] * grid[1] == tokens:
             return grid
+    if input_size is not None:
+        raise LoadError(
+            f"input_size {tuple(input_size)} is not the checkpoint's: with patch size {patch_size} it gives "
+            f"{grid[0]}x{grid[1]} position tokens, the checkpoint has {tokens}"
+        )
     if tokens == model_grid[0] * model_grid[1]:
         return model_grid
     if isqrt(tokens) ** 2 == tokens:
@@ -100,18 +119,9 @@ def _source_grid(
 
 
 def _complete(state: dict[str, Tensor], destination: Destination) -> dict[str, Tensor]:
-    """Drop the classifier a model without one has no use for, and refuse anything a strict load would refuse."""
+    """Refuse what a strict load would refuse."""
     shapes = destination.shapes
-    if "head.weight" not in shapes:
-        state = {k: v for k, v in state.items() if not k.startswith("head.")}
-    missing = [k for k in shapes if k not in state]
-    extra = [k for k in state if k not in shapes]
-    wrong = [
-        f"{k} is {tuple(v.shape)}, the model has {shapes[k]}"
-        for k, v in state.items()
-        if k in shapes and tuple(v.shape) != shapes[k]
-    ]
-    if missing or extra or wrong:
-        parts = (("missing", missing), ("unexpected", extra), ("other shape", wrong))
-        raise LoadError("checkpoint does not fit the model: " + "; ".join(f"{t}: {some(n)}" for t, n in parts if n))
+    wrong = [f"{k} is {tuple(v.shape)}, the model has {shapes[k]}" for k, v in state.items() if v.shape != shapes[k]]
+    if wrong:
+        raise LoadError(f"checkpoint does not fit the model: {some(wrong)}")
     return state

@@ -40,12 +40,10 @@ def perfect(checkpoint, model):
 
 def returns_early(checkpoint, model):
     """Never resamples what it converts, like timm 0.9.x with CLIP."""
-    parts = {
-        "resample_patch_kernel": lambda weight, *_: weight,
-        "resample_position_grid": lambda pos, *_: pos,
-        "_complete": lambda state, _: state,
-    }
-    return loader_with(checkpoint, model, **(parts if _upstream(checkpoint) else {}))
+    if not _upstream(checkpoint):
+        return perfect(checkpoint, model)
+    same = lambda tensor, *_: tensor  # noqa: E731
+    return loader_with(checkpoint, model, resample_patch_kernel=same, resample_position_grid=same, _complete=same)
 
 
 def resamples_the_kernel_only(checkpoint, model):
@@ -75,10 +73,9 @@ def returns_nothing(checkpoint, model):
     """Returns None."""
 
 
-def keeps_the_classifier(checkpoint, model):
-    """Passes a classifier on to a model without one."""
-    state = perfect(checkpoint, model)
-    return state | ({} if "head.weight" in state else {HEAD_BIAS: torch.zeros(3, dtype=state[KERNEL].dtype)})
+def keeps_the_mask_token(checkpoint, model):
+    """Passes a tensor of the pre-training on."""
+    return _edited(checkpoint, model, lambda state: {"mask_token": state["cls_token"][0]})
 
 
 def ignores_wrappers(checkpoint, model):
@@ -89,7 +86,9 @@ def ignores_wrappers(checkpoint, model):
 
 def opens_one_wrapper(checkpoint, model):
     """Opens one wrapper, not two."""
-    return ignores_wrappers(next((checkpoint[w] for w in ("model", "state_dict") if w in checkpoint), checkpoint), model)
+    return ignores_wrappers(
+        next((checkpoint[w] for w in ("model", "state_dict") if w in checkpoint), checkpoint), model
+    )
 
 
 def passes_foreign_keys(checkpoint, model):
@@ -110,6 +109,12 @@ def numbers_blocks_as_met(checkpoint, model):
     met = list(dict.fromkeys(k.split(".")[1] for k in state if k.startswith("blocks.")))
     number = {f"blocks.{i}.": f"blocks.{n}." for n, i in enumerate(met)}
     return {next((k.replace(a, b) for a, b in number.items() if k.startswith(a)), k): v for k, v in state.items()}
+
+
+def takes_the_first_norm(checkpoint, model):
+    """Takes the first weight vector it meets for the norm before the blocks."""
+    vectors = [v for k, v in reference.unwrap(checkpoint).items() if k.endswith(".weight") and v.ndim == 1]
+    return _edited(checkpoint, model, lambda state: {"norm_pre.weight": vectors[0]})
 
 
 # -- conversions -------------------------------------------------------------------------------------------------------
@@ -249,3 +254,9 @@ def differs_under_create_model(checkpoint, model):
     """Forgets a norm in models that timm.create_model made."""
     state = perfect(checkpoint, model)
     return state | ({"norm.weight": 0 * state["norm.weight"]} if hasattr(model, "default_cfg") else {})
+
+
+def overflows_in_half(checkpoint, model):
+    """Scales half-precision tensors beyond their range and back."""
+    scaled = lambda v: v * 2.0**18 / 2.0**18 if v.dtype == torch.float16 else v  # noqa: E731
+    return {k: scaled(v) for k, v in perfect(checkpoint, model).items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from math import isqrt
 from unittest import mock
 
@@ -89,7 +89,8 @@ def kernel_of_larger_norm(checkpoint, model):
     """Adds to a grown kernel what no old patch can see."""
 
     def resample(weight, size):
-        exact, image = resample_patch_kernel(weight, size), resize(weight, size)
+        exact = resample_patch_kernel(weight, size)
+        image = _nearest(weight.shape[-2], size[0]) @ weight @ _nearest(weight.shape[-1], size[1]).T
         rows, cols = (axis_matrix(o, n) @ axis_pinv(o, n) for o, n in zip(weight.shape[-2:], size))
         return exact + image - rows @ image @ cols.T
 
@@ -101,7 +102,7 @@ def transposes_the_kernel(checkpoint, model):
     return _kernel(checkpoint, model, lambda w, n: resample_patch_kernel(w.transpose(-1, -2), n))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _noisy_pinv(old, new):
     return torch.linalg.pinv(resize_matrix(old, new).float(), rtol=1e-9).double()
 
@@ -133,12 +134,6 @@ def divides_by_the_norm(checkpoint, model):
         return resample_patch_kernel(weight / norm, size) * norm
 
     return _kernel(checkpoint, model, resample)
-
-
-def overflows_in_half(checkpoint, model):
-    """Scales half-precision tensors beyond their range and back."""
-    scaled = lambda v: v * 2.0**15 / 2.0**15 if v.dtype == torch.float16 else v  # noqa: E731
-    return {k: scaled(v) for k, v in perfect(checkpoint, model).items()}
 
 
 # -- the position grid -------------------------------------------------------------------------------------------------
@@ -187,9 +182,9 @@ def swaps_height_and_width(checkpoint, model):
 def assumes_a_square_grid(checkpoint, model):
     """Reads a square number of tokens as a square, whatever is declared."""
 
-    def grid(tokens, patch, model_grid, input_size, known=reference.loader._source_grid):
+    def grid(tokens, *rest, known=reference.loader._source_grid):
         side = isqrt(tokens)
-        return (side, side) if side * side == tokens else known(tokens, patch, model_grid, input_size)
+        return (side, side) if side * side == tokens else known(tokens, *rest)
 
     return loader_with(checkpoint, model, _source_grid=grid)
 

@@ -28,7 +28,7 @@ ARCH = {
 class Model(nn.Module):
     """As much of a Vision Transformer as the loader may look at: named parameters, grid size, declared input size."""
 
-    def __init__(self, family: Family, arch: Mapping[str, Any], geometry: Geometry, declared: Size | None = None) -> None:
+    def __init__(self, family: Family, arch: Mapping[str, Any], geometry: Geometry, declared: Size | None) -> None:
         super().__init__()
         for name, shape in family.shapes(arch, geometry).items():
             *path, leaf = name.split(".")
@@ -49,7 +49,7 @@ def image_encoder(source: Geometry, family: str = "timm_native", **options: Any)
     return checkpoints.encode(FAMILIES[family], case, checkpoints.truth(FAMILIES[family], case)), case
 
 
-def model(source: Geometry, family: str = "timm_native", declared=None, **options: Any) -> Model:
+def model(source: Geometry, family: str = "timm_native", declared: Size | None = None, **options: Any) -> Model:
     return Model(FAMILIES[family], ARCH | options, source, declared)
 
 
@@ -59,5 +59,6 @@ def refusal(checkpoint: Any, into: nn.Module, **kwargs: Any) -> str:
         load_state_dict(checkpoint, into, **kwargs)
     assert isinstance(caught.value, ValueError)
     text = str(caught.value)
-    assert text and "\n" not in text
+    assert text
+    assert "\n" not in text
     return text

@@ -216,15 +216,15 @@ def test_nothing_to_do_returns_the_tensor_itself() -> None:
 def test_dtype_is_kept_and_rounded_once(dtype: torch.dtype) -> None:
     kernel, grid = normal(1, 2, 3, 4, 4, dtype=dtype), normal(1, 1, 2 + 6, 4, dtype=dtype)
     new_kernel, new_grid = resample_patch_kernel(kernel, (6, 3)), resample_position_grid(grid, (2, 3), (4, 2), 2)
-    assert new_kernel.dtype is dtype and new_grid.dtype is dtype
+    assert new_kernel.dtype is dtype
+    assert new_grid.dtype is dtype
     exact = resample_patch_kernel(kernel.double(), (6, 3)), resample_position_grid(grid.double(), (2, 3), (4, 2), 2)
     assert torch.equal(new_kernel, exact[0].to(dtype))
     assert torch.equal(new_grid, exact[1].to(dtype))
 
 
-@quick
-@given(short_sizes, short_sizes, st.integers(0, 5), resamplings, seeds)
-def test_grid_rows_are_resized_row_major_and_prefix_rows_stay(old, new, prefix: int, how: Resampling, seed) -> None:
+def assert_grid_resized(old, new, prefix: int, how: Resampling, seed: int) -> None:
+    """Prefix rows bit for bit, grid rows the two-dimensional operator on them, the input untouched."""
     embed = normal(seed, 1, prefix + old[0] * old[1], 3, dtype=torch.float32)
     before = embed.clone()
     out = resample_position_grid(embed, old, new, prefix, how)
@@ -235,13 +235,25 @@ def test_grid_rows_are_resized_row_major_and_prefix_rows_stay(old, new, prefix: 
     assert bool(((out[0, prefix:].double() - rows).abs() <= bound).all())
 
 
+@quick
+@given(short_sizes, short_sizes, st.integers(0, 5), resamplings, seeds)
+def test_grid_rows_are_resized_row_major_and_prefix_rows_stay(old, new, prefix: int, how: Resampling, seed) -> None:
+    assert_grid_resized(old, new, prefix, how, seed)
+
+
+@pytest.mark.parametrize("how", ALL, ids=name)
+@pytest.mark.parametrize(("old", "new"), [((2, 8), (4, 4)), ((4, 4), (2, 8)), ((2, 6), (6, 2)), ((1, 4), (2, 2))])
+def test_as_many_tokens_in_another_shape_are_resized_too(old, new, how: Resampling) -> None:
+    assert_grid_resized(old, new, 1, how, 3)
+
+
 @pytest.mark.parametrize("tokens", [5, 7, 10])
 def test_a_wrong_number_of_tokens_is_refused(tokens: int) -> None:
     with pytest.raises(ValueError, match=f"{tokens - 1} position tokens do not fill a 2x4 grid"):
         resample_position_grid(normal(0, 1, tokens, 4), (2, 4), (4, 4), 1)
 
 
-@pytest.mark.parametrize("old, new", [(0, 3), (3, 0)])
+@pytest.mark.parametrize(("old", "new"), [(0, 3), (3, 0)])
 def test_an_empty_axis_is_refused(old: int, new: int) -> None:
     with pytest.raises(ValueError, match="at least one sample"):
         axis_matrix(old, new)
@@ -252,4 +264,5 @@ def test_resampling_refuses_what_is_not_defined() -> None:
         Resampling("nearest")
     with pytest.raises(ValueError, match="align_corners"):
         Resampling(antialias=True, align_corners=True)
-    assert Resampling() == BICUBIC_ANTIALIAS and BILINEAR == Resampling("bilinear", False, False)
+    assert Resampling() == BICUBIC_ANTIALIAS
+    assert Resampling("bilinear", False, False) == BILINEAR

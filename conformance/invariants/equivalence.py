@@ -75,6 +75,7 @@ def _operations(trial: Trial) -> int:
         "grid-mixed",
         "equal-count-other-shape",
         "source-grid-non-square",
+        "square-count-non-square",
         "destination-grid-non-square",
         "half-precision",
     ),

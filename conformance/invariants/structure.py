@@ -60,8 +60,8 @@ def no_early_return(trial: Trial) -> Iterator[Problem]:
     if trial.native.ok:
         in_two_steps = trial.convert(trial.place(trial.native.state), trial.model())
         yield from _agree(trial, sound, in_two_steps, "converted-then-resampled")
-    resampled_first = trial.load(trial.expected, source=trial.case.destination)
-    yield from _agree(trial, sound, resampled_first, "resampled-then-converted")
+    resampled = {**trial.expected, **{n: trial.state[n].cpu() for n in sound}}
+    yield from _agree(trial, sound, trial.load(resampled, source=trial.case.destination), "resampled-then-converted")
 
 
 def _agree(trial: Trial, names: list[str], other: Loaded, kind: str) -> Iterator[Problem]:
@@ -89,6 +89,9 @@ def _told_apart(trial: Trial, one_change: dict) -> Iterator[Problem]:
     regimes=("native", "resampled"),
 )
 def wrapper_transparent(trial: Trial) -> Iterator[Problem]:
+    if not trial.base.ok and trial.case.wrapper != "bare" and trial.load_variant(wrapper="bare").ok:
+        yield trial.base.problem(f"loading from {trial.case.wrapper}, but not the bare state dict,")
+        return
     yield from _told_apart(trial, {"wrapper": trial.other_wrapper})
 
 

@@ -20,11 +20,13 @@ _EPS = 1e-6
 
 
 def _fold_class_row(cls_token: Tensor, pos_embed: Tensor, registers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if cls_token.shape != pos_embed[:, :1].shape:
+        raise ValueError("a class token that broadcasts is none")
     return cls_token + pos_embed[:, :1], pos_embed[:, 1:], registers
 
 
 def _unfold_class_row(cls_token: Tensor, pos_embed: Tensor, registers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """2c and -c: two different halves whose sum is exactly c in any binary floating point."""
+    """2c and -c: two different parts whose sum is exactly c in binary floating point, up to half the largest number."""
     return 2 * cls_token, torch.cat([-cls_token, pos_embed], dim=1), registers
 
 

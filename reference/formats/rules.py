@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ StateDict = dict[str, Tensor]
 _FIELDS = {"i": r"\d+", "p": "weight|bias", "rest": ".+"}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _regex(pattern: str) -> re.Pattern[str]:
     parts = re.split(r"\{(\w+)\}", pattern)
     text = "".join(f"(?P<{p}>{_FIELDS[p]})" if n % 2 else re.escape(p) for n, p in enumerate(parts))
@@ -118,13 +118,14 @@ class Format:
                 if isinstance(rule, Fold):
                     if key in rule.upstream and all(k in state_dict for k in rule.upstream):
                         folded.update(rule.upstream)
-                        out.update(zip(rule.timm, rule.decode(*(state_dict[k] for k in rule.upstream))))
+                        parts = [state_dict[k] for k in rule.upstream]
+                        out.update(zip(rule.timm, self._decoded(rule.upstream, parts, rule.decode)))
                         break
                     continue
                 fields = match(rule.upstream, key)
                 if fields is not None:
                     if isinstance(rule, Rename):
-                        out[rule.timm.format(**fields)] = rule.decode(tensor, facts)
+                        out[rule.timm.format(**fields)] = self._decoded((key,), [tensor], rule.decode, facts)
                     break
             else:
                 unknown.append(key)
@@ -134,6 +135,16 @@ class Format:
             if isinstance(rule, Fill) and rule.like in out and rule.timm not in out:
                 out[rule.timm] = out[rule.like].new_zeros(out[rule.like].shape[0])
         return out
+
+    def _decoded(self, keys: tuple[str, ...], tensors: list[Tensor], decode: Callable, *more: Facts):
+        """What a rule makes of its tensors; tensors of a shape the format cannot have are a :class:`LoadError`."""
+        try:
+            return decode(*tensors, *more)
+        except LoadError:
+            raise
+        except (IndexError, RuntimeError, TypeError, ValueError):
+            found = some(f"{k} {tuple(t.shape)}" for k, t in zip(keys, tensors))
+            raise LoadError(f"the {self.name} format cannot have tensors of these shapes: {found}") from None
 
     def encode(self, state: Mapping[str, Tensor], facts: Facts = Facts()) -> StateDict:
         """timm's layout to upstream tensors, the exact inverse of :meth:`decode`. Raises :class:`LoadError`."""

@@ -1,0 +1,179 @@
+"""The engine and what a run amounts to: determinism, regimes, vacuity, exit codes."""
+
+from __future__ import annotations
+
+import hypothesis
+import pytest
+from hypothesis import HealthCheck, Phase
+
+from conformance import outcome
+from conformance.cases import Case, Geometry, regimes
+from conformance.engine import PROFILES, Explorer, judge
+from conformance.families import FAMILIES
+from conformance.families.base import undecidable_grid
+from conformance.invariants import INVARIANTS
+from conformance.invariants.registry import invariant
+from conformance.ledger import Ledger
+from conformance.loaders import Loader
+from conformance.results import Results, Verdict, Witness
+from conformance.strategies import MAX_GRID, MAX_PATCH, STRATA, cases
+from conformance.targets import parse_target
+from conformance.trial import Trial
+
+
+@pytest.fixture(scope="module")
+def loader():
+    """The reference, made ready in this process."""
+    return Loader(parse_target("reference"))
+
+
+def drawn(family, stratum, count=15):
+    """Cases of a stratum."""
+    found = []
+
+    @hypothesis.seed(1)
+    @hypothesis.settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @hypothesis.given(cases(family, stratum))
+    def collect(case):
+        found.append(case)
+
+    collect()
+    return found
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_drawn_cases_keep_to_their_bounds(name):
+    """Patches 1 to 32, free grids 1 to 8, widths 8 to 48, depth 1 or 2; decidable; JSON both ways; reachable regimes."""
+    family, met = FAMILIES[name], set()
+    for stratum in STRATA:
+        for case in drawn(family, stratum):
+            for geometry in (case.source, case.destination):
+                assert all(1 <= p <= MAX_PATCH for p in geometry.patch_size)
+                assert stratum.sizes == "real" or all(1 <= g <= MAX_GRID for g in geometry.grid_size)
+            assert 8 <= case.arch["embed_dim"] <= 48
+            assert case.arch["depth"] in (1, 2)
+            assert Case.from_json(case.to_json()) == case
+            met |= regimes(case, family.num_prefix_tokens(case.arch)) | family.tags(case)
+    assert not met & family.unreachable
+    assert family.own_regimes <= met
+    wanted = {r for i in INVARIANTS.values() for r in i.regimes} - {"cuda"} - family.unreachable
+    assert wanted <= met, "a regime no case of the family is in must be in `unreachable`"
+
+
+@pytest.mark.parametrize("stratum", STRATA, ids=lambda s: s.name)
+def test_strata_are_what_they_say(stratum):
+    """A stratum's cases are in its regimes."""
+    for case in drawn(FAMILIES["timm_native"], stratum):
+        found = regimes(case, 1)
+        if stratum.sizes == "free":
+            assert f"patch-{stratum.patch}" in found
+            expected = "equal-count-other-shape" if stratum.grid == "equal-count" else f"grid-{stratum.grid}"
+            assert expected in found
+
+
+def test_exploring_twice_gives_the_same_verdicts(loader):
+    """Deterministic: cases, counts, errors as fractions of their bounds, everything."""
+    runs = []
+    for _ in range(2):
+        explorer = Explorer(loader, Ledger(), INVARIANTS.values(), PROFILES["smoke"], seed=3)
+        runs.append(explorer.explore(FAMILIES["dinov2_swiglu"]))
+    assert runs[0] == runs[1]
+    assert {v.verdict for v in runs[0]} <= {"pass", "not-applicable"}
+
+
+def test_our_own_mistake_is_an_error_and_no_failure(loader):
+    """An exception inside an invariant is the suite's fault."""
+    broken = INVARIANTS["finite"].__class__("broken", "", "", "", (), lambda t: None, lambda t: 1 / 0)
+    case = drawn(FAMILIES["timm_native"], STRATA[0], 1)[0]
+    judged = judge(broken, Trial(FAMILIES["timm_native"], case, loader))
+    assert judged.outcome == "error"
+    assert "ZeroDivisionError" in judged.reason
+
+
+def test_two_invariants_may_not_share_a_name():
+    """Names are identities."""
+    with pytest.raises(ValueError, match="two invariants are named strict-load"):
+
+        @invariant(promise="", catches="")
+        def strict_load(trial):
+            yield
+
+    assert INVARIANTS["strict-load"].promise
+
+
+GRIDS = {"2x8": (2, 8), "4x4": (4, 4), "3x5": (3, 5), "2x2": (2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "declared", "decidable"),
+    [
+        ("2x8", "4x4", "true", True),
+        ("2x8", "4x4", "absent", False),
+        ("2x8", "2x8", "absent", True),
+        ("4x4", "2x2", "absent", True),
+        ("3x5", "2x2", "absent", False),
+        ("3x5", "3x5", "default", True),
+        ("4x4", "4x4", "default", True),
+    ],
+)
+def test_what_a_loader_is_entitled_to_know(source, destination, declared, decidable):
+    """A square number of tokens is a square, as many tokens as the model has are its grid, anything else must be declared."""
+    geometries = [Geometry((4, 4), GRIDS[g]) for g in (source, destination)]
+    assert (undecidable_grid(*geometries, declared, (16, 16)) is None) is decidable
+
+
+def verdict(name="pass", target="t", invariant="strict-load", family="openai_clip", **more):
+    """A verdict with as many judged cases as it says."""
+    return Verdict(target, family, invariant, name, **more)
+
+
+@pytest.mark.parametrize(
+    ("records", "gaps", "code"),
+    [
+        ([verdict()], [], 0),
+        ([verdict("known")], [], 0),
+        ([verdict("fail"), verdict("error")], ["gap"], 1),
+        ([verdict("error")], [], 2),
+        ([verdict()], ["gap"], 3),
+        ([verdict(), Witness("t", "w", "fails", True)], [], 0),
+        ([verdict(), Witness("t", "w", "fixed", False)], [], 1),
+        ([verdict(), Witness("t", "w", "fails", False)], [], 1),
+        ([verdict(), Witness("t", "w", "error", False)], [], 2),
+    ],
+)
+def test_exit_codes(records, gaps, code):
+    """0 expected, 1 new failure or stale entry, 2 could not run, 3 vacuous."""
+    assert outcome.exit_code(Results(records), gaps) == code
+
+
+def test_a_promise_nobody_checked_is_a_gap():
+    """No judged case, or a missed regime, is vacuous; blocked and not-applicable cases do not count."""
+    full = dict.fromkeys(INVARIANTS["pi-adjoint"].regimes, 2)
+    every = list(FAMILIES)
+
+    def gaps(**cell):
+        records = [verdict(invariant="pi-adjoint", family=f, **cell) for f in every]
+        return outcome.vacuous(Results(records), every, ["pi-adjoint"], narrowed=False)
+
+    assert gaps(cases={"pass": 2}, regimes=full) == []
+    assert gaps(cases={"blocked": 9, "not-applicable": 3}) == ["t: pi-adjoint met no case it could judge"]
+    assert gaps(cases={"pass": 2}, regimes={"patch-grow": 2}) == [
+        "t: pi-adjoint met no case of regime patch-non-square"
+    ]
+
+
+def test_a_narrowed_run_asks_only_for_what_it_can_reach():
+    """CLIP has exactly one prefix token: a run of CLIP alone cannot meet the others, and is not vacuous for it."""
+    wanted = dict.fromkeys(set(INVARIANTS["strict-load"].regimes) - FAMILIES["openai_clip"].unreachable, 1)
+    records = [verdict(cases={"pass": 1}, regimes=wanted)]
+    assert outcome.vacuous(Results(records), ["openai_clip"], ["strict-load"], narrowed=True) == []
+    del wanted["native"]
+    assert outcome.vacuous(Results(records), ["openai_clip"], ["strict-load"], narrowed=True) == [
+        "t: strict-load met no case of regime native"
+    ]

@@ -1,0 +1,117 @@
+"""The ledger: what it attributes, what it refuses to attribute, and what it refuses to be."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from packaging.version import Version
+
+from conformance import ledger as ledgers
+from conformance.errors import UserError
+from conformance.ledger import DEFAULT_PATH, Entry
+
+ENTRY = Entry(
+    id="example",
+    kind="bug",
+    title="",
+    releases=">=0.9.0,<1.0.3",
+    families=["openai_clip"],
+    shows=["strict-load:size-mismatch:patch_embed.*"],
+    regime=["patch-grow", "patch-mixed & !half-precision"],
+    explanation="",
+)
+SHOWN = ("openai_clip", "strict-load", "size-mismatch", "patch_embed.proj.weight")
+
+
+@pytest.mark.parametrize("regimes", [{"patch-grow"}, {"patch-mixed", "float32"}])
+def test_a_failure_inside_is_attributed(regimes):
+    """Family, signature and one regime hold."""
+    assert ENTRY.covers(*SHOWN, frozenset(regimes))
+
+
+@pytest.mark.parametrize(
+    ("shown", "regimes"),
+    [
+        (("dinov2", *SHOWN[1:]), {"patch-grow"}),
+        (("openai_clip", "finite", *SHOWN[2:]), {"patch-grow"}),
+        ((*SHOWN[:2], "missing-key", SHOWN[3]), {"patch-grow"}),
+        ((*SHOWN[:3], "pos_embed"), {"patch-grow"}),
+        (SHOWN, {"patch-native"}),
+        (SHOWN, {"patch-mixed", "half-precision"}),
+    ],
+)
+def test_known_does_not_mean_blind(shown, regimes):
+    """Another family, invariant, failure class, tensor or regime is a new failure."""
+    assert not ENTRY.covers(*shown, frozenset(regimes))
+
+
+@pytest.mark.parametrize(
+    ("release", "applies"), [("0.9.16", True), ("1.0.3", False), ("1.0.0.dev0", True), ("0.8.0", False)]
+)
+def test_releases_are_compared_as_versions(release, applies):
+    """Development releases count; ranges end where they say."""
+    assert ENTRY.applies_to(Version(release)) is applies
+
+
+def test_the_reference_is_never_excused():
+    """No entry applies to a target that is not timm."""
+    assert not ENTRY.applies_to(None)
+
+
+def test_the_ledger_loads_and_every_entry_has_its_witness():
+    """Every entry's witness shows one of the failures it claims, in a family and regime it names."""
+    from conformance.cases import regimes
+    from conformance.families import FAMILIES
+
+    book = ledgers.load(DEFAULT_PATH)
+    assert book.entries
+    for entry in book.entries:
+        witness = book.witnesses[entry.id]
+        family = FAMILIES[witness.case.family]
+        found = regimes(witness.case, family.num_prefix_tokens(witness.case.arch)) | family.tags(witness.case)
+        assert entry.covers(family.name, witness.invariant, witness.kind, witness.tensor, found), entry.id
+        assert len(entry.explanation.split(". ")) >= 2, f"{entry.id}: two sentences"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('releases = ">=0.9.0,<1.0.3"', 'releases = ">=1.0.3,<0.9.0"', "no version can satisfy"),
+        ('releases = ">=0.9.0,<1.0.3"', 'releases = "about 0.9"', "is no version range"),
+        ('families = ["openai_clip", "openai_clip_ddp"]', 'families = ["clip"]', "unknown family 'clip'"),
+        ('kind = "bug"', 'kind = "bugg"', "cannot be read.*bugg"),
+        ("[[entry]]", "[[entry", "cannot be read"),
+        ('id = "clip-early-return"', 'id = "clip-early"', "every ledger entry needs one"),
+        ('id = "clip-grid-not-antialiased"', 'id = "clip-early-return"', "appears twice"),
+    ],
+)
+def test_an_impossible_ledger_is_one_line(tmp_path, old, new, says):
+    """What is wrong, in which file and entry."""
+    text = DEFAULT_PATH.read_text()
+    assert old in text
+    (tmp_path / "ledger.toml").write_text(text.replace(old, new, 1))
+    shutil.copytree(DEFAULT_PATH.parent / "witnesses", tmp_path / "witnesses")
+    with pytest.raises(UserError, match=says) as caught:
+        ledgers.load(tmp_path / "ledger.toml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_ledger_is_one_line(tmp_path):
+    """The way out is named."""
+    with pytest.raises(UserError, match="--ledger none"):
+        ledgers.load(tmp_path / "nothing.toml")
+
+
+@pytest.mark.parametrize("targets", [("timm==0.9.16", "timm==1.0.31", "reference")])
+def test_every_witness_fails_inside_and_passes_outside(targets):
+    """The stored witnesses, replayed from the command line, are as the ledger says on both releases and the reference."""
+    done = subprocess.run(
+        [sys.executable, "-m", "conformance.cli", "replay", *targets], capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FAILS           timm==0.9.16     clip-early-return" in done.stdout
+    assert "FIXED           timm==1.0.31     clip-early-return" in done.stdout
+    assert "not as the ledger says" not in done.stdout

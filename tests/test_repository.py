@@ -1,0 +1,76 @@
+"""The repository keeps its own promises: documented facts, the catalogue, the direction of imports."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from conformance import docs
+from conformance.catalogue import catalogue, models_of
+from conformance.families import FAMILIES
+from conformance.targets import DEFAULT_TARGETS, MODEL_RELEASE
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_catalogue_is_the_registry_of_the_newest_release():
+    """models.json is what timm registers, so the real sizes drawn are real."""
+    code = "import sys, msgspec\nfrom conformance.targets import activate, parse_target\n"
+    code += "activate(parse_target(sys.argv[1]))\nfrom conformance.catalogue import read_registry\n"
+    code += "print(msgspec.json.encode(read_registry()).decode())"
+    done = subprocess.run([sys.executable, "-c", code, f"timm=={MODEL_RELEASE}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == msgspec.to_builtins(list(catalogue().values()))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_has_a_format_and_real_models(name):
+    """A family is also a reference format, and registered models load it."""
+    from reference import FORMATS
+
+    assert name in FORMATS
+    assert models_of(FAMILIES[name])
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_arrows_point_one_way():
+    """`reference` imports torch alone; families know nothing of reports; only a worker's modules may import timm."""
+    for path in (ROOT / "reference").rglob("*.py"):
+        outside = _imports(path) - set(sys.stdlib_module_names)
+        assert outside <= {"torch", "numpy"}, path
+    for path in (ROOT / "conformance" / "families").rglob("*.py"):
+        assert not re.search(r"from \.+(report|results|runner|ledger|engine|cli)\b", path.read_text()), path
+    importing = {p.name for p in (ROOT / "conformance").rglob("*.py") if "timm" in _imports(p)}
+    assert importing == {"loaders.py", "catalogue.py"}
+
+
+def test_the_readme_names_real_commands():
+    """Its sessions exist, its default targets are the defaults, its exit codes are the code's."""
+    sessions = set(re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(), re.M))
+    assert set(re.findall(r"nox -s (\w+)", README)) <= sessions
+    assert "pip install nox && nox -s gate" in README
+    assert "nox -s tests" in README
+    assert " ".join(DEFAULT_TARGETS) in README
+
+
+@pytest.mark.parametrize("name", docs.PAGES)
+def test_the_reference_pages_are_what_the_registries_say(name):
+    """docs/ is written by `python -m conformance.docs`."""
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == docs.PAGES[name](), "run python -m conformance.docs"

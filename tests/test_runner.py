@@ -1,0 +1,94 @@
+"""The runner: one process a target, none of which can take the others down."""
+
+from __future__ import annotations
+
+import pytest
+
+from conformance.errors import UserError
+from conformance.results import Header, Verdict
+from conformance.runner import Plan, run
+
+PLAN = {"families": ("timm_native",), "invariants": ("strict-load", "finite"), "profile": "smoke", "ledger": "none"}
+
+
+@pytest.fixture(scope="module")
+def collected():
+    """One run over a good target and every kind of bad one."""
+    names = ("crashes", "exits", "hangs", "perfect", "no_such_function")
+    targets = (*(f"loader:tests.bad_loaders:{n}" for n in names), "loader:tests.no_such_module:load")
+    return run(Plan(targets=targets, timeout=25, **PLAN))
+
+
+def verdicts(collected, name):
+    """Verdict names and reasons of one target."""
+    found = collected.of(f"loader:tests.{name}")
+    return {v.verdict for v in found}, {v.reason for v in found}
+
+
+def test_every_target_has_every_verdict(collected):
+    """Each target ends with one verdict a family and invariant, whatever became of its process."""
+    cells = {}
+    for verdict in collected.verdicts:
+        cells.setdefault(verdict.target, []).append((verdict.family, verdict.invariant))
+    assert len(cells) == 6
+    assert all(sorted(c) == [("timm_native", "finite"), ("timm_native", "strict-load")] for c in cells.values())
+
+
+def test_the_others_still_report(collected):
+    """A well-behaved target passes beside the broken ones."""
+    assert verdicts(collected, "bad_loaders:perfect") == ({"pass"}, {""})
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("bad_loaders:crashes", "killed by signal 9"),
+        ("bad_loaders:exits", "exited with code 7"),
+        ("bad_loaders:hangs", "hung: no sign of life for 25 s"),
+        ("bad_loaders:no_such_function", "no attribute 'no_such_function'"),
+        ("no_such_module:load", "No module named 'tests.no_such_module'"),
+    ],
+)
+def test_a_broken_target_is_an_error_with_the_reason(collected, name, reason):
+    """A crash, an exit, a hang and a failed import are error verdicts that say so."""
+    names, reasons = verdicts(collected, name)
+    assert names == {"error"}
+    assert all(reason in r for r in reasons), reasons
+
+
+def test_a_loader_that_returns_nonsense_fails_and_is_no_error():
+    """What a loader does wrong inside its process is a failure of the loader."""
+    collected = run(Plan(targets=("loader:tests.bad_loaders:returns_nonsense",), **PLAN))
+    strict = next(v for v in collected.verdicts if v.invariant == "strict-load")
+    assert strict.verdict == "fail"
+    assert strict.failures[0].kind == "raises-TypeError"
+
+
+def test_an_interrupt_loses_nothing_computed():
+    """Ctrl-C ends the workers; what had arrived is kept and the rest says it was interrupted."""
+
+    def watch(record):
+        if isinstance(record, Verdict) and record.verdict == "pass":
+            raise KeyboardInterrupt
+
+    collected = run(Plan(targets=("reference", "loader:tests.bad_loaders:perfect"), jobs=1, **PLAN), watch)
+    found = {(v.target, v.invariant): v.verdict for v in collected.verdicts}
+    assert found["reference", "strict-load"] == "pass"
+    assert {v.reason for v in collected.of("loader:tests.bad_loaders:perfect")} == {"interrupted"}
+    assert [h.target for h in collected.headers] == ["reference"]
+
+
+def test_a_single_target_that_cannot_run_is_a_user_error(tmp_path):
+    """With nothing else to report, the mistake is told as one line."""
+    with pytest.raises(UserError, match=r"no timm/__init__\.py under"):
+        run(Plan(targets=(f"path:{tmp_path}",), **PLAN))
+
+
+def test_headers_name_versions_and_shims():
+    """Whatever ran says on what."""
+    collected = run(Plan(targets=("reference",), **PLAN))
+    (header,) = collected.headers
+    assert isinstance(header, Header)
+    assert header.timm == "1.0.31"
+    assert header.invariants == ["strict-load", "finite"]
+    assert header.shims in ([], ["torchvision-operators"])

@@ -1,0 +1,80 @@
+"""Targets and releases: parsing, fetching, and the mistakes a user can make, each one clear line."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from conformance import releases
+from conformance.errors import UserError
+from conformance.targets import parse_target
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "value"),
+    [
+        ("timm==0.9.16", "timm", "0.9.16"),
+        ("reference", "reference", ""),
+        ("loader:package.module:function", "loader", "package.module:function"),
+    ],
+)
+def test_targets_are_parsed(spec, kind, value):
+    """Every form of the mini-language."""
+    target = parse_target(spec)
+    assert (target.kind, target.value, target.spec) == (kind, value, spec)
+
+
+def test_a_checkout_is_a_target(tmp_path):
+    """path:DIR names the folder that holds the package timm."""
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "__init__.py").touch()
+    assert parse_target(f"path:{tmp_path}").is_timm
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("timm==banana", "is no version"),
+        ("path:/no/such/dir", "no timm/__init__.py"),
+        ("loader:module", "loader:package.module:function"),
+        ("timm=0.9", "targets are timm==VERSION"),
+        ("refrence", "targets are timm==VERSION"),
+    ],
+)
+def test_bad_targets_are_one_line(spec, says):
+    """What, where, what to do."""
+    with pytest.raises(UserError, match=says) as caught:
+        parse_target(spec)
+    assert "\n" not in str(caught.value)
+
+
+def _pip(monkeypatch, tmp_path, stderr):
+    monkeypatch.setenv("TIMM_CONFORMANCE_CACHE", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1, "", stderr))
+
+
+@pytest.mark.parametrize(
+    ("stderr", "says"),
+    [
+        ("ERROR: ... timm==0.9.17 (from versions: 0.9.12, 0.9.16, 1.0.3)\n", "no timm release 0.9.17.*timm==0.9.16"),
+        ("ERROR: ... timm==0.9.17 (from versions: none)\n", "not in the cache .*network"),
+        ("/usr/bin/python: No module named pip\n", "has no pip"),
+    ],
+)
+def test_a_release_that_cannot_be_fetched(monkeypatch, tmp_path, stderr, says):
+    """A release that does not exist, no network with an empty cache, no pip."""
+    _pip(monkeypatch, tmp_path, stderr)
+    with pytest.raises(UserError, match=says) as caught:
+        releases.ensure("0.9.17")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cached_release_needs_no_network(monkeypatch, tmp_path):
+    """The cache is looked at first."""
+    _pip(monkeypatch, tmp_path, "no network")
+    (tmp_path / "0.9.16" / "timm").mkdir(parents=True)
+    (tmp_path / "0.9.16" / "timm" / "__init__.py").touch()
+    (tmp_path / "scratch").mkdir()
+    assert releases.ensure("0.9.16") == tmp_path / "0.9.16"
+    assert releases.cached() == ["0.9.16"]
