@@ -163,10 +163,12 @@ def _last_words(worker: _Worker) -> str:
     """Why a worker ended without a footer, in one line."""
     code = worker.process.returncode
     lines = [line.strip() for line in worker.log.read_text(errors="replace").splitlines() if line.strip()]
-    said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or lines[-1:]
-    if code < 0:
-        return f"crashed: the worker was killed by signal {-code}" + (f" ({said[-1]})" if said else "")
-    return said[-1] if said else f"crashed: the worker exited with code {code}"
+    said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    if said:
+        return said[-1]
+    last = f" (its last line: {lines[-1]})" if lines and len(lines[-1]) > len("[100%]") else ""
+    how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+    return f"crashed: the worker {how}{last}"
 
 
 def _give_up(
