@@ -14,7 +14,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 CONTENTS = ("normal", "integers", "ramp", "one-hot", "constant")
 WRAPPERS = ("bare", "model", "state_dict", "model.state_dict")
 DECLARED = ("true", "absent", "default")
-CONTAINERS = ("safetensors", "pth")
+CONTAINERS = ("safetensors", "memory", "pth")
 
 
 class Geometry(msgspec.Struct, frozen=True):

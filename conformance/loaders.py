@@ -101,6 +101,8 @@ class Loader:
     def _build_uncached(self, family_name: str, arch: tuple, geometry: Geometry, device: str) -> nn.Module:
         family = FAMILIES[family_name]
         kwargs = self.model_kwargs(family, dict(arch))
+        if "weight_init" in _parameters(self._model_class(family)):
+            kwargs["weight_init"] = "skip"  # every weight is about to be loaded
         model = self._model_class(family)(img_size=geometry.img_size, patch_size=geometry.patch_size, **kwargs)
         return model.eval().to(device)
 

@@ -1,4 +1,8 @@
-"""One worker process a target, side by side; what they report is merged, and what they fail to report is an error verdict."""
+"""One worker process a target, side by side; what they report is merged, what they fail to report is an error verdict.
+
+Where that would leave cores idle (one target, or three on two cores), the targets left over are shared out: several workers
+take every n-th family each.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +44,7 @@ class Plan:
 @dataclass
 class _Worker:
     target: str
+    families: tuple[str, ...]
     process: subprocess.Popen
     path: Path
     log: Path
@@ -77,24 +82,25 @@ def run(plan: Plan, watch: Callable[[Record], None] = lambda record: None) -> Re
     An interrupt ends the workers and returns what was computed. Raises :class:`UserError` only when no target could run.
     """
     collected = Results()
-    waiting: list[str] = []
+    ready: list[str] = []
     for spec in plan.targets:
         try:
             targets.prepare(targets.parse_target(spec))
-            waiting.append(spec)
+            ready.append(spec)
         except UserError as error:
             if len(plan.targets) == 1:
                 raise
-            _give_up(collected, plan, spec, str(error), set(), watch)
-    if not waiting:
+            _give_up(collected, plan, spec, plan.families, str(error), watch)
+    if not ready:
         raise UserError("none of the targets can run: " + "; ".join(sorted({v.reason for v in collected.verdicts})))
+    waiting = _shares(ready, plan)
     running: list[_Worker] = []
     serial = itertools.count()
     with tempfile.TemporaryDirectory(prefix="timm-conformance-") as scratch:
         try:
             while waiting or running:
                 while waiting and len(running) < max(1, plan.jobs):
-                    running.append(_start(plan, waiting.pop(0), Path(scratch), next(serial)))
+                    running.append(_start(plan, *waiting.pop(0), Path(scratch), next(serial)))
                 time.sleep(_POLL)
                 for worker in list(running):
                     if _step(worker, plan, collected, watch):
@@ -103,20 +109,29 @@ def run(plan: Plan, watch: Callable[[Record], None] = lambda record: None) -> Re
             for worker in running:
                 worker.reason = "interrupted"
                 _finish(worker, plan, collected, watch)
-            for spec in waiting:
-                _give_up(collected, plan, spec, "interrupted", set(), watch)
+            for spec, families in waiting:
+                _give_up(collected, plan, spec, families, "interrupted", watch)
         finally:
             for worker in running:
                 worker.process.kill()
     return collected
 
 
-def _start(plan: Plan, spec: str, scratch: Path, serial: int) -> _Worker:
+def _shares(specs: list[str], plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
+    """Targets with the families each worker takes: whole targets first, then the ones left over, shared out."""
+    left = len(specs) % plan.jobs
+    parts = 1 if plan.witnesses is not None or not left else min(plan.jobs // left, len(plan.families))
+    whole = len(specs) - left if parts > 1 else len(specs)
+    shared = [(s, plan.families[i::parts]) for s in specs[whole:] for i in range(parts)]
+    return [(s, plan.families) for s in specs[:whole]] + shared
+
+
+def _start(plan: Plan, spec: str, families: tuple[str, ...], scratch: Path, serial: int) -> _Worker:
     path, log = scratch / f"{serial}.ndjson", scratch / f"{serial}.log"
     command = [sys.executable, "-m", "pytest", "-c", str(SUITE / "pytest.ini"), "--rootdir", str(SUITE)]
     command += ["-p", "conformance.plugin", str(SUITE), "--vit-target", spec, "--vit-results", str(path)]
     command += ["--vit-profile", plan.profile, "--vit-seed", str(plan.seed), "--vit-device", plan.device]
-    command += [f"--vit-family={f}" for f in plan.families] + [f"--vit-invariant={i}" for i in plan.invariants]
+    command += [f"--vit-family={f}" for f in families] + [f"--vit-invariant={i}" for i in plan.invariants]
     command += ["--vit-ledger", plan.ledger] if plan.ledger else []
     command += [f"--vit-witness={w}" for w in plan.witnesses or ()]
     root = str(SUITE.parent.parent)
@@ -126,7 +141,7 @@ def _start(plan: Plan, spec: str, scratch: Path, serial: int) -> _Worker:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
         )
-    return _Worker(spec, process, path, log, time.monotonic() + plan.timeout)
+    return _Worker(spec, families, process, path, log, time.monotonic() + plan.timeout)
 
 
 def _step(worker: _Worker, plan: Plan, collected: Results, watch: Callable[[Record], None]) -> bool:
@@ -150,7 +165,7 @@ def _finish(worker: _Worker, plan: Plan, collected: Results, watch: Callable[[Re
         _keep(collected, record, watch)
     if not worker.finished or worker.reason:
         reason = worker.reason or _last_words(worker)
-        _give_up(collected, plan, worker.target, reason, worker.cells, watch, worker.replayed)
+        _give_up(collected, plan, worker.target, worker.families, reason, watch, worker.cells, worker.replayed)
 
 
 def _keep(collected: Results, record: Record, watch: Callable[[Record], None]) -> None:
@@ -175,18 +190,17 @@ def _give_up(
     collected: Results,
     plan: Plan,
     spec: str,
+    families: Collection[str],
     reason: str,
-    done: set[tuple[str, str]],
     watch: Callable[[Record], None],
-    replayed: set[str] = frozenset(),  # type: ignore[assignment]
+    cells: Collection[tuple[str, str]] = (),
+    replayed: Collection[str] = (),
 ) -> None:
-    """Error verdicts for every cell a target did not deliver."""
+    """Error verdicts for everything a worker was to deliver and did not."""
     if plan.witnesses is not None:
-        for name in plan.witnesses:
-            if name not in replayed:
-                _keep(collected, Witness(spec, name, "error", False, reason), watch)
-        return
-    for family in plan.families:
-        for invariant in plan.invariants:
-            if (family, invariant) not in done:
-                _keep(collected, Verdict(spec, family, invariant, "error", reason=reason), watch)
+        missing = [Witness(spec, w, "error", False, reason) for w in plan.witnesses if w not in replayed]
+    else:
+        todo = [(f, i) for f in families for i in plan.invariants if (f, i) not in cells]
+        missing = [Verdict(spec, f, i, "error", reason=reason) for f, i in todo]
+    for record in missing:
+        _keep(collected, record, watch)

@@ -149,6 +149,6 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
         ),
         wrapper=draw(st.sampled_from(family.wrappers), label="wrapper"),
         declared=draw(st.sampled_from(declared), label="declared"),
-        container=draw(st.sampled_from(CONTAINERS), label="container"),
+        container=draw(st.sampled_from([*CONTAINERS, "memory"]), label="container"),
         model_name=model.name,
     )

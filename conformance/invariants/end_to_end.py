@@ -17,6 +17,8 @@ from .registry import invariant
 def _known(trial: Trial) -> str | None:
     """On this path the model's configuration always declares an input size: its own default, unless overlaid."""
     case = trial.case
+    if case.container == "memory":
+        return "the case stays in memory: half of them are written to a file"
     if not trial.loader.knows_model(case.model_name):
         return f"the release has no model {case.model_name}"
     declared = "true" if case.declared == "true" else "default"
