@@ -13,12 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import ledger as ledgers
 from . import results
-from .engine import profile
 from .errors import EXIT_USAGE, UserError, unknown
 from .families import FAMILIES
-from .invariants import INVARIANTS
 from .ledger import Ledger, WitnessFile
 from .outcome import exit_code, vacuous
+from .profiles import profile as profile_of
 from .report import junit as junit_report
 from .report.markdown import summary
 from .report.terminal import denominator, known_lines, make_console, print_failures, print_table
@@ -32,6 +31,15 @@ def _choose(kind: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
         if name not in known:
             raise unknown(kind, name, known)
     return [k for k in known if k in names] if names else list(known)
+
+
+def _choose_invariants(names: Sequence[str]) -> list[str]:
+    """The invariants asked for; none for all of them, since their registry needs torch, which only workers import."""
+    if not names:
+        return []
+    from .invariants import INVARIANTS
+
+    return _choose("invariant", names, list(INVARIANTS))
 
 
 def _shard(families: list[str], shard: str | None) -> list[str]:
@@ -50,10 +58,12 @@ def _shard(families: list[str], shard: str | None) -> list[str]:
 
 
 def _device(name: str, console: Console) -> str:
+    if name == "cpu":
+        return name
     import torch
 
-    if name == "cpu" or torch.cuda.is_available():
-        return name.replace("auto", "cuda")
+    if torch.cuda.is_available():
+        return "cuda"
     if name == "cuda":
         raise UserError("--device cuda: no CUDA device is visible to torch; use --device cpu, or auto")
     console.print("device auto: no CUDA device is visible; everything runs on the CPU, nothing on CUDA", style="yellow")
@@ -81,9 +91,9 @@ def run_targets(
     targets = list(dict.fromkeys(targets))
     for spec in targets:
         parse_target(spec)
-    _profile(profile)
+    profile_of(profile)
     families = _shard(_choose("family", family, list(FAMILIES)), shard)
-    invariants = _choose("invariant", invariant, list(INVARIANTS))
+    invariants = _choose_invariants(invariant)
     book = ledgers.load(ledger or ledgers.DEFAULT_PATH)
     plan = Plan(
         targets=tuple(targets),
@@ -101,7 +111,7 @@ def run_targets(
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from None
     collected = _watched(plan, console)
-    gaps = vacuous(collected, families, invariants, narrowed=len(families) < len(FAMILIES))
+    gaps = vacuous(collected, families, narrowed=len(families) < len(FAMILIES))
     code = exit_code(collected, gaps)
     titles = {e.id: e.title for e in book.entries}
     collected.add(results.Footer(round(time.monotonic() - started, 3), code))
@@ -125,19 +135,17 @@ def run_targets(
     return code
 
 
-_profile = profile
-
-
 def _watched(plan: Plan, console: Console) -> results.Results:
     """Run a plan with progress: a bar a target on a terminal, and each replayed witness or new failure as it arrives."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        total = len(plan.families) * len(plan.invariants)
-        tasks = {t: bars.add_task(t, total=total) for t in plan.targets}
+        tasks = {t: bars.add_task(t, total=None) for t in plan.targets}
         replayed: Counter[tuple[str, str]] = Counter()
 
         def watch(record: results.Record) -> None:
-            if isinstance(record, results.Progress):
+            if isinstance(record, results.Header):
+                bars.update(tasks[record.target], total=len(plan.families) * len(record.invariants))
+            elif isinstance(record, results.Progress):
                 bars.update(tasks[record.target], description=f"{record.target} {record.family}: {record.cases} cases")
             elif isinstance(record, results.Verdict):
                 bars.update(tasks[record.target], advance=1, description=record.target)
@@ -184,7 +192,7 @@ def replay_witnesses(names: Sequence[str], *, device: str, jobs: int, timeout: f
     plan = Plan(
         targets=tuple(targets),
         families=tuple(FAMILIES),
-        invariants=tuple(INVARIANTS),
+        invariants=(),
         device=_device(device, console),
         ledger=ledger,
         witnesses=tuple(witnesses or book.witnesses),

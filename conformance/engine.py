@@ -17,35 +17,17 @@ from hypothesis import HealthCheck, Phase, Verbosity
 
 from . import results
 from .cases import Case
-from .errors import unknown
 from .families import Family
 from .invariants import INVARIANTS, Invariant
 from .ledger import Entry, Ledger, WitnessFile
 from .loaders import Loader, Unsupported
+from .profiles import Profile
 from .strategies import STRATA, Stratum, cases
 from .trial import Blocked, Problem, Trial
 
 # Judgements a shrink may spend; past it the smallest failing case so far is reported.
 _SHRINK_BUDGET = 200
 _MAX_SHRUNK = 3
-
-
-@dataclass(frozen=True)
-class Profile:
-    """How much to draw: cases a stratum."""
-
-    name: str
-    cases: int
-
-
-PROFILES = {p.name: p for p in (Profile("smoke", 1), Profile("gate", 2), Profile("deep", 40))}
-
-
-def profile(name: str) -> Profile:
-    """The profile of this name. Raises :class:`conformance.errors.UserError`."""
-    if name not in PROFILES:
-        raise unknown("profile", name, PROFILES)
-    return PROFILES[name]
 
 
 @dataclass(frozen=True)

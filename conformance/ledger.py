@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import torch
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
@@ -68,9 +67,11 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         """Whether a target has this bug; the reference and user loaders (None) never have."""
         if release is None or not self.range.contains(release, prereleases=True):
             return False
-        return not self.torch or SpecifierSet(self.torch).contains(
-            Version(torch.__version__).base_version, prereleases=True
-        )
+        if not self.torch:
+            return True
+        import torch
+
+        return SpecifierSet(self.torch).contains(Version(torch.__version__).base_version, prereleases=True)
 
     def covers(self, family: str, invariant: str, kind: str, tensor: str, regimes: frozenset[str]) -> bool:
         """Whether a failure is this bug showing."""

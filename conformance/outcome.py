@@ -6,11 +6,10 @@ from collections import Counter
 
 from .errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, EXIT_VACUOUS
 from .families import FAMILIES
-from .invariants import INVARIANTS
 from .results import Results, Verdict
 
 
-def vacuous(results: Results, families: list[str], invariants: list[str], narrowed: bool) -> list[str]:
+def vacuous(results: Results, families: list[str], narrowed: bool) -> list[str]:
     """Invariants that met no case, or missed a regime they must meet, one line each.
 
     Judged for each target over all its families; cases that were blocked or not applicable do not count. With a narrowed
@@ -18,19 +17,19 @@ def vacuous(results: Results, families: list[str], invariants: list[str], narrow
     and that no reported failure blocks. Targets that failed to run are errors, not gaps.
     """
     gaps = []
-    for target in dict.fromkeys(v.target for v in results.verdicts):
-        known = [v.family for v in results.of(target) if not _unsupported(v)]
+    for target, invariants in {h.target: h.invariants for h in results.headers}.items():
+        known = {v.family for v in results.of(target) if not _unsupported(v)}
         reachable = [FAMILIES[f] for f in families if f in known]
         if not reachable or any(v.verdict == "error" for v in results.of(target)):
             continue
-        for name in invariants:
+        for name, regimes in invariants.items():
             total, met = results.judged(target, name)
             if narrowed and not _open_to(results.of(target, invariant=name)):
                 continue
             if not total:
                 gaps.append(f"{target}: {name} met no case it could judge")
                 continue
-            for regime in INVARIANTS[name].regimes:
+            for regime in regimes:
                 possible = not narrowed or any(regime not in f.unreachable for f in reachable)
                 if possible and not met[regime]:
                     gaps.append(f"{target}: {name} met no case of regime {regime}")

@@ -41,10 +41,11 @@ class Session:
 
         from . import ledger as ledgers
         from . import torchvision_shim
-        from .engine import Explorer, profile
+        from .engine import Explorer
         from .families import FAMILIES
         from .invariants import INVARIANTS
         from .loaders import Loader
+        from .profiles import profile
         from .targets import parse_target
 
         option = config.getoption
@@ -78,7 +79,7 @@ class Session:
                 profile=chosen.name,
                 seed=option("vit_seed"),
                 families=self.families,
-                invariants=self.invariants,
+                invariants={i: list(INVARIANTS[i].regimes) for i in self.invariants},
             )
         )
 

@@ -21,7 +21,7 @@ REPLAYS = Literal["fails", "fixed", "not-applicable", "error"]
 
 
 class Header(msgspec.Struct, tag="header", tag_field="type", frozen=True):
-    """What one worker ran: target, versions, shims in use, profile and selection."""
+    """What one worker ran: target, versions, shims in use, profile, families, and invariants with the regimes each must meet."""
 
     target: str
     timm: str
@@ -33,7 +33,7 @@ class Header(msgspec.Struct, tag="header", tag_field="type", frozen=True):
     profile: str
     seed: int
     families: list[str]
-    invariants: list[str]
+    invariants: dict[str, list[str]]
     schema: int = SCHEMA
 
 

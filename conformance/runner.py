@@ -1,7 +1,7 @@
 """One worker process a target, side by side; what they report is merged, what they fail to report is an error verdict.
 
-Where that would leave cores idle (one target, or three on two cores), the targets left over are shared out: several workers
-take every n-th family each.
+No core idles: a target alone on several cores is shared out, each worker taking every n-th family; and targets left over
+(the third of three on two cores) start as soon as the others have, instead of waiting for a whole one to end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from . import results, targets
 from .errors import UserError
-from .results import Footer, Record, Results, Verdict, Witness
+from .results import Footer, Header, Record, Results, Verdict, Witness
 
 SUITE = Path(__file__).with_name("suite")
 _POLL = 0.05
@@ -26,7 +26,7 @@ _POLL = 0.05
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. Empty ``families`` or ``invariants`` mean all; ``witnesses`` given means replay only those."""
+    """What to run. No ``invariants`` mean all; ``witnesses`` given means replay only those."""
 
     targets: tuple[str, ...]
     families: tuple[str, ...]
@@ -38,7 +38,6 @@ class Plan:
     witnesses: tuple[str, ...] | None = None
     jobs: int = 2
     timeout: float = 300.0
-    narrowed: bool = False
 
 
 @dataclass
@@ -51,6 +50,7 @@ class _Worker:
     deadline: float
     offset: int = 0
     rest: bytes = b""
+    started: bool = False
     finished: bool = False
     reason: str = ""
     cells: set[tuple[str, str]] = field(default_factory=set)
@@ -66,7 +66,9 @@ class _Worker:
         self.offset += len(data)
         *lines, self.rest = (self.rest + data).split(b"\n")
         for record in results.decode(lines):
-            if isinstance(record, Verdict):
+            if isinstance(record, Header):
+                self.started = True
+            elif isinstance(record, Verdict):
                 self.cells.add((record.family, record.invariant))
             elif isinstance(record, Witness):
                 self.replayed.add(record.id)
@@ -94,12 +96,13 @@ def run(plan: Plan, watch: Callable[[Record], None] = lambda record: None) -> Re
     if not ready:
         raise UserError("none of the targets can run: " + "; ".join(sorted({v.reason for v in collected.verdicts})))
     waiting = _shares(ready, plan)
+    extra = len(waiting) % plan.jobs if len(waiting) < 2 * plan.jobs else 0
     running: list[_Worker] = []
     serial = itertools.count()
     with tempfile.TemporaryDirectory(prefix="timm-conformance-") as scratch:
         try:
             while waiting or running:
-                while waiting and len(running) < max(1, plan.jobs):
+                while waiting and len(running) < plan.jobs + (extra if all(w.started for w in running) else 0):
                     running.append(_start(plan, *waiting.pop(0), Path(scratch), next(serial)))
                 time.sleep(_POLL)
                 for worker in list(running):
@@ -118,12 +121,9 @@ def run(plan: Plan, watch: Callable[[Record], None] = lambda record: None) -> Re
 
 
 def _shares(specs: list[str], plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
-    """Targets with the families each worker takes: whole targets first, then the ones left over, shared out."""
-    left = len(specs) % plan.jobs
-    parts = 1 if plan.witnesses is not None or not left else min(plan.jobs // left, len(plan.families))
-    whole = len(specs) - left if parts > 1 else len(specs)
-    shared = [(s, plan.families[i::parts]) for s in specs[whole:] for i in range(parts)]
-    return [(s, plan.families) for s in specs[:whole]] + shared
+    """Each target with the families of each of its workers: one worker a target, more where cores would idle."""
+    parts = max(1, min(plan.jobs // len(specs), len(plan.families))) if plan.witnesses is None else 1
+    return [(spec, plan.families[i::parts]) for spec in specs for i in range(parts)]
 
 
 def _start(plan: Plan, spec: str, families: tuple[str, ...], scratch: Path, serial: int) -> _Worker:
@@ -200,7 +200,9 @@ def _give_up(
     if plan.witnesses is not None:
         missing = [Witness(spec, w, "error", False, reason) for w in plan.witnesses if w not in replayed]
     else:
-        todo = [(f, i) for f in families for i in plan.invariants if (f, i) not in cells]
+        from .invariants import INVARIANTS
+
+        todo = [(f, i) for f in families for i in plan.invariants or INVARIANTS if (f, i) not in cells]
         missing = [Verdict(spec, f, i, "error", reason=reason) for f, i in todo]
     for record in missing:
         _keep(collected, record, watch)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference import FORMATS
+from reference import BICUBIC_ANTIALIAS, FORMATS
 from reference.embeddings import resample_patch_kernel, resample_position_grid
 
 from . import bounds, checkpoints
@@ -94,7 +94,7 @@ class Trial:
         self.fractions: list[float] = []
         self.prefix_tokens = family.num_prefix_tokens(case.arch)
         self.prefix_rows = 0 if case.arch.get("no_embed_class") else self.prefix_tokens
-        self.resampling = family.resampling
+        self.resampling = family.resampling or BICUBIC_ANTIALIAS
 
     # -- the case ----------------------------------------------------------------------------------------------------
 

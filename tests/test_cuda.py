@@ -54,8 +54,9 @@ def test_device_cuda_without_cuda_is_one_line(tmp_path):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_invariant_holds_on_cuda(name):
     """The reference keeps every promise with checkpoint and model on the GPU."""
-    from conformance.engine import PROFILES, Explorer
+    from conformance.engine import Explorer
     from conformance.ledger import Ledger
+    from conformance.profiles import PROFILES
 
     loader = Loader(parse_target("reference"), device="cuda")
     verdicts = Explorer(loader, Ledger(), INVARIANTS.values(), PROFILES["smoke"], seed=0).explore(FAMILIES[name])

@@ -8,14 +8,15 @@ from hypothesis import HealthCheck, Phase
 
 from conformance import outcome
 from conformance.cases import Case, Geometry, regimes
-from conformance.engine import PROFILES, Explorer, judge
+from conformance.engine import Explorer, judge
 from conformance.families import FAMILIES
 from conformance.families.base import undecidable_grid
 from conformance.invariants import INVARIANTS
 from conformance.invariants.registry import invariant
 from conformance.ledger import Ledger
 from conformance.loaders import Loader
-from conformance.results import Results, Verdict, Witness
+from conformance.profiles import PROFILES
+from conformance.results import Header, Results, Verdict, Witness
 from conformance.strategies import MAX_GRID, MAX_PATCH, STRATA, cases
 from conformance.targets import parse_target
 from conformance.trial import Trial
@@ -128,6 +129,13 @@ def test_what_a_loader_is_entitled_to_know(source, destination, declared, decida
     assert (undecidable_grid(*geometries, declared, (16, 16)) is None) is decidable
 
 
+def header(*invariants):
+    """A header that demands what the registry demands."""
+    return Header(
+        "t", "1", "3", "2", "p", "cpu", [], "gate", 0, [], {i: list(INVARIANTS[i].regimes) for i in invariants}
+    )
+
+
 def verdict(name="pass", target="t", invariant="strict-load", family="openai_clip", **more):
     """A verdict with as many judged cases as it says."""
     return Verdict(target, family, invariant, name, **more)
@@ -159,7 +167,7 @@ def test_a_promise_nobody_checked_is_a_gap():
 
     def gaps(**cell):
         records = [verdict(invariant="pi-adjoint", family=f, **cell) for f in every]
-        return outcome.vacuous(Results(records), every, ["pi-adjoint"], narrowed=False)
+        return outcome.vacuous(Results([header("pi-adjoint"), *records]), every, narrowed=False)
 
     assert gaps(cases={"pass": 2}, regimes=full) == []
     assert gaps(cases={"blocked": 9, "not-applicable": 3}) == ["t: pi-adjoint met no case it could judge"]
@@ -171,9 +179,9 @@ def test_a_promise_nobody_checked_is_a_gap():
 def test_a_narrowed_run_asks_only_for_what_it_can_reach():
     """CLIP has exactly one prefix token: a run of CLIP alone cannot meet the others, and is not vacuous for it."""
     wanted = dict.fromkeys(set(INVARIANTS["strict-load"].regimes) - FAMILIES["openai_clip"].unreachable, 1)
-    records = [verdict(cases={"pass": 1}, regimes=wanted)]
-    assert outcome.vacuous(Results(records), ["openai_clip"], ["strict-load"], narrowed=True) == []
+    records = [header("strict-load"), verdict(cases={"pass": 1}, regimes=wanted)]
+    assert outcome.vacuous(Results(records), ["openai_clip"], narrowed=True) == []
     del wanted["native"]
-    assert outcome.vacuous(Results(records), ["openai_clip"], ["strict-load"], narrowed=True) == [
+    assert outcome.vacuous(Results(records), ["openai_clip"], narrowed=True) == [
         "t: strict-load met no case of regime native"
     ]

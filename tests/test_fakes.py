@@ -11,11 +11,12 @@ from typing import NamedTuple
 import pytest
 
 from conformance.cases import Case
-from conformance.engine import PROFILES, Explorer, judge
+from conformance.engine import Explorer, judge
 from conformance.families import FAMILIES
 from conformance.invariants import INVARIANTS, Invariant
 from conformance.ledger import Ledger
 from conformance.loaders import Loader
+from conformance.profiles import PROFILES
 from conformance.targets import parse_target
 from conformance.trial import Trial
 

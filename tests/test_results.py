@@ -50,7 +50,7 @@ def test_a_line_cut_off_costs_only_itself(tmp_path):
 
 def test_signs_of_life_are_not_kept(tmp_path):
     """Progress is for the terminal."""
-    header = Header("t", "1", "3", "2", "p", "cpu", [], "gate", 0, [], [])
+    header = Header("t", "1", "3", "2", "p", "cpu", [], "gate", 0, [], {})
     Results([header, results.Progress("t", "f", 3), Footer(1.0)]).write(tmp_path / "r")
     assert results.read(tmp_path / "r") == [header, Footer(1.0)]
 

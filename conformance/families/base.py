@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis.strategies import SearchStrategy
 from packaging.version import Version
 
-from reference.resize import BICUBIC_ANTIALIAS, Resampling
-
 from ..cases import Case, Geometry, Size
+
+if TYPE_CHECKING:  # the command line reads this registry without importing torch
+    from reference import Resampling
 
 Arch = Mapping[str, Any]
 Shapes = dict[str, tuple[int, ...]]
@@ -44,7 +45,7 @@ class Family:
     forward_arch    hyperparameters of the upstream forward, beyond ``arch`` itself
     implied         model tensors the format has no word for: zero in the model, absent from the checkpoint
     foreign         shapes of tensors such checkpoints carry that are not the image encoder's
-    resampling      how the format's kernel and grid are resampled
+    resampling      how the format's kernel and grid are resampled, None for antialiased bicubic
     tags            regimes of a case beyond the common ones; ``own_regimes`` lists all a family can produce
     undecidable     why no loader could know the answer for a case, or None
     unreachable     regimes no case of the family can be in
@@ -65,7 +66,7 @@ class Family:
     forward_arch: Callable[[Case], dict[str, Any]] = lambda case: {}
     implied: Callable[[Arch], frozenset[str]] = lambda arch: frozenset()
     foreign: Callable[[Arch], Shapes] = _nothing
-    resampling: Resampling = BICUBIC_ANTIALIAS
+    resampling: Resampling | None = None
     tags: Callable[[Case], frozenset[str]] = _no_tags
     own_regimes: frozenset[str] = frozenset()
     undecidable: Callable[[Case], str | None] = _decidable
