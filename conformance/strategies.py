@@ -69,15 +69,17 @@ def _pairs(draw: st.DrawFn, how: str, top: int, square_old: bool = False) -> tup
         a, b, c = draw(st.sampled_from([(2, 2, 1), (1, 2, 1), (3, 2, 1), (2, 2, 2), (4, 2, 1), (2, 3, 1)]))
         sizes = ((a * b, c), (a, b * c))
         return sizes if draw(st.booleans()) else sizes[::-1]
-    side = draw(st.integers(2, top - 1), label="side")
-    old = (side, side) if square_old or draw(st.booleans(), label="square") else (side, draw(st.integers(2, top - 1)))
+    sides = st.integers(1 if how in ("grow", "any") else 2, top - 1)
+    side = draw(sides, label="side")
+    old = (side, side) if square_old or draw(st.booleans(), label="square") else (side, draw(sides))
     if how == "any":
         return old, (draw(axis), draw(axis))
-    larger = [draw(st.integers(n + 1, top)) for n in old]
-    smaller = [draw(st.integers(1, n - 1)) for n in old]
+    grows = {"grow": (True, True), "shrink": (False, False)}.get(how) or draw(
+        st.sampled_from([(True, False), (False, True)])
+    )
+    new = [draw(st.integers(n + 1, top) if up else st.integers(1, n - 1)) for n, up in zip(old, grows)]
     if how == "mixed":
-        return old, ((larger[0], smaller[1]) if draw(st.booleans()) else (smaller[0], larger[1]))
-    new = larger if how == "grow" else smaller
+        return old, (new[0], new[1])
     kind = draw(st.sampled_from(["both", "square", "rows", "columns"]), label="which axes")
     if kind == "square" and old[0] == old[1]:
         new[1] = new[0]

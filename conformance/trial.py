@@ -74,13 +74,13 @@ def raised(error: BaseException, doing: str) -> Problem:
 
 def _culprit(error: BaseException) -> str:
     """The innermost function on the traceback that is neither torch's nor the standard library's."""
-    library = (str(Path(torch.__file__).parent), sysconfig.get_paths()["stdlib"] + "/")
-    frames = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if "site-packages/timm/" in f.filename or not f.filename.startswith(library)
-    ]
-    return frames[-1].name if frames else "unknown"
+    ours = [frame.name for frame in traceback.extract_tb(error.__traceback__) if not _of_a_library(frame.filename)]
+    return ours[-1] if ours else "unknown"
+
+
+def _of_a_library(filename: str) -> bool:
+    standard = filename.startswith(sysconfig.get_paths()["stdlib"]) and "site-packages" not in filename
+    return standard or filename.startswith(str(Path(torch.__file__).parent))
 
 
 class Trial:

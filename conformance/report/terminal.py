@@ -102,8 +102,9 @@ def denominator(results: Results) -> list[str]:
         for verdict in results.of(target):
             counts.update(verdict.cases)
         judged = sum(counts[o] for o in ("pass", "fail", "known"))
-        rest = ", ".join(f"{counts[o]} {o}" for o in ("blocked", "not-applicable", "error") if counts[o])
-        lines.append(f"{target}: {judged} judgements ({counts['fail']} new failures, {counts['known']} known); {rest}")
+        parts = [f"{target}: {judged} judgements ({counts['fail']} failed, {counts['known']} known)"]
+        parts += [f"{counts[o]} {o}" for o in ("blocked", "not-applicable", "error") if counts[o]]
+        lines.append(", ".join(parts))
     return lines
 
 
