@@ -92,6 +92,7 @@ class Explorer:
         self.seed = seed
         self.alive = alive
         self.target = loader.target.spec
+        self.stale: list[Entry] = []
 
     # -- drawing -----------------------------------------------------------------------------------------------------
 
@@ -184,11 +185,9 @@ class Explorer:
             for n, found in enumerate(tally.new.values())
         ]
         counts = tally.cases
-        verdict: results.VerdictName = "not-applicable"
-        for outcome in ("error", "fail", "known", "pass"):
-            if counts[outcome]:
-                verdict = outcome  # type: ignore[assignment]
-                break
+        verdict = next((o for o in ("error", "fail", "known", "pass") if counts[o]), "not-applicable")
+        if verdict == "pass" and any(e.claims(family.name, invariant.name) for e in self.stale):
+            verdict = "fixed"
         reasons = "; ".join(reason for reason, _ in tally.reasons.most_common(3))
         return results.Verdict(
             target=self.target,
@@ -261,6 +260,8 @@ class Explorer:
             return results.Witness(self.target, entry_id, "not-applicable", not must_fail, judgement.reason)
         shown = next((p for p in judgement.problems if (p.kind, p.tensor) == (witness.kind, witness.tensor)), None)
         if shown is None:
+            if must_fail and entry is not None:
+                self.stale.append(entry)
             others = "; ".join(p.message for p in judgement.problems)
             message = f"another failure instead: {others}" if others else ""
             return results.Witness(self.target, entry_id, "fixed", not must_fail, message)

@@ -73,6 +73,10 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
 
         return SpecifierSet(self.torch).contains(Version(torch.__version__).base_version, prereleases=True)
 
+    def claims(self, family: str, invariant: str) -> bool:
+        """Whether the entry says that this invariant fails for this family."""
+        return family in self.families and any(fnmatchcase(invariant, s.split(":")[0]) for s in self.shows)
+
     def covers(self, family: str, invariant: str, kind: str, tensor: str, regimes: frozenset[str]) -> bool:
         """Whether a failure is this bug showing."""
         signature = f"{invariant}:{kind}:{tensor}"

@@ -50,7 +50,7 @@ def exit_code(results: Results, gaps: list[str]) -> int:
     """0 as the ledger says; 1 new failure, or an entry that no longer fails; 2 a target could not run; 3 vacuous."""
     verdicts = {v.verdict for v in results.verdicts}
     surprised = [w for w in results.witnesses if not w.expected]
-    if "fail" in verdicts or any(w.replay != "error" for w in surprised):
+    if verdicts & {"fail", "fixed"} or any(w.replay != "error" for w in surprised):
         return EXIT_FAILURE
     if "error" in verdicts or surprised:
         return EXIT_USAGE

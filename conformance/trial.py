@@ -22,7 +22,7 @@ from reference import BICUBIC_ANTIALIAS, FORMATS
 from reference.embeddings import resample_patch_kernel, resample_position_grid
 
 from . import bounds, checkpoints
-from .cases import Case, Geometry, regimes
+from .cases import Case, Contents, Geometry, regimes
 from .families import Family
 from .families.base import undecidable_grid
 from .loaders import Loader, declared_size, default_size
@@ -134,19 +134,18 @@ class Trial:
             )
         return state
 
-    def bound(self, name: str) -> Tensor:
-        """Error bound for a geometry-dependent tensor of ``expected``, broadcastable to it."""
+    def bound(self, name: str, state: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Error bound for tensor ``name`` of a correct load of ``state`` (the truth), broadcastable to it; 0 if it is kept."""
+        state = self.truth if state is None else state
         source, destination = self.case.source, self.case.destination
-        if name == KERNEL:
-            if source.patch_size == destination.patch_size:
-                return torch.zeros(())
-            return bounds.kernel(self.truth[KERNEL], destination.patch_size, self.resampling)
+        if name == KERNEL and source.patch_size != destination.patch_size:
+            return bounds.kernel(state[KERNEL], destination.patch_size, self.resampling)
         if name == GRID and source.grid_size != destination.grid_size:
-            rows = self.prefix_rows
-            exact, old = self.expected[GRID][:, rows:], self.truth[GRID][:, rows:]
-            bound = bounds.grid(exact, old, source.grid_size, destination.grid_size, self.resampling)
+            rows, sizes = self.prefix_rows, (source.grid_size, destination.grid_size)
+            exact = resample_position_grid(state[GRID], *sizes, rows, self.resampling)
+            bound = bounds.grid(exact[:, rows:], state[GRID][:, rows:], *sizes, self.resampling)
             return torch.cat([torch.zeros(1, rows, bound.shape[2], dtype=bound.dtype), bound], dim=1)
-        return torch.zeros(())
+        return torch.zeros((), dtype=torch.float64)
 
     # -- loading -----------------------------------------------------------------------------------------------------
 
@@ -205,6 +204,17 @@ class Trial:
     def native(self) -> Loaded:
         """The same checkpoint loaded at its own geometry."""
         return self.base if self.case.native else self.load(destination=self.case.source)
+
+    @cached_property
+    def constant(self) -> tuple[dict[str, Tensor], Loaded]:
+        """Other random tensors in which every position of the grid holds the same vector, and their load."""
+        contents = Contents("normal", self.case.contents.seed + 2)
+        shapes = self.family.shapes(self.case.arch, self.case.source)
+        state = checkpoints.fill(shapes, contents, self.truth[KERNEL].dtype)
+        for name in self.family.implied(self.case.arch):
+            state[name].zero_()
+        state[GRID][:, self.prefix_rows :] = state[GRID][:, -1:]
+        return state, self.load(state)
 
     @cached_property
     def variant(self) -> Loaded:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from reference.resize import axis_matrix, axis_pinv
 
-from .. import bounds, checkpoints
-from ..cases import Contents, relation
-from ..trial import GRID, KERNEL, Blocked, Problem, Trial
+from .. import bounds
+from ..cases import relation
+from ..trial import GRID, KERNEL, Blocked, Loaded, Problem, Trial
 from .registry import invariant, unless
 
 
@@ -85,7 +85,7 @@ def pi_normal_equations(trial: Trial) -> Iterator[Problem]:
 # -- position grids ----------------------------------------------------------------------------------------------------
 
 
-def _loaded(trial: Trial, loaded, names: tuple[str, ...]) -> dict[str, Tensor]:
+def _loaded(trial: Trial, loaded: Loaded, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Geometry-dependent tensors of another load on the CPU; blocked where that load is broken otherwise."""
     if not loaded.ok:
         raise Blocked("the load itself raises")
@@ -98,24 +98,6 @@ def _loaded(trial: Trial, loaded, names: tuple[str, ...]) -> dict[str, Tensor]:
     return out
 
 
-def _constant_state(trial: Trial) -> dict[str, Tensor]:
-    """Other random tensors in which every position of the grid holds the same vector."""
-    shapes = trial.family.shapes(trial.case.arch, trial.case.source)
-    contents = Contents("normal", trial.case.contents.seed + 2)
-    state = checkpoints.fill(shapes, contents, trial.truth[KERNEL].dtype)
-    for name in trial.family.implied(trial.case.arch):
-        state[name].zero_()
-    state[GRID][:, trial.prefix_rows :] = state[GRID][:, -1:]
-    return state
-
-
-def _constant_load(trial: Trial):
-    if not hasattr(trial, "_constant"):
-        state = _constant_state(trial)
-        trial._constant = state, trial.load(state)
-    return trial._constant
-
-
 @invariant(
     promise=(
         "A constant position grid stays that constant, and a grown kernel keeps its answer to a constant image: "
@@ -126,19 +108,17 @@ def _constant_load(trial: Trial):
     applies=unless(lambda t: not t.case.native, "nothing is resampled at the native geometry"),
 )
 def constant_preserved(trial: Trial) -> Iterator[Problem]:
-    state, loaded = _constant_load(trial)
+    state, loaded = trial.constant
     got = _loaded(trial, loaded, (KERNEL, GRID))
     source, destination = trial.case.source, trial.case.destination
     if source.grid_size != destination.grid_size:
         rows = trial.prefix_rows
         want = state[GRID][:, -1:].expand(-1, destination.tokens, -1)
-        bound = bounds.grid(want, state[GRID][:, rows:], source.grid_size, destination.grid_size, trial.resampling)
-        yield from trial.compare(GRID, got[GRID][:, rows:], want, bound, "constant")
+        yield from trial.compare(GRID, got[GRID][:, rows:], want, trial.bound(GRID, state)[:, rows:], "constant")
     if _patch(trial) == "grow":
-        bound = bounds.kernel(state[KERNEL], destination.patch_size, trial.resampling)
         pixels = destination.patch_size[0] * destination.patch_size[1]
         sums = [t.to(torch.float64).sum(dim=(-2, -1), keepdim=True) for t in (got[KERNEL], state[KERNEL])]
-        yield from trial.compare(KERNEL, sums[0], sums[1], pixels**0.5 * bound, "constant")
+        yield from trial.compare(KERNEL, *sums, pixels**0.5 * trial.bound(KERNEL, state), "constant")
 
 
 @invariant(
@@ -152,28 +132,15 @@ def constant_preserved(trial: Trial) -> Iterator[Problem]:
 )
 def linear(trial: Trial) -> Iterator[Problem]:
     names = (KERNEL, GRID)
-    second, loaded = _constant_load(trial)
+    second, loaded = trial.constant
     parts = [_loaded(trial, trial.base, names), _loaded(trial, loaded, names)]
     total = {k: (v + second[k] if k in names else v) for k, v in trial.truth.items()}
-    got = _loaded(trial, trial.load(total), names)
-    source, destination = trial.case.source, trial.case.destination
-    for name in got:
+    for name, got in _loaded(trial, trial.load(total), names).items():
         want = parts[0][name].to(torch.float64) + parts[1][name].to(torch.float64)
-        if name == KERNEL and source.patch_size != destination.patch_size:
-            bound = sum(
-                bounds.kernel(s[KERNEL], destination.patch_size, trial.resampling) for s in (trial.truth, second, total)
-            )
-        elif name == GRID and source.grid_size != destination.grid_size:
-            rows, sizes = trial.prefix_rows, (source.grid_size, destination.grid_size)
-            bound = sum(
-                bounds.grid(w[:, rows:], s[GRID][:, rows:], *sizes, trial.resampling)
-                for w, s in zip((parts[0][GRID], parts[1][GRID], got[GRID]), (trial.truth, second, total))
-            )
-            yield from trial.compare(GRID, got[GRID][:, rows:], want[:, rows:], bound, "not-linear")
-            continue
-        else:
-            bound = bounds.rounding(want, torch.float32)
-        yield from trial.compare(name, got[name], want, bound, "not-linear")
+        bound = sum(trial.bound(name, s) for s in (trial.truth, second, total)) + bounds.rounding(want, torch.float32)
+        rows = trial.prefix_rows if name == GRID else 0  # prefix rows are not resampled: prefix-tokens-kept judges them
+        parts_compared = (t[:, rows:] for t in (got, want, bound.expand(want.shape)))
+        yield from trial.compare(name, *parts_compared, "not-linear")
 
 
 def _transposed(state: dict[str, Tensor], rows: int, grid: tuple[int, int]) -> dict[str, Tensor]:
