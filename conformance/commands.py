@@ -139,7 +139,7 @@ def _watched(plan: Plan, console: Console) -> results.Results:
     """Run a plan with progress: a bar a target on a terminal, and each replayed witness or new failure as it arrives."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks = {t: bars.add_task(t, total=None) for t in plan.targets}
+        tasks = {t: bars.add_task(f"{t} starting", total=None) for t in plan.targets}
         replayed: Counter[tuple[str, str]] = Counter()
 
         def watch(record: results.Record) -> None:

@@ -109,12 +109,12 @@ def denominator(results: Results) -> list[str]:
 
 
 def known_lines(results: Results, titles: dict[str, str]) -> list[str]:
-    """The ledger entries that showed, with the targets and cases they showed in."""
+    """The ledger entries that showed, with how many failures each explains on each target."""
     shown: dict[str, Counter[str]] = {}
     for verdict in results.verdicts:
         for entry, count in verdict.known.items():
             shown.setdefault(entry, Counter())[verdict.target] += count
     return [
-        f"{entry}: {titles.get(entry, '')} ({', '.join(f'{t} in {n} cases' for t, n in counts.items())})"
+        f"{entry}: {titles.get(entry, '')} ({', '.join(f'{t}: {n} failures' for t, n in sorted(counts.items()))})"
         for entry, counts in sorted(shown.items())
     ]
