@@ -11,7 +11,7 @@ from math import prod
 
 from hypothesis import strategies as st
 
-from .cases import CONTAINERS, CONTENTS, DECLARED, Case, Contents, Geometry, Relation, Size
+from .cases import CONTAINERS, CONTENTS, DECLARED, Case, Contents, Geometry, Size
 from .catalogue import RealModel, models_of
 from .families import Family
 from .families.base import undecidable_grid
@@ -21,7 +21,6 @@ MAX_GRID = 8
 # The loaders' pseudo-inverse costs up to a second at 32x32 -> 32x32. Free draws stay below this many entries of the
 # resize matrix; the "large" stratum and the real sizes do not.
 _CHEAP_MATRIX = 4096
-_MANY_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -111,25 +110,23 @@ def free_geometries(draw: st.DrawFn, stratum: Stratum, square_patch: bool = Fals
 
 
 @st.composite
-def real_geometries(draw: st.DrawFn, model: RealModel, how: Relation) -> tuple[Geometry, Geometry]:
-    """The geometry of a registered model's checkpoint, and one a user would change it to."""
+def real_geometries(draw: st.DrawFn, model: RealModel, how: str) -> tuple[Geometry, Geometry]:
+    """The geometry of a registered model's checkpoint, and one a user would change it to.
+
+    ``native``: a fine-tuned checkpoint reloading into its own model, at the real grid or as many tokens in another shape.
+    """
     source, (patch, _) = model.geometry, model.patch_size
     if how == "native":
-        return draw(_own_geometries(source))
-    choices = {"grow": [p for p in (14, 16, 32) if p > patch] or [patch], "shrink": [8, 4]}[how]
-    new = draw(st.sampled_from([p for p in choices if p != patch] or [patch]), label="new patch")
+        h, w = source.grid_size
+        geometry = Geometry(
+            source.patch_size, draw(st.sampled_from([(h // k, w * k) for k in (2, 1, 4) if h % k == 0]))
+        )
+        return geometry, geometry
+    choices = {"grow": (14, 16, 32), "shrink": (8, 4)}[how]
+    right_way = [p for p in choices if (p > patch) == (how == "grow") and p != patch] or [patch]
+    new = draw(st.sampled_from(right_way), label="new patch")
     h, w = draw(st.sampled_from([model.input_size, (224, 224), (112, 160)]), label="new image size")
-    # Grids stay at most 16 an axis: the widths are tiny, the number of tokens need not be real.
-    limit = 16
-    clip = lambda g: (min(g[0], limit), min(g[1], limit))  # noqa: E731
-    return Geometry(source.patch_size, clip(source.grid_size)), Geometry((new, new), clip((h // new, w // new)))
-
-
-def _own_geometries(source: Geometry) -> st.SearchStrategy[tuple[Geometry, Geometry]]:
-    """A fine-tuned checkpoint reloading into its own model: the real grid, or as many tokens in another shape."""
-    (h, w), patch = source.grid_size, source.patch_size
-    grids = [(h // k, w * k) for k in (2, 1, 4) if h % k == 0] if h * w <= _MANY_TOKENS else [(8, 16)]
-    return st.sampled_from([(Geometry(patch, g), Geometry(patch, g)) for g in grids])
+    return source, Geometry((new, new), (h // new, w // new))
 
 
 @st.composite

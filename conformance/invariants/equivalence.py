@@ -11,6 +11,9 @@ from .. import bounds
 from ..trial import Blocked, Problem, Trial, same
 from .registry import invariant, unless
 
+# Attention is quadratic: the largest registered grid (64x64) would take gigabytes in float64.
+_TOKENS = 1500
+
 _NATIVE = unless(lambda t: t.case.native, "holds at the native geometry only")
 
 
@@ -34,8 +37,10 @@ def native_identity(trial: Trial) -> Iterator[Problem]:
     catches="conversions that are self-consistent but mean something else: wrong token order, norm, gate or bias.",
     regimes=("native", "prefix-0", "prefix-1", "prefix-1+R"),
     applies=unless(
-        lambda t: t.case.native and t.case.contents.kind not in ("constant", "one-hot"),
-        "needs the native geometry and tokens that vary (LayerNorm divides by their variance)",
+        lambda t: (
+            t.case.native and t.case.contents.kind not in ("constant", "one-hot") and t.case.source.tokens <= _TOKENS
+        ),
+        "needs the native geometry, tokens that vary (LayerNorm divides by their variance), and no more than 1500 of them",
     ),
 )
 def native_forward(trial: Trial) -> Iterator[Problem]:
