@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
-from rich.console import Console
-
 from . import releases, torchvision_shim
 from .errors import EXIT_EXPECTED, EXIT_USAGE
+from .report.terminal import make_console
 from .targets import DEFAULT_TARGETS, MODEL_RELEASE
 
 _NEEDED = ("torch", "torchvision", "safetensors", "huggingface_hub", "PyYAML", "hypothesis", "pytest")
@@ -24,7 +23,7 @@ def _version(name: str) -> str | None:
 
 def examine() -> int:
     """Print the environment; returns 0, or 2 when something the suite needs is missing."""
-    console = Console(highlight=False)
+    console = make_console()
     console.print(f"Python {platform.python_version()} on {platform.platform(terse=True)}")
     missing = [name for name in _NEEDED if _version(name) is None]
     for name in _NEEDED + _OPTIONAL:

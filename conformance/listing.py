@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from . import ledger as ledgers
 from . import releases
+from .report.terminal import make_console
 
 
 def _families() -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def show(what: str, form: str, ledger: str | None = None) -> None:
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(_text(column, row[column]) for column in _COLUMNS[what]))
-    console = Console(highlight=False)
+    console = make_console()
     console.print(table)
     if what == "releases" and not rows:
         console.print(f"no release is cached in {releases.cache_dir()}; `timm-conformance run` fetches what it needs")
