@@ -104,7 +104,7 @@ class Loader:
         if "weight_init" in _parameters(self._model_class(family)):
             kwargs["weight_init"] = "skip"  # every weight is about to be loaded
         model = self._model_class(family)(img_size=geometry.img_size, patch_size=geometry.patch_size, **kwargs)
-        return model.eval().to(device)
+        return model.eval() if device == "cpu" else model.eval().to(device)
 
     def model_kwargs(self, family: Family, arch: Mapping[str, Any]) -> dict[str, Any]:
         """Constructor arguments of the destination model, with the target's own classes.

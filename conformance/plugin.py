@@ -6,6 +6,7 @@ unless ``--vit-target`` is given.
 
 from __future__ import annotations
 
+import gc
 import platform
 import time
 from pathlib import Path
@@ -63,6 +64,7 @@ class Session:
                 self.stored[name] = ledgers.read_witness(Path(name))
         target, chosen = parse_target(option("vit_target")), profile(option("vit_profile"))
         loader = Loader(target, _device(option("vit_device")))
+        gc.freeze()  # what torch and timm made at import stays: no collection need walk it again
         self.explorer = Explorer(
             loader, self.ledger, [INVARIANTS[i] for i in self.invariants], chosen, option("vit_seed"), self._alive
         )

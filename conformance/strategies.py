@@ -53,7 +53,7 @@ STRATA: tuple[Stratum, ...] = (
     Stratum("large", "any", "any", "large", weight=0.5),
     Stratum("real-upward", "grow", "any", "real", weight=0.5),
     Stratum("real-downward", "shrink", "any", "real", weight=0.5),
-    Stratum("real-own", "native", "native", "real"),
+    Stratum("real-own", "native", "native", "real", weight=0.5),
 )
 
 
