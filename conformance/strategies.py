@@ -11,7 +11,7 @@ from math import prod
 
 from hypothesis import strategies as st
 
-from .cases import CONTAINERS, CONTENTS, DECLARED, Case, Contents, Geometry, Size
+from .cases import CONTAINERS, CONTENTS, DECLARED, DTYPES, Case, Contents, Geometry, Size
 from .catalogue import RealModel, models_of
 from .families import Family
 from .families.base import undecidable_grid
@@ -143,7 +143,7 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
         arch=draw(family.architectures, label="arch"),
         source=source,
         destination=destination,
-        dtype=draw(st.sampled_from(["float32", "float32", "float16", "bfloat16"]), label="dtype"),
+        dtype=draw(st.sampled_from(["float32", *DTYPES]), label="dtype"),
         contents=Contents(
             draw(st.sampled_from(["normal", "normal", *CONTENTS]), label="contents"),
             draw(st.integers(0, 999), label="seed"),

@@ -17,19 +17,9 @@ from conformance.invariants import INVARIANTS
 from conformance.loaders import Loader
 from conformance.targets import parse_target
 from conformance.trial import Trial
+from tests.small_vit import ARCH
 
-ARCH = {
-    "embed_dim": 8,
-    "depth": 1,
-    "num_heads": 2,
-    "mlp_ratio": 2,
-    "class_token": True,
-    "reg_tokens": 0,
-    "num_classes": 3,
-    "pre_norm": True,
-    "act": "gelu",
-}
-CASE = Case("openai_clip", ARCH, Geometry((4, 4), (3, 3)), Geometry((6, 2), (2, 5)))
+CASE = Case("openai_clip", {**ARCH, "pre_norm": True}, Geometry((4, 4), (3, 3)), Geometry((6, 2), (2, 5)))
 
 
 def test_the_reference_resamples_on_the_meta_device():
