@@ -46,9 +46,12 @@ def fill(shapes: Shapes, contents: Contents, dtype: torch.dtype) -> StateDict:
     return out
 
 
-def truth(family: Family, case: Case) -> StateDict:
-    """The checkpoint in timm's layout at its own geometry: what a native load must give back bit for bit."""
-    state = fill(family.shapes(case.arch, case.source), case.contents, getattr(torch, case.dtype))
+def truth(family: Family, case: Case, contents: Contents | None = None) -> StateDict:
+    """The checkpoint in timm's layout at its own geometry: what a native load must give back bit for bit.
+
+    ``contents`` makes other values than the case's in the same structure.
+    """
+    state = fill(family.shapes(case.arch, case.source), contents or case.contents, getattr(torch, case.dtype))
     for name in family.implied(case.arch):
         state[name].zero_()
     return state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import ledger as ledgers
 from . import results
-from .errors import EXIT_USAGE, UserError, unknown
+from .errors import EXIT_USAGE, UserError, choose, unknown
 from .families import FAMILIES
 from .ledger import Ledger, WitnessFile
 from .outcome import exit_code, vacuous
@@ -26,20 +25,13 @@ from .runner import run as run_plan
 from .targets import parse_target
 
 
-def _choose(kind: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
-    for name in names:
-        if name not in known:
-            raise unknown(kind, name, known)
-    return [k for k in known if k in names] if names else list(known)
-
-
 def _choose_invariants(names: Sequence[str]) -> list[str]:
     """The invariants asked for; none for all of them, since their registry needs torch, which only workers import."""
     if not names:
         return []
     from .invariants import INVARIANTS
 
-    return _choose("invariant", names, list(INVARIANTS))
+    return choose("invariant", names, INVARIANTS)
 
 
 def _shard(families: list[str], shard: str | None) -> list[str]:
@@ -92,7 +84,7 @@ def run_targets(
     for spec in targets:
         parse_target(spec)
     profile_of(profile)
-    families = _shard(_choose("family", family, list(FAMILIES)), shard)
+    families = _shard(choose("family", family, FAMILIES), shard)
     invariants = _choose_invariants(invariant)
     book = ledgers.load(ledger or ledgers.DEFAULT_PATH)
     plan = Plan(
@@ -110,6 +102,8 @@ def run_targets(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror}") from None
+    if junit is not None and not junit.absolute().parent.is_dir():
+        raise UserError(f"--junit {junit}: there is no folder {junit.parent}")
     collected = _watched(plan, console)
     gaps = vacuous(collected, families, narrowed=len(families) < len(FAMILIES))
     code = exit_code(collected, gaps)
@@ -140,7 +134,6 @@ def _watched(plan: Plan, console: Console) -> results.Results:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks = {t: bars.add_task(f"{t} starting", total=None) for t in plan.targets}
-        replayed: Counter[tuple[str, str]] = Counter()
 
         def watch(record: results.Record) -> None:
             if isinstance(record, results.Header):
@@ -152,13 +145,11 @@ def _watched(plan: Plan, console: Console) -> results.Results:
                 for failure in record.failures:
                     text = f"✗ {record.target}  {failure.fingerprint}"
                     bars.console.print(text, style="red", markup=False, soft_wrap=True)
-            elif isinstance(record, results.Witness):
-                replayed[record.target, record.replay] += 1
-                if record.replay == "fails" or not record.expected:
-                    kind = "as the ledger says" if record.expected else "NOT as the ledger says"
-                    text = f"  {record.target}  witness {record.id} {record.replay.upper()} ({kind}): {record.message}"
-                    style = "dim" if record.expected else "magenta"
-                    bars.console.print(text[:200], style=style, markup=False, soft_wrap=True)
+            elif isinstance(record, results.Witness) and (record.replay == "fails" or not record.expected):
+                kind = "as the ledger says" if record.expected else "NOT as the ledger says"
+                text = f"  {record.target}  witness {record.id} {record.replay.upper()} ({kind}): {record.message}"
+                style = "dim" if record.expected else "magenta"
+                bars.console.print(text[:200], style=style, markup=False, soft_wrap=True)
 
         return run_plan(plan, watch)
 

@@ -15,6 +15,15 @@ class UserError(Exception):
     """A wrong argument, file or environment."""
 
 
+def choose(kind: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The named entries of a registry in its own order, all of them when none is named. Raises :func:`unknown`."""
+    names, known = list(names), list(known)
+    for name in names:
+        if name not in known:
+            raise unknown(kind, name, known)
+    return [k for k in known if k in names] if names else known
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist, with the nearest one that does."""
     known = list(known)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from . import results
-from .errors import UserError, unknown
+from .errors import UserError, choose
 
 _STASH = pytest.StashKey["Session"]()
 
@@ -54,8 +54,8 @@ class Session:
         self.started = time.monotonic()
         path = option("vit_results")
         self.file = open(path, "ab", buffering=0) if path else None  # noqa: SIM115 - open as long as the session
-        self.families = _chosen("family", option("vit_family"), FAMILIES)
-        self.invariants = _chosen("invariant", option("vit_invariant"), INVARIANTS)
+        self.families = choose("family", option("vit_family"), FAMILIES)
+        self.invariants = choose("invariant", option("vit_invariant"), INVARIANTS)
         self.ledger = ledgers.load(option("vit_ledger") or ledgers.DEFAULT_PATH)
         self.stored = dict(self.ledger.witnesses)
         self.replaying = option("vit_witness")
@@ -123,13 +123,6 @@ class Session:
         self.record(results.Footer(round(time.monotonic() - self.started, 3)))
         if self.file is not None:
             self.file.close()
-
-
-def _chosen(kind: str, names: list[str], known: dict) -> list[str]:
-    for name in names:
-        if name not in known:
-            raise unknown(kind, name, known)
-    return list(dict.fromkeys(names)) or list(known)
 
 
 def _device(name: str) -> str:

@@ -49,7 +49,6 @@ class _Worker:
     log: Path
     deadline: float
     offset: int = 0
-    rest: bytes = b""
     started: bool = False
     finished: bool = False
     reason: str = ""
@@ -57,24 +56,28 @@ class _Worker:
     replayed: set[str] = field(default_factory=set)
 
     def fresh(self) -> Iterator[Record]:
-        """Records written since the last look."""
+        """Records written since the last look; a line counts as read only when it is handed out."""
         if not self.path.exists():
             return
         with open(self.path, "rb") as file:
             file.seek(self.offset)
-            data = file.read()
-        self.offset += len(data)
-        *lines, self.rest = (self.rest + data).split(b"\n")
-        for record in results.decode(lines):
-            if isinstance(record, Header):
-                self.started = True
-            elif isinstance(record, Verdict):
-                self.cells.add((record.family, record.invariant))
-            elif isinstance(record, Witness):
-                self.replayed.add(record.id)
-            elif isinstance(record, Footer):
-                self.finished = True
-            yield record
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self.offset += len(line)
+                for record in results.decode([line]):
+                    self._note(record)
+                    yield record
+
+    def _note(self, record: Record) -> None:
+        if isinstance(record, Header):
+            self.started = True
+        elif isinstance(record, Verdict):
+            self.cells.add((record.family, record.invariant))
+        elif isinstance(record, Witness):
+            self.replayed.add(record.id)
+        elif isinstance(record, Footer):
+            self.finished = True
 
 
 def run(plan: Plan, watch: Callable[[Record], None] = lambda record: None) -> Results:

@@ -208,11 +208,7 @@ class Trial:
     @cached_property
     def constant(self) -> tuple[dict[str, Tensor], Loaded]:
         """Other random tensors in which every position of the grid holds the same vector, and their load."""
-        contents = Contents("normal", self.case.contents.seed + 2)
-        shapes = self.family.shapes(self.case.arch, self.case.source)
-        state = checkpoints.fill(shapes, contents, self.truth[KERNEL].dtype)
-        for name in self.family.implied(self.case.arch):
-            state[name].zero_()
+        state = checkpoints.truth(self.family, self.case, Contents("normal", self.case.contents.seed + 2))
         state[GRID][:, self.prefix_rows :] = state[GRID][:, -1:]
         return state, self.load(state)
 

@@ -39,6 +39,10 @@ def test_help_needs_no_torch():
         (["run", "reference", "--shard", "3/2"], "--shard '3/2': write I/N"),
         (["run", "reference", "--ledger", "missing.toml"], "ledger missing.toml"),
         (["replay", "clip-early-retrun", "reference"], "did you mean 'clip-early-return'?"),
+        (
+            ["run", "reference", "--junit", "no-such-folder/junit.xml"],
+            "--junit no-such-folder/junit.xml: there is no folder",
+        ),
         (["replay", "clip-early-return"], "name at least one target"),
         (["replay", "missing.json", "reference"], "witness missing.json"),
     ],

@@ -67,13 +67,17 @@ def test_a_loader_that_returns_nonsense_fails_and_is_no_error():
 def test_an_interrupt_loses_nothing_computed():
     """Ctrl-C ends the workers; what had arrived is kept and the rest says it was interrupted."""
 
+    pressed = []
+
     def watch(record):
-        if isinstance(record, Verdict) and record.verdict == "pass":
+        if isinstance(record, Verdict) and record.verdict == "pass" and not pressed:
+            pressed.append(record)
             raise KeyboardInterrupt
 
     collected = run(Plan(targets=("reference", "loader:tests.bad_loaders:perfect"), jobs=1, **PLAN), watch)
     found = {(v.target, v.invariant): v.verdict for v in collected.verdicts}
     assert found["reference", "strict-load"] == "pass"
+    assert found["reference", "finite"] == "pass"
     assert {v.reason for v in collected.of("loader:tests.bad_loaders:perfect")} == {"interrupted"}
     assert [h.target for h in collected.headers] == ["reference"]
 
