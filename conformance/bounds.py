@@ -43,7 +43,7 @@ def kernel(source: Tensor, new: Size, how: Resampling) -> Tensor:
 
     The rounding to the checkpoint's dtype is included through the norm of the exact result.
     """
-    old: Size = tuple(source.shape[-2:])
+    old, how = tuple(source.shape[-2:]), how.of_kernels
     weight = source.to(torch.float64)
     condition = prod(axis_condition(o, n, how) for o, n in zip(old, new))
     pinv_norm = _spectral(old, new, how, axis_pinv)

@@ -15,6 +15,7 @@ CONTENTS = ("normal", "integers", "ramp", "one-hot", "constant")
 WRAPPERS = ("bare", "model", "state_dict", "model.state_dict")
 DECLARED = ("true", "absent", "default")
 CONTAINERS = ("safetensors", "memory", "pth")
+NPZ = ("npz",)
 
 
 class Geometry(msgspec.Struct, frozen=True):
@@ -54,7 +55,8 @@ class Case(msgspec.Struct, frozen=True):
 
     ``arch`` holds the family's own architecture options. ``declared`` says what the caller tells the loader about the
     checkpoint's input size: its ``true`` value, nothing (``absent``), or the registered model's ``default``.
-    ``model_name`` is a registered timm model of the family, used where the end-user path is exercised.
+    ``model_name`` is a registered timm model of the family, used where the end-user path is exercised; there the caller
+    may ask for other ``in_chans`` and ``num_classes`` than the checkpoint's (None: the checkpoint's).
     """
 
     family: str
@@ -67,6 +69,8 @@ class Case(msgspec.Struct, frozen=True):
     declared: str = "true"
     container: str = "safetensors"
     model_name: str = ""
+    in_chans: int | None = None
+    num_classes: int | None = None
 
     @property
     def native(self) -> bool:
@@ -88,6 +92,10 @@ class Case(msgspec.Struct, frozen=True):
         words += [self.dtype, f"{self.contents.kind} values", f"input_size {self.declared}"]
         if self.wrapper != "bare":
             words.append(f"wrapped in {self.wrapper}")
+        if self.in_chans is not None:
+            words.append(f"asked for {self.in_chans} channels")
+        if self.num_classes is not None:
+            words.append(f"asked for {self.num_classes} classes")
         arch = ", ".join(f"{k}={v}" for k, v in self.arch.items())
         return f"{self.family}: {'; '.join(words)}; {arch}"
 
@@ -136,6 +144,10 @@ def regimes(case: Case, num_prefix_tokens: int) -> frozenset[str]:
         "patch-non-square": len(set(source.patch_size)) > 1 or len(set(destination.patch_size)) > 1,
         "half-precision": case.dtype != "float32",
         "wrapped": case.wrapper != "bare",
+        "in-chans-1": case.in_chans == 1,
+        "in-chans-4": case.in_chans == 4,
+        "classes-0": case.num_classes == 0,
+        "classes-other": bool(case.num_classes),
         "mistaken-for-224": _mistaken_for_224(case),
         "patch-to-column": _to_line(source.patch_size, destination.patch_size, 1),
         "patch-to-row": _to_line(source.patch_size, destination.patch_size, 0),

@@ -6,7 +6,6 @@ release with ``python -m conformance.catalogue timm==X.Y.Z``; a test compares it
 
 from __future__ import annotations
 
-import re
 import sys
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
@@ -20,19 +19,23 @@ from .families import Family
 PATH = Path(__file__).with_name("models.json")
 
 
-class RealModel(msgspec.Struct, frozen=True):
-    """One registered model: name with tag, module, patch size and default input size ``(height, width)``."""
+class RealModel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One registered model: name with tag, module, default input size ``(height, width)``, and what it cuts that into.
+
+    ``patch_size`` is its patch kernel's, ``(1, 1)`` without one; ``stride`` is that of the stem before it, 1 without.
+    """
 
     name: str
     module: str
     patch_size: Size
     input_size: Size
+    stride: int = 1
 
     @property
     def geometry(self) -> Geometry:
         """The geometry its published checkpoint has."""
-        (ph, pw), (h, w) = self.patch_size, self.input_size
-        return Geometry(self.patch_size, (h // ph, w // pw))
+        h, w = (n // (p * self.stride) for n, p in zip(self.input_size, self.patch_size))
+        return Geometry(self.patch_size, (h, w))
 
 
 @lru_cache(maxsize=1)
@@ -61,15 +64,32 @@ def models_of(family: Family) -> tuple[RealModel, ...]:
 def read_registry() -> list[RealModel]:
     """The registry of the timm that is importable now."""
     import timm
+    import torch
 
-    found = []
+    found, built = [], {}
     for name in timm.list_models(pretrained=True):
-        cfg, patch = timm.get_pretrained_cfg(name), re.search(r"patch(\d+)", name)
-        module = timm.models.model_entrypoint(name.split(".")[0]).__module__.rsplit(".", 1)[-1]
-        if patch and module.startswith(("vision_transformer", "deit", "eva", "beit")):
-            size = int(patch.group(1))
-            found.append(RealModel(name, module, (size, size), tuple(cfg.input_size[-2:])))
+        architecture, size = name.split(".")[0], tuple(timm.get_pretrained_cfg(name).input_size[-2:])
+        module = timm.models.model_entrypoint(architecture).__module__.rsplit(".", 1)[-1]
+        if not module.startswith(("vision_transformer", "deit", "eva", "beit")):
+            continue
+        if architecture not in built:
+            with torch.device("meta"):
+                built[architecture] = _shallow(architecture).patch_embed
+        embed = built[architecture]
+        patch = tuple(getattr(getattr(embed, "proj", None), "kernel_size", (1, 1)))
+        stride = embed.img_size[0] // (embed.grid_size[0] * patch[0]) if embed.grid_size else 1
+        found.append(RealModel(name, module, patch, size, stride))
     return sorted(found, key=lambda m: m.name)
+
+
+def _shallow(architecture: str):
+    """The model with one block, or whole where its options speak of each block: its patch embedding is the same."""
+    import timm
+
+    try:
+        return timm.create_model(architecture, depth=1)
+    except AssertionError:
+        return timm.create_model(architecture)
 
 
 def main(spec: str) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import takewhile
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from reference import FORMATS
+from reference import FORMATS, Facts
 
 from .cases import Case, Contents
 from .families import Family
@@ -35,12 +37,17 @@ def fill(shapes: Shapes, contents: Contents, dtype: torch.dtype) -> StateDict:
         values = torch.randn(total, generator=generator) * 0.4
     out, start = {}, 0
     for name, shape in shapes.items():
+        if name.endswith("num_batches_tracked"):
+            out[name] = torch.tensor(7)
+            continue
         size = prod(shape)
         tensor = values[start : start + size].reshape(shape).clone()
         if contents.kind == "constant":
             tensor.fill_(float(values[start].round(decimals=2)))
         elif contents.kind == "one-hot":
             tensor.zero_().view(-1)[contents.seed % size] = 1.0
+        if name.endswith("running_var"):
+            tensor = tensor.abs() + 0.5
         out[name] = tensor.to(dtype)
         start += size
     return out
@@ -59,8 +66,8 @@ def truth(family: Family, case: Case, contents: Contents | None = None) -> State
 
 def encode(family: Family, case: Case, state: Mapping[str, Tensor]) -> StateDict:
     """``state`` in the upstream layout; every tensor owns its memory, as a saved file demands."""
-    implied = family.implied(case.arch)
-    upstream = FORMATS[family.name].encode({k: v for k, v in state.items() if k not in implied})
+    implied, facts = family.implied(case.arch), Facts(num_heads=case.arch["num_heads"])
+    upstream = FORMATS[family.format].encode({k: v for k, v in state.items() if k not in implied}, facts)
     return {k: v.clone(memory_format=torch.contiguous_format) for k, v in upstream.items()}
 
 
@@ -70,13 +77,38 @@ def foreign(family: Family, case: Case) -> StateDict:
 
 
 def wrap(state: StateDict, wrapper: str) -> dict[str, Any]:
-    """``state`` inside the wrapper a training script saves, with the entries that usually stand beside it."""
+    """``state`` inside the wrapper a training script saves, with the entries that usually stand beside it.
+
+    ``model.state_dict`` nests; ``params/img/`` prefixes every key, as Flax trees do, but those that begin with a slash and
+    belong beside such a prefix (left out where nothing is beside it);     ``scan`` stacks the blocks into one, before any prefix (``params/+scan``).
+    """
     if wrapper == "bare":
-        return dict(state)
+        return {k: v for k, v in state.items() if not k.startswith("/")}
+    if "/" in wrapper or wrapper == "scan":
+        prefix = wrapper.removesuffix("scan").removesuffix("+")
+        tree = _stacked(state) if wrapper.endswith("scan") else state
+        named = {k[1:] if k.startswith("/") else prefix + k: (k, v) for k, v in tree.items()}
+        return {name: v for name, (k, v) in named.items() if not (k.startswith("/") and name.startswith(prefix))}
     wrapped: dict[str, Any] = dict(state)
     for name in reversed(wrapper.split(".")):
         wrapped = {name: wrapped, "epoch": 3, "optimizer": {"lr": 0.1, "step": torch.zeros(())}}
+        if name == "encoder":  # I-JEPA saves the averaged encoder beside it, under the same keys
+            wrapped["target_encoder"] = {k: v + 1 for k, v in state.items()}
     return wrapped
+
+
+def _stacked(state: Mapping[str, Tensor]) -> StateDict:
+    """Blocks ``encoderblock_0/...`` stacked as big_vision's scan does: ``encoderblock/...`` with a leading depth axis."""
+    first = "encoderblock_0/"
+    out = {}
+    for key, value in state.items():
+        if first in key:
+            names = (key.replace(first, f"encoderblock_{i}/") for i in range(len(state)))
+            blocks = [state[name] for name in takewhile(state.__contains__, names)]
+            out[key.replace(first, "encoderblock/")] = torch.stack(blocks)
+        elif "/encoderblock_" not in key:
+            out[key] = value
+    return out
 
 
 def copy(checkpoint: Any, device: str) -> Any:
@@ -93,13 +125,25 @@ def write(state: StateDict, wrapper: str, container: str, folder: Path) -> Path:
         from safetensors.torch import save_file
 
         save_file(state, path)
+    elif container == "npz":
+        np.savez(path, **{k: array(v) for k, v in wrap(state, wrapper).items()})
     else:
         torch.save(wrap(state, wrapper), path)
     return path
 
 
+def array(tensor: Tensor) -> np.ndarray:
+    """A tensor as NumPy stores it: bfloat16 as raw two-byte items."""
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view("V2")
+    return tensor.numpy()
+
+
 def read(path: Path) -> dict[str, Any]:
-    """Load a file that :func:`write` made."""
+    """Load a file that :func:`write` made; a ``.npz`` gives arrays."""
+    if path.suffix == ".npz":
+        with np.load(path) as tree:
+            return dict(tree)
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

@@ -22,7 +22,7 @@ from .invariants import INVARIANTS, Invariant
 from .ledger import Entry, Ledger, WitnessFile
 from .loaders import Loader, Unsupported
 from .profiles import Profile
-from .strategies import STRATA, Stratum, cases
+from .strategies import Stratum, cases, strata_of
 from .trial import Blocked, Problem, Trial
 
 # Judgements a shrink may spend; past it the smallest failing case so far is reported.
@@ -107,7 +107,7 @@ class Explorer:
         # Not the bare seed: the same draws would repeat in every stratum and family.
         @hypothesis.seed(crc32(f"{self.seed}/{family.name}/{stratum.name}".encode()))
         @hypothesis.settings(
-            max_examples=max(1, round(self.profile.cases * stratum.weight)) + 1,
+            max_examples=max(1, round(self.profile.cases * stratum.weight * family.weight)) + 1,
             database=None,
             deadline=None,
             phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
@@ -144,7 +144,7 @@ class Explorer:
             ]
         tallies = {i.name: Tally() for i in self.invariants}
         judged = 0
-        for stratum in STRATA:
+        for stratum in strata_of(family):
 
             def visit(case: Case, stratum: Stratum = stratum) -> None:
                 nonlocal judged

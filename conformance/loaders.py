@@ -7,9 +7,10 @@ import inspect
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ class Unsupported(Exception):
 
 
 def _resolve(value: Any) -> Any:
-    """``"package.module:name"`` strings name objects of the target's timm; everything else is itself."""
+    """``"package.module:name"`` strings name objects of the target's timm, pairs with a dict call them; all else is itself."""
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
+        return partial(_resolve(value[0]), **value[1])
     if isinstance(value, str) and ":" in value:
         module, name = value.split(":")
         try:
@@ -45,7 +48,10 @@ def _resolve(value: Any) -> Any:
 
 @cache
 def _parameters(cls: type) -> frozenset[str]:
-    return frozenset(inspect.signature(cls).parameters)
+    """Constructor arguments of a model class, those of its base where it passes any on."""
+    own = inspect.signature(cls).parameters
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in own.values())
+    return frozenset(own) | (_parameters(cls.__base__) if passes_on else frozenset())
 
 
 class Loader:
@@ -60,6 +66,7 @@ class Loader:
         self.release = Version(self.timm_version) if target.is_timm else None
         self._build = lru_cache(maxsize=256)(self._build_uncached)
         self._function = self._user_function() if target.kind == "loader" else None
+        self._options = frozenset(inspect.signature(self._function).parameters) if self._function else frozenset()
 
     def _user_function(self) -> Convert:
         module, name = self.target.value.split(":")
@@ -74,13 +81,33 @@ class Loader:
         """Whether the target's release knows the family; the reference and user loaders are judged on all."""
         return self.release is None or family.supported_by(self.release)
 
-    def convert(self, family: Family, checkpoint: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    def lacking(self, family: Family, case: Case) -> str | None:
+        """What the target's release does not know yet about a case of a family it knows, or None."""
+        return None if self.release is None else family.lacking(case, self.release)
+
+    def convert(
+        self, family: Family, arch: Mapping[str, Any], checkpoint: Mapping[str, Any], model: nn.Module
+    ) -> dict[str, Tensor]:
         """The state dict the loader makes of a checkpoint for ``model``; whatever it raises passes through."""
-        if self._function is not None:
-            return self._function(checkpoint, model)
+        if family.in_place:
+            with tempfile.TemporaryDirectory(prefix="timm-conformance-") as folder:
+                path = checkpoints.write(dict(checkpoint), "bare", "npz", Path(folder))
+                if self.target.is_timm:
+                    return _load_in_place(model, path, checkpoint)
+                return self._converted(family, arch, checkpoints.read(path), model)
+        return self._converted(family, arch, checkpoint, model)
+
+    def _converted(self, family: Family, arch: Mapping[str, Any], checkpoint: Any, model: nn.Module, **more: Any):
         if self.target.kind == "reference":
-            return reference.load_state_dict(checkpoint, model)
-        return importlib.import_module(f"timm.models.{family.module}").checkpoint_filter_fn(checkpoint, model)
+            resampling = family.resampling(arch)
+            return reference.load_state_dict(checkpoint, model, resampling=resampling, **more)
+        options = family.filter_kwargs(arch)
+        if self._function is not None:
+            return self._function(checkpoint, model, **{k: v for k, v in options.items() if k in self._options})
+        module = importlib.import_module(f"timm.models.{family.module}")
+        if not hasattr(module, "checkpoint_filter_fn"):  # the hybrids' own came late
+            module = importlib.import_module("timm.models.vision_transformer")
+        return module.checkpoint_filter_fn(checkpoint, model, **options)
 
     # -- destination models ------------------------------------------------------------------------------------------
 
@@ -95,24 +122,29 @@ class Loader:
         if input_size is None:
             model.__dict__.pop("pretrained_cfg", None)
         else:
-            model.pretrained_cfg = {"input_size": (3, *input_size)}
+            model.pretrained_cfg = {"input_size": (case.arch.get("in_chans", 3), *input_size)}
         return model
 
     def _build_uncached(self, family_name: str, arch: tuple, geometry: Geometry, device: str) -> nn.Module:
-        family = FAMILIES[family_name]
-        kwargs = self.model_kwargs(family, dict(arch))
+        family, options = FAMILIES[family_name], dict(arch)
+        kwargs = self.model_kwargs(family, options)
         if "weight_init" in _parameters(self._model_class(family)):
             kwargs["weight_init"] = "skip"  # every weight is about to be loaded
-        model = self._model_class(family)(img_size=geometry.img_size, patch_size=geometry.patch_size, **kwargs)
+        size = {"img_size": family.img_size(options, geometry), "patch_size": geometry.patch_size}
+        try:
+            model = self._model_class(family)(**size, **kwargs)
+        except (AssertionError, TypeError) as error:
+            raise Unsupported(f"the release cannot build the model: {error or type(error).__name__}") from None
         return model.eval() if device == "cpu" else model.eval().to(device)
 
-    def model_kwargs(self, family: Family, arch: Mapping[str, Any]) -> dict[str, Any]:
-        """Constructor arguments of the destination model, with the target's own classes.
+    def model_kwargs(self, family: Family, arch: Mapping[str, Any], created: bool = False) -> dict[str, Any]:
+        """Constructor arguments of the destination model, or of its registered function, with the target's own classes.
 
         Arguments a release does not have yet are left out where they ask for nothing, else :class:`Unsupported`.
         """
+        given = ((created and family.created_kwargs) or family.model_kwargs)(arch)
         known = _parameters(self._model_class(family))
-        kwargs = {k: _resolve(v) for k, v in family.model_kwargs(arch).items()}
+        kwargs = {k: _resolve(v) for k, v in given.items()}
         missing = [k for k, v in kwargs.items() if k not in known and v]
         if missing:
             raise Unsupported(f"the release's {family.model_class} has no {', '.join(missing)}")
@@ -139,26 +171,63 @@ class Loader:
         """
         import timm
 
-        kwargs = self.model_kwargs(family, case.arch)
-        kwargs |= {"img_size": case.destination.img_size, "patch_size": case.destination.patch_size}
-        overlay: dict[str, Any] = {"file": str(path), "custom_load": False, "num_classes": case.arch["num_classes"]}
+        arch = case.arch
+        kwargs = self.model_kwargs(family, arch, created=True)
+        kwargs |= {"img_size": family.img_size(arch, case.destination), "patch_size": case.destination.patch_size}
+        if case.in_chans is not None or "in_chans" in arch:
+            kwargs["in_chans"] = case.in_chans or arch["in_chans"]
+        if case.num_classes is not None:
+            kwargs["num_classes"] = case.num_classes
+        overlay: dict[str, Any] = {
+            "file": str(path),
+            "custom_load": family.in_place,
+            "num_classes": arch["num_classes"],
+        }
         if case.declared == "true":
-            overlay["input_size"] = (3, *case.source.img_size)
+            overlay["input_size"] = (arch.get("in_chans", 3), *family.img_size(arch, case.source))
+        create = partial(timm.create_model, case.model_name, pretrained_cfg_overlay=overlay, **kwargs)
         if self.target.is_timm:
-            return timm.create_model(case.model_name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
-        model = timm.create_model(case.model_name, pretrained=False, pretrained_cfg_overlay=overlay, **kwargs)
-        model.load_state_dict(self.convert(family, checkpoints.read(path), model), strict=True)
+            return _supported(create, pretrained=True)
+        model = _supported(create, pretrained=False)
+        own = case.num_classes is not None
+        more = {"keep_classifier": own} if self.target.kind == "reference" else {}
+        state = self._converted(family, arch, checkpoints.read(path), model, **more)
+        model.load_state_dict(state, strict=not own)
         return model
+
+
+def _load_in_place(model: nn.Module, path: Path, checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What ``model.load_pretrained`` writes into a model's parameters, in the checkpoint's dtype.
+
+    Every parameter holds NaN before, so that one the loader never touched is missing afterwards, not left as it was.
+    """
+    for parameter in model.parameters():
+        parameter.detach().fill_(float("nan"))
+    # Only a prefix the loader looks for by itself may be left to it; PaliGemma's has to be named.
+    prefix = {"prefix": "img/"} if "img/embedding/kernel" in checkpoint else {}
+    model.load_pretrained(str(path), **prefix)
+    dtype = next(t.dtype for t in checkpoint.values() if t.is_floating_point())
+    return {k: v.detach().clone().to(dtype) for k, v in model.state_dict().items() if not bool(v.isnan().all())}
+
+
+def _supported(create: Callable[..., nn.Module], pretrained: bool) -> nn.Module:
+    """Call a model function; one that fixes the argument we vary cannot build the case's model."""
+    try:
+        return create(pretrained=pretrained)
+    except TypeError as error:
+        if "multiple values for keyword argument" in str(error):
+            raise Unsupported(f"the release's model function fixes its options: {error}") from None
+        raise
 
 
 def _frozen(arch: Mapping[str, Any]) -> tuple:
     return tuple(sorted(arch.items()))
 
 
-def declared_size(case: Case, geometry: Geometry) -> Size | None:
+def declared_size(family: Family, case: Case, geometry: Geometry) -> Size | None:
     """The input size a caller declares for a checkpoint of ``geometry``: true, none, or the registered model's."""
     if case.declared == "true":
-        return geometry.img_size
+        return family.img_size(case.arch, geometry)
     if case.declared == "absent":
         return None
     return default_size(case)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from math import prod
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from .cases import CONTAINERS, CONTENTS, DECLARED, DTYPES, Case, Contents, Geometry, Size
+from .cases import CONTENTS, DECLARED, DTYPES, Case, Contents, Geometry, Size
 from .catalogue import RealModel, models_of
 from .families import Family
-from .families.base import undecidable_grid
 
 MAX_PATCH = 32
 MAX_GRID = 8
@@ -57,13 +57,23 @@ STRATA: tuple[Stratum, ...] = (
 )
 
 
+def strata_of(family: Family) -> tuple[Stratum, ...]:
+    """The strata a family has cases in: without a patch kernel of its own, only those that leave the patch alone."""
+    return tuple(s for s in STRATA if s.patch == "native" or family.max_patch > 1)
+
+
 @st.composite
 def _pairs(draw: st.DrawFn, how: str, top: int, square_old: bool = False) -> tuple[Size, Size]:
     """Two sizes, old and new, in the given relation, each axis between 1 and ``top``; optionally the old one square."""
     axis = st.integers(1, top)
     if how == "native":
         size = (draw(axis), draw(axis))
+        size = (size[0], size[0]) if square_old else size
         return size, size
+    if how == "equal-count" and square_old:
+        side, factor = draw(st.sampled_from([(2, 2), (4, 2), (4, 4), (3, 3)]))
+        new = (side * factor, side // factor)
+        return (side, side), draw(st.sampled_from([new, new[::-1]]))
     if how == "equal-count":
         a, b, c = draw(st.sampled_from([(2, 2, 1), (1, 2, 1), (3, 2, 1), (2, 2, 2), (4, 2, 1), (2, 3, 1)]))
         sizes = ((a * b, c), (a, b * c))
@@ -88,11 +98,15 @@ def _pairs(draw: st.DrawFn, how: str, top: int, square_old: bool = False) -> tup
 
 
 @st.composite
-def patch_sizes(draw: st.DrawFn, how: str, sizes: str = "free", square_old: bool = False) -> tuple[Size, Size]:
-    """Source and destination patch sizes, 1 to 32 an axis."""
+def patch_sizes(
+    draw: st.DrawFn, how: str, sizes: str = "free", square_old: bool = False, top: int = MAX_PATCH
+) -> tuple[Size, Size]:
+    """Source and destination patch sizes, 1 to ``top`` an axis."""
     if sizes == "large":
-        return draw(_pairs("any", MAX_PATCH, square_old))
-    old, new = draw(_pairs(how, 8, square_old))
+        return draw(_pairs("any", top, square_old))
+    old, new = draw(_pairs(how, min(8, top), square_old))
+    if top <= 8:
+        return old, new
     # Stretch both, or one axis of both, so that patches up to 32 appear without huge matrices.
     factor = draw(st.sampled_from([1, 1, 2, 3, 4]), label="stretch")
     axes = (0, 1) if square_old else draw(st.sampled_from([(0,), (1,), (0, 1)]), label="stretched axes")
@@ -102,15 +116,16 @@ def patch_sizes(draw: st.DrawFn, how: str, sizes: str = "free", square_old: bool
 
 
 @st.composite
-def free_geometries(draw: st.DrawFn, stratum: Stratum, square_patch: bool = False) -> tuple[Geometry, Geometry]:
+def free_geometries(draw: st.DrawFn, stratum: Stratum, family: Family) -> tuple[Geometry, Geometry]:
     """Source and destination geometry in the relations a stratum asks for."""
-    patches = draw(patch_sizes(stratum.patch, stratum.sizes, square_patch and stratum.patch != "native"))
-    grids = draw(_pairs(stratum.grid, MAX_GRID))
+    square_patch = family.square_patch == "always" or (family.square_patch == "resampled" and stratum.patch != "native")
+    patches = draw(patch_sizes(stratum.patch, stratum.sizes, square_patch, family.max_patch))
+    grids = draw(_pairs(stratum.grid, MAX_GRID if family.max_patch > 8 else 4, family.square_source_grid))
     return Geometry(patches[0], grids[0]), Geometry(patches[1], grids[1])
 
 
 @st.composite
-def real_geometries(draw: st.DrawFn, model: RealModel, how: str) -> tuple[Geometry, Geometry]:
+def real_geometries(draw: st.DrawFn, model: RealModel, how: str, family: Family) -> tuple[Geometry, Geometry]:
     """The geometry of a registered model's checkpoint, and one a user would change it to.
 
     ``native``: a fine-tuned checkpoint reloading into its own model, at the real grid or as many tokens in another shape.
@@ -118,15 +133,22 @@ def real_geometries(draw: st.DrawFn, model: RealModel, how: str) -> tuple[Geomet
     source, (patch, _) = model.geometry, model.patch_size
     if how == "native":
         h, w = source.grid_size
-        geometry = Geometry(
-            source.patch_size, draw(st.sampled_from([(h // k, w * k) for k in (2, 1, 4) if h % k == 0]))
-        )
+        shapes = [(h // k, w * k) for k in ((1,) if family.square_source_grid else (2, 1, 4)) if h % k == 0]
+        geometry = Geometry(source.patch_size, draw(st.sampled_from(shapes)))
         return geometry, geometry
-    choices = {"grow": (14, 16, 32), "shrink": (8, 4)}[how]
-    right_way = [p for p in choices if (p > patch) == (how == "grow") and p != patch] or [patch]
+    choices = {"grow": (14, 16, 32, 2), "shrink": (8, 4)}[how]
+    right_way = [p for p in choices if (p > patch) == (how == "grow") and p != patch and p <= family.max_patch] or [
+        patch
+    ]
     new = draw(st.sampled_from(right_way), label="new patch")
     h, w = draw(st.sampled_from([model.input_size, (224, 224), (112, 160)]), label="new image size")
-    return source, Geometry((new, new), (h // new, w // new))
+    pixels = new * model.stride
+    return source, Geometry((new, new), (max(h // pixels, 1), max(w // pixels, 1)))
+
+
+# Cases in memory are never given to create_model, and so ask nothing of it.
+_ASKED_CHANNELS = (None, None, None, None, None, None, 1, 4)
+_ASKED_CLASSES = (None, None, None, None, None, 0, 7)
 
 
 @st.composite
@@ -134,15 +156,25 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
     """Cases of a family within a stratum, declaring no input size only where a loader can do without."""
     model = draw(st.sampled_from(models_of(family)), label="registered model")
     if stratum.sizes == "real":
-        source, destination = draw(real_geometries(model, stratum.patch))
+        source, destination = draw(real_geometries(model, stratum.patch, family))
     else:
-        source, destination = draw(free_geometries(stratum, family.square_source_patch))
-    declared = [d for d in DECLARED if undecidable_grid(source, destination, d, model.input_size) is None]
-    return Case(
+        source, destination = draw(free_geometries(stratum, family))
+    case = Case(
         family=family.name,
-        arch=draw(family.architectures, label="arch"),
+        arch=draw(family.architectures, label="arch") | family.by_model(model.name),
         source=source,
         destination=destination,
+        model_name=model.name,
+    )
+    declared = [d for d in DECLARED if family.undecidable_grid(replace(case, declared=d), model.input_size) is None]
+    container = draw(
+        st.sampled_from([*family.containers, "memory"] if "memory" in family.containers else family.containers),
+        label="container",
+    )
+    written = container != "memory"
+    classes = [c for c in _ASKED_CLASSES if c != case.arch["num_classes"]]
+    return replace(
+        case,
         dtype=draw(st.sampled_from(["float32", *DTYPES]), label="dtype"),
         contents=Contents(
             draw(st.sampled_from(["normal", "normal", *CONTENTS]), label="contents"),
@@ -150,6 +182,7 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
         ),
         wrapper=draw(st.sampled_from(family.wrappers), label="wrapper"),
         declared=draw(st.sampled_from(declared), label="declared"),
-        container=draw(st.sampled_from([*CONTAINERS, "memory"]), label="container"),
-        model_name=model.name,
+        container=container,
+        in_chans=draw(st.sampled_from(_ASKED_CHANNELS), label="in_chans") if written else None,
+        num_classes=draw(st.sampled_from(classes), label="num_classes") if written else None,
     )

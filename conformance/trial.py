@@ -16,19 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
-from reference import BICUBIC_ANTIALIAS, FORMATS
-from reference.embeddings import resample_patch_kernel, resample_position_grid
+from reference import FORMATS
+from reference.embeddings import (
+    adapt_input_channels,
+    resample_patch_kernel,
+    resample_position_grid,
+    resample_position_window,
+)
 
 from . import bounds, checkpoints
-from .cases import Case, Contents, Geometry, regimes
+from .cases import Case, Contents, Geometry, Size, regimes
 from .families import Family
-from .families.base import undecidable_grid
+from .families.base import KERNEL
 from .loaders import Loader, declared_size, default_size
 
-KERNEL = "patch_embed.proj.weight"
 GRID = "pos_embed"
+CLASSIFIERS = ("head.", "head_dist.")
 
 
 class Blocked(Exception):
@@ -94,7 +100,8 @@ class Trial:
         self.fractions: list[float] = []
         self.prefix_tokens = family.num_prefix_tokens(case.arch)
         self.prefix_rows = 0 if case.arch.get("no_embed_class") else self.prefix_tokens
-        self.resampling = family.resampling or BICUBIC_ANTIALIAS
+        self.format = FORMATS[family.format]
+        self.resampling = family.resampling(case.arch) or self.format.resampling
 
     # -- the case ----------------------------------------------------------------------------------------------------
 
@@ -106,10 +113,12 @@ class Trial:
 
     @cached_property
     def undecidable(self) -> str | None:
-        """Why no loader could know what to do with this case."""
+        """Why no loader could know what to do with this case, or this release is not meant to."""
         case = self.case
-        return self.family.undecidable(case) or undecidable_grid(
-            case.source, case.destination, case.declared, default_size(case)
+        return (
+            self.loader.lacking(self.family, case)
+            or self.family.undecidable(case)
+            or self.family.undecidable_grid(case, default_size(case))
         )
 
     @cached_property
@@ -127,12 +136,38 @@ class Trial:
         """What a correct loader returns: the truth, resampled by the reference's matrices."""
         source, destination = self.case.source, self.case.destination
         state = dict(self.truth)
-        state[KERNEL] = resample_patch_kernel(state[KERNEL], destination.patch_size, self.resampling)
+        if KERNEL in state:
+            state[KERNEL] = resample_patch_kernel(state[KERNEL], destination.patch_size, self.resampling)
         if GRID in state:
-            state[GRID] = resample_position_grid(
-                state[GRID], source.grid_size, destination.grid_size, self.prefix_rows, self.resampling
-            )
+            state[GRID] = self._positions(state[GRID], source.grid_size, destination.grid_size)
         return state
+
+    def _positions(self, pos_embed: Tensor, old: Size, new: Size) -> Tensor:
+        if self.format.windowed:
+            return resample_position_window(pos_embed, old, new, self.resampling)
+        return resample_position_grid(pos_embed, old, new, self.prefix_rows, self.resampling)
+
+    @cached_property
+    def created(self) -> dict[str, Tensor]:
+        """What :attr:`expected` becomes where a caller asks ``create_model`` for other channels or classes."""
+        state, case = dict(self.expected), self.case
+        if case.in_chans is not None:
+            first = self.family.first_conv(case.arch)
+            state[first] = adapt_input_channels(state[first], case.in_chans)
+        if case.num_classes is not None:
+            state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIERS)}
+        return state
+
+    def created_bound(self, name: str) -> Tensor:
+        """Error bound for tensor ``name`` of :attr:`created`."""
+        bound, asked = self.bound(name), self.case.in_chans
+        if asked is None or name != self.family.first_conv(self.case.arch):
+            return bound
+        # An adapted channel is a sum or a multiple of the others, and is rounded once more.
+        want, channels = self.created[name], self.expected[name].to(torch.float64)
+        total = bound.expand(channels.shape).sum(dim=1, keepdim=True)
+        sums = channels.abs().sum(dim=1, keepdim=True)
+        return total + bounds.rounding(want, want.dtype) + channels.shape[1] * bounds.rounding(sums, torch.float32)
 
     def bound(self, name: str, state: Mapping[str, Tensor] | None = None) -> Tensor:
         """Error bound for tensor ``name`` of a correct load of ``state`` (the truth), broadcastable to it; 0 if it is kept."""
@@ -142,7 +177,7 @@ class Trial:
             return bounds.kernel(state[KERNEL], destination.patch_size, self.resampling)
         if name == GRID and source.grid_size != destination.grid_size:
             rows, sizes = self.prefix_rows, (source.grid_size, destination.grid_size)
-            exact = resample_position_grid(state[GRID], *sizes, rows, self.resampling)
+            exact = self._positions(state[GRID], *sizes)
             bound = bounds.grid(exact[:, rows:], state[GRID][:, rows:], *sizes, self.resampling)
             return torch.cat([torch.zeros(1, rows, bound.shape[2], dtype=bound.dtype), bound], dim=1)
         return torch.zeros((), dtype=torch.float64)
@@ -152,13 +187,13 @@ class Trial:
     def model(self, destination: Geometry | None = None, source: Geometry | None = None) -> nn.Module:
         """The destination model, declaring the input size of a checkpoint of ``source``."""
         destination = destination or self.case.destination
-        declared = declared_size(self.case, source or self.case.source)
+        declared = declared_size(self.family, self.case, source or self.case.source)
         return self.loader.model(self.family, self.case, destination, declared, self.device)
 
     def convert(self, checkpoint: Mapping[str, Any], model: nn.Module) -> Loaded:
         """Run the loader on ``checkpoint`` as it stands; what it raises is kept, not passed on."""
         try:
-            state = self.loader.convert(self.family, checkpoint, model)
+            state = self.loader.convert(self.family, self.case.arch, checkpoint, model)
             if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
                 raise TypeError(f"the loader returned {type(state).__name__}, not a dict of tensors")
         except Exception as error:
@@ -209,7 +244,8 @@ class Trial:
     def constant(self) -> tuple[dict[str, Tensor], Loaded]:
         """Other random tensors in which every position of the grid holds the same vector, and their load."""
         state = checkpoints.truth(self.family, self.case, Contents("normal", self.case.contents.seed + 2))
-        state[GRID][:, self.prefix_rows :] = state[GRID][:, -1:]
+        if GRID in state:
+            state[GRID][:, self.prefix_rows :] = state[GRID][:, -1:]
         return state, self.load(state)
 
     @cached_property
@@ -220,11 +256,14 @@ class Trial:
         """
         return self.load_variant(wrapper=self.other_wrapper, shuffle=True, foreign=True)
 
-    @property
-    def other_wrapper(self) -> str:
-        """A wrapper other than the case's own."""
-        others = [w for w in self.family.wrappers if w != self.case.wrapper]
-        return others[self.case.contents.seed % len(others)] if self.case.wrapper == "bare" else "bare"
+    @cached_property
+    def other_wrapper(self) -> str | None:
+        """A wrapper other than the case's own that the release knows: none at all if the format is ever found bare."""
+        wrappers = [w for w in self.family.wrappers if w != self.case.wrapper]
+        known = [w for w in wrappers if not self.loader.lacking(self.family, replace(self.case, wrapper=w))]
+        if "bare" in known:
+            return "bare"
+        return known[self.case.contents.seed % len(known)] if known else None
 
     def load_variant(self, *, wrapper: str | None = None, shuffle: bool = False, foreign: bool = False) -> Loaded:
         """The checkpoint with some circumstances changed that must not matter."""
@@ -242,9 +281,9 @@ class Trial:
 
     def upstream_output(self, image: Tensor) -> Tensor:
         """Output of the upstream model on ``image``, in float64."""
-        state = {k: v.to(torch.float64) for k, v in self.upstream.items()}
+        state = {k: v.to(torch.float64) if v.is_floating_point() else v for k, v in self.upstream.items()}
         arch = {**self.case.arch, **self.family.forward_arch(self.case)}
-        return FORMATS[self.family.name].forward(state, image, arch)
+        return self.format.forward(state, image, arch)
 
     # -- comparing ---------------------------------------------------------------------------------------------------
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 from torch import Tensor
 
+from . import flax
 from .errors import LoadError, some
 from .formats import FORMATS, Format
 
-WRAPPERS = ("model", "state_dict")
+# I-JEPA's training checkpoints keep the context encoder under "encoder", beside the predictor and the target encoder.
+WRAPPERS = ("model", "state_dict", "encoder")
 _MAX_NESTING = 8
 
 
 def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, out of ``model`` and ``state_dict`` wrappers nested up to eight deep.
+    """The tensors of a checkpoint, out of ``model``, ``state_dict`` and ``encoder`` wrappers nested up to eight deep.
 
-    A wrapper's name counts only where it holds tensors, or a wrapper that does. Raises :class:`LoadError` when what is
-    left is no mapping of names to tensors.
+    A wrapper's name counts only where it holds tensors, or a wrapper that does. Flax trees (an open ``.npz`` file is one)
+    lose their prefix, and scanned blocks become single ones. Raises :class:`LoadError` when what is left is no mapping of
+    names to tensors.
     """
     if not isinstance(checkpoint, Mapping):
         raise LoadError(f"a checkpoint is a dict of tensors, this is a {type(checkpoint).__name__}")
-    state = checkpoint
+    state = {k: flax.tensor(v) if isinstance(v, np.ndarray) else v for k, v in checkpoint.items()}
     for _ in range(_MAX_NESTING):
         inner = next((state[w] for w in WRAPPERS if _holds_tensors(state.get(w))), None)
         if inner is None:
@@ -31,7 +35,7 @@ def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
     if others or not state:
         what = f"not a named tensor: {some(others)}" if others else "it is empty"
         raise LoadError(f"no state_dict in this checkpoint ({what}); looked under {', '.join(WRAPPERS)}")
-    return dict(state)
+    return flax.plain(state)
 
 
 def _holds_tensors(entry: object, depth: int = _MAX_NESTING) -> bool:

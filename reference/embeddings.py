@@ -1,4 +1,4 @@
-"""What depends on geometry in a Vision Transformer checkpoint: the patch kernel and the absolute position grid."""
+"""What depends on the input in a Vision Transformer checkpoint: the patch kernel and the absolute position grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def resample_patch_kernel(weight: Tensor, patch_size: tuple[int, int], how: Resa
     al. 2022, arXiv:2212.08013, section 3.4; ``google-research/big_vision`` ``big_vision/models/proj/flexi/vit.py``).
     Computed in float64, returned in the kernel's dtype on its device; the same tensor when the size does not change.
     """
-    old = tuple(weight.shape[-2:])
+    old, how = tuple(weight.shape[-2:]), how.of_kernels
     if old == tuple(patch_size):
         return weight
     rows = axis_pinv(old[0], patch_size[0], how).to(weight.device)
@@ -47,3 +47,39 @@ def resample_position_grid(
     image = grid.reshape(*old_grid, -1).permute(2, 0, 1)
     image = resize(image, tuple(new_grid), how).to(pos_embed.dtype)
     return torch.cat([prefix, image.permute(1, 2, 0).reshape(1, new_grid[0] * new_grid[1], -1)], dim=1)
+
+
+@torch.no_grad()
+def resample_position_window(
+    pos_embed: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], how: Resampling
+) -> Tensor:
+    """Positions of a RADIO model: the square grid ``pos_embed`` ``(1, side * side, embed_dim)``, resized and cropped.
+
+    Resized to the square of the new grid's longer side, of which the top left ``new_grid`` is kept. The same tensor when
+    nothing changes. Source: ``NVlabs/RADIO`` ``radio/vit_patch_generator.py: _get_pos_embeddings``.
+    """
+    side = max(new_grid)
+    square = resample_position_grid(pos_embed, old_grid, (side, side), 0, how)
+    if tuple(new_grid) == (side, side):
+        return square
+    window = square.reshape(1, side, side, -1)[:, : new_grid[0], : new_grid[1]]
+    return window.reshape(1, new_grid[0] * new_grid[1], -1)
+
+
+@torch.no_grad()
+def adapt_input_channels(weight: Tensor, in_chans: int) -> Tensor:
+    """A kernel ``(embed_dim, channels, h, w)`` for images of ``in_chans`` channels.
+
+    One channel gets the sum over channels: grey images answer as if all channels were equal. Otherwise channels repeat in
+    turn, scaled by ``channels / in_chans`` so that the answer to equal channels stays the same. Computed in float64,
+    returned in the kernel's dtype; the same tensor when the number does not change. Source:
+    ``huggingface/pytorch-image-models`` ``timm/models/_manipulate.py: adapt_input_conv``.
+    """
+    channels = weight.shape[1]
+    if channels == in_chans:
+        return weight
+    exact = weight.to(torch.float64)
+    if in_chans == 1:
+        return exact.sum(dim=1, keepdim=True).to(weight.dtype)
+    turn = [n % channels for n in range(in_chans)]
+    return (exact[:, turn] * (channels / in_chans)).to(weight.dtype)

@@ -28,6 +28,11 @@ def layer_norm(x: Tensor, state: Mapping[str, Tensor], name: str, eps: float) ->
     return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], eps)
 
 
+def rms_norm(x: Tensor, state: Mapping[str, Tensor], name: str, eps: float) -> Tensor:
+    """RMSNorm over the last axis with ``name.weight``."""
+    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * state[f"{name}.weight"]
+
+
 def linear(x: Tensor, state: Mapping[str, Tensor], name: str) -> Tensor:
     """``x @ weight.T + bias``; the bias may be absent."""
     return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
@@ -41,7 +46,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
     return (weight @ v).transpose(1, 2).reshape(batch, -1, dim)
 
 
-def self_attention(x: Tensor, qkv: Tensor, num_heads: int) -> Tensor:
+def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
     """Attention of packed projections ``qkv`` ``(batch, n, 3 * dim)``: the first third is q, the second k, the last v."""
     return attend(*qkv.chunk(3, dim=-1), num_heads)
 

@@ -13,7 +13,7 @@ in ``aten/src/ATen/native/UpSample.h`` and ``aten/src/ATen/native/cpu/UpSampleKe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -39,6 +39,11 @@ class Resampling:
             raise ValueError(f"unknown resampling mode {self.mode!r}: choose one of {', '.join(MODES)}")
         if self.antialias and self.align_corners:
             raise ValueError("antialias together with align_corners is not defined: no checkpoint format uses it")
+
+    @property
+    def of_kernels(self) -> Resampling:
+        """How patch kernels are resized: half-pixel always, for a patch has no corners to align."""
+        return replace(self, align_corners=False)
 
 
 BICUBIC_ANTIALIAS = Resampling()

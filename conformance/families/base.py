@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hypothesis.strategies import SearchStrategy
 from packaging.version import Version
 
-from ..cases import Case, Geometry, Size
+from ..cases import CONTAINERS, NPZ, Case, Geometry, Size
 
 if TYPE_CHECKING:  # the command line reads this registry without importing torch
     from reference import Resampling
@@ -17,8 +17,10 @@ if TYPE_CHECKING:  # the command line reads this registry without importing torc
 Arch = Mapping[str, Any]
 Shapes = dict[str, tuple[int, ...]]
 
+KERNEL = "patch_embed.proj.weight"
 
-def _nothing(arch: Arch) -> Shapes:
+
+def _nothing(arch: Arch) -> dict[str, Any]:
     return {}
 
 
@@ -34,22 +36,47 @@ def _decidable(case: Case) -> str | None:
 class Family:
     """One checkpoint format and everything the suite needs to generate, load and judge it.
 
-    name            family name, also the name of its ``reference`` format
+    What the format is:
+
+    name            family name
     source          upstream repository and file, for the documentation
+    shares_format   family whose ``reference`` format it has, where that is not its own
     first_release   first timm release that converts the format in full
-    architectures   strategy for ``arch``, a flat JSON-able dict of options
-    shapes          timm-layout tensor shapes of a checkpoint of ``arch`` at a geometry
-    num_prefix_tokens  class and register tokens of ``arch``
-    model_kwargs    constructor arguments of the destination model; ``"module:name"`` strings name objects of the target
     models          globs over registered timm model names that use this format, ``not_models`` the exceptions
-    forward_arch    hyperparameters of the upstream forward, beyond ``arch`` itself
+    module          timm module of the loader, ``model_class`` the class of its models
+
+    What its checkpoints hold:
+
+    architectures   strategy for ``arch``, a flat JSON-able dict of options
+    by_model        options that follow from a registered model's name
+    shapes          timm-layout tensor shapes of a checkpoint of ``arch`` at a geometry
+    num_prefix_tokens  class, distillation and register tokens of ``arch``
     implied         model tensors the format has no word for: zero in the model, absent from the checkpoint
     foreign         shapes of tensors such checkpoints carry that are not the image encoder's
-    resampling      how the format's kernel and grid are resampled, None for antialiased bicubic
+    wrappers        how such checkpoints are nested or prefixed, ``wrapper_since`` the releases that learnt some later
+    containers      file formats they come in
+    stride          pixels that one pixel of the patch kernel stands for, above 1 behind a convolutional stem
+    max_patch       largest patch side to draw; 1 where the format has no patch kernel of its own
+    square_patch    when the format itself says that a patch is square: "always", or only where "resampled"
+    square_source_grid  whether the format itself says that the position grid is square
+
+    How it loads:
+
+    model_kwargs    constructor arguments of the destination model; ``"module:name"`` strings name objects of the target,
+                    with a dict of arguments beside them to be given when they are called
+    created_kwargs  arguments of the registered model's function where they differ from those
+    filter_kwargs   arguments timm's model function passes to the loader for ``arch``
+    resampling      how kernel and grid are resampled where that differs from the format's own
+    first_conv      name of the convolution that meets the image
+    forward_arch    hyperparameters of the upstream forward, beyond ``arch`` itself
+
+    How it is judged:
+
+    needs           first release that knows what is special about a case, and what that is, or None
     tags            regimes of a case beyond the common ones; ``own_regimes`` lists all a family can produce
     undecidable     why no loader could know the answer for a case, or None
     unreachable     regimes no case of the family can be in
-    square_source_patch  whether a resampled kernel must come from a square patch for its size to be known
+    weight          share of a profile's cases to draw: less where a family shares its code path with another
     """
 
     name: str
@@ -61,41 +88,80 @@ class Family:
     model_kwargs: Callable[[Arch], dict[str, Any]]
     models: tuple[str, ...]
     not_models: tuple[str, ...] = ()
+    shares_format: str = ""
     module: str = "vision_transformer"
     model_class: str = "VisionTransformer"
-    forward_arch: Callable[[Case], dict[str, Any]] = lambda case: {}
+    by_model: Callable[[str], dict[str, Any]] = lambda name: {}
     implied: Callable[[Arch], frozenset[str]] = lambda arch: frozenset()
     foreign: Callable[[Arch], Shapes] = _nothing
-    resampling: Resampling | None = None
+    wrappers: tuple[str, ...] = ("bare", "model", "state_dict", "model.state_dict")
+    wrapper_since: Mapping[str, str] = field(default_factory=dict)
+    containers: tuple[str, ...] = CONTAINERS
+    stride: Callable[[Arch], int] = lambda arch: 1
+    max_patch: int = 32
+    square_patch: str = ""
+    square_source_grid: bool = False
+    created_kwargs: Callable[[Arch], dict[str, Any]] | None = None
+    filter_kwargs: Callable[[Arch], dict[str, Any]] = _nothing
+    resampling: Callable[[Arch], Resampling | None] = lambda arch: None
+    first_conv: Callable[[Arch], str] = lambda arch: KERNEL
+    forward_arch: Callable[[Case], dict[str, Any]] = lambda case: {}
+    needs: Callable[[Case], tuple[str, str] | None] = lambda case: None
     tags: Callable[[Case], frozenset[str]] = _no_tags
     own_regimes: frozenset[str] = frozenset()
     undecidable: Callable[[Case], str | None] = _decidable
-    square_source_patch: bool = False
     unreachable: frozenset[str] = frozenset()
-    wrappers: tuple[str, ...] = ("bare", "model", "state_dict", "model.state_dict")
+    weight: float = 1.0
+
+    @property
+    def format(self) -> str:
+        """Name of its ``reference`` format."""
+        return self.shares_format or self.name
+
+    @property
+    def in_place(self) -> bool:
+        """Whether timm reads the file itself, straight into a model's parameters (``.npz``), past ``checkpoint_filter_fn``."""
+        return self.containers == NPZ
 
     def supported_by(self, release: Version) -> bool:
         """Whether a timm release knows this format."""
         return release >= Version(self.first_release)
 
+    def lacking(self, case: Case, release: Version) -> str | None:
+        """What a release that knows the format does not know yet about a case, or None."""
+        needed = self.needs(case)
+        if needed is None and case.wrapper in self.wrapper_since:
+            needed = self.wrapper_since[case.wrapper], f"the prefix or wrapper {case.wrapper!r}"
+        if needed is None or release >= Version(needed[0]):
+            return None
+        return f"timm {release} does not know {needed[1]} (first release: {needed[0]})"
 
-def undecidable_grid(source: Geometry, destination: Geometry, declared: str, default_input_size: Size) -> str | None:
-    """Why no loader could know the source grid, or None when it can.
+    def img_size(self, arch: Arch, geometry: Geometry) -> Size:
+        """Image size in pixels of a model of ``arch`` at ``geometry``, ``(height, width)``."""
+        (h, w), stride = geometry.img_size, self.stride(arch)
+        return h * stride, w * stride
 
-    A position grid stored as a list of tokens does not say its shape. What a loader may use: the declared input size
-    when it accounts for every token; otherwise as many tokens as the model has means the model's grid, and a square
-    number means a square. A declaration that accounts for every token and is false misleads any honest loader.
-    """
-    if declared == "true":
-        return None
-    if declared == "default":
-        (h, w), (ph, pw) = default_input_size, source.patch_size
-        claimed = (h // ph, w // pw)
-        if claimed[0] * claimed[1] == source.tokens:
-            return None if claimed == source.grid_size else "the declared input size is false and fits the token count"
-    if source.tokens == destination.tokens:
-        same = source.grid_size == destination.grid_size
-        return None if same else "as many tokens as the model has, in another grid, and no input size declared"
-    if source.grid_size[0] == source.grid_size[1]:
-        return None
-    return "a non-square grid and no input size declared"
+    def undecidable_grid(self, case: Case, default_input_size: Size) -> str | None:
+        """Why no loader could know the source grid, or None when it can.
+
+        A position grid stored as a list of tokens does not say its shape. What a loader may use: the format, when its
+        grids are square by definition; the declared input size when it accounts for every token; otherwise as many tokens
+        as the model has means the model's grid, and a square number means a square. A declaration that accounts for every
+        token and is false misleads any honest loader.
+        """
+        source, destination, declared = case.source, case.destination, case.declared
+        if declared == "true" or self.square_source_grid or case.arch.get("pos_embed") == "none":
+            return None
+        if declared == "default":
+            stride = self.stride(case.arch)
+            claimed = tuple(n // (p * stride) for n, p in zip(default_input_size, source.patch_size))
+            if claimed[0] * claimed[1] == source.tokens:
+                if claimed == source.grid_size:
+                    return None
+                return "the declared input size is false and fits the token count"
+        if source.tokens == destination.tokens:
+            same = source.grid_size == destination.grid_size
+            return None if same else "as many tokens as the model has, in another grid, and no input size declared"
+        if source.grid_size[0] == source.grid_size[1]:
+            return None
+        return "a non-square grid and no input size declared"

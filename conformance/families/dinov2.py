@@ -1,4 +1,4 @@
-"""DINOv2 hub weights: plain, with register tokens, and with a SwiGLU MLP."""
+"""DINOv2 hub weights: plain, with register tokens, and with a SwiGLU MLP; TIPSv2."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ..cases import Case
 from . import vit
-from .base import Family
+from .base import Arch, Family, Shapes
 
 _SOURCE = "facebookresearch/dinov2 dinov2/models/vision_transformer.py"
 
@@ -69,4 +69,22 @@ DINOV2_SWIGLU = _family(
     own_regimes=frozenset({"class-row-folded"}),
 )
 
-FAMILIES = (DINOV2, DINOV2_REGISTERS, DINOV2_SWIGLU)
+
+def _text_encoder(arch: Arch) -> Shapes:
+    return {"text_encoder.transformer.resblocks.0.ln_1.weight": (8,), "temperature": ()}
+
+
+TIPSV2 = _family(
+    "tipsv2",
+    "1.0.28",
+    _options(reg_tokens=st.just(1), no_embed_class=st.just(True)),
+    source="google-deepmind/tips pytorch/image_encoder.py",
+    models=("vit_*_tipsv2.*",),
+    by_model=lambda name: {"swiglu": name.startswith("vit_giant_")},
+    foreign=_text_encoder,
+    unreachable=frozenset({"prefix-0", "prefix-1"}),
+    tags=_with_registers,
+    own_regimes=frozenset({"class-row-folded"}),
+)
+
+FAMILIES = (DINOV2, DINOV2_REGISTERS, DINOV2_SWIGLU, TIPSV2)

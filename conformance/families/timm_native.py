@@ -8,21 +8,50 @@ from ..cases import Case
 from . import vit
 from .base import Family
 
+# Names whose upstream checkpoints are another family's.
+OTHER_LAYOUTS = (
+    "*_clip_*.laion*b",
+    "*_clip_*.laion400m*",
+    "*_clip_*.openai",
+    "*_clip_*.datacompxl",
+    "*_clip_*.dfn*",
+    "*_clip_*.metaclip*",
+    "*_clip_*.apple*",
+    "*tinyclip*",
+    "*dinov2*",
+    "*tipsv2*",
+    "*siglip*",
+    "*radio*",
+    "*ijepa*",
+    "*rpn*",
+)
+
 
 @st.composite
 def _native(draw: st.DrawFn) -> dict:
-    token = draw(st.booleans(), label="token pooling")
+    pool = draw(st.sampled_from(["token", "avg", "map"]), label="global_pool")
     base = vit.architectures(
-        class_token=st.just(True) if token else st.booleans(),
+        class_token=st.just(True) if pool == "token" else st.booleans(),
         reg_tokens=st.integers(0, 3),
-        global_pool=st.just("token" if token else "avg"),
+        global_pool=st.just(pool),
         no_embed_class=st.booleans(),
         pre_norm=st.booleans(),
         qkv_bias=st.sampled_from([True, False]),
+        qk_norm=st.sampled_from([False, False, True]),
         layer_scale=st.booleans(),
         act=vit.ACTIVATIONS,
+        pos_embed=st.sampled_from(["learn"] * 6 + ["none"]),
+        dynamic_img_size=st.sampled_from([False, False, True]),
+        in_chans=st.sampled_from([3, 3, 3, 3, 1, 4]),
     )
     return draw(base)
+
+
+def _tags(case: Case) -> frozenset[str]:
+    arch = case.arch
+    tags = {f"pool-{arch['global_pool']}", f"channels-{arch['in_chans']}"}
+    flags = {"no-positions": arch["pos_embed"] == "none", "dynamic-size": arch["dynamic_img_size"]}
+    return frozenset(tags | {name for name, holds in flags.items() if holds})
 
 
 TIMM_NATIVE = Family(
@@ -35,26 +64,18 @@ TIMM_NATIVE = Family(
     model_kwargs=vit.model_kwargs,
     models=("vit_*_patch*", "eva_large_*"),
     not_models=(
-        "*_clip_*.laion*b",
-        "*_clip_*.laion400m*",
-        "*_clip_*.openai",
-        "*_clip_*.datacompxl",
-        "*_clip_*.dfn*",
-        "*_clip_*.metaclip*",
-        "*_clip_*.apple*",
-        "*tinyclip*",
-        "*dinov2*",
-        "*tipsv2*",
-        "*siglip*",
-        "*radio*",
-        "*ijepa*",
-        "*rpn*",
+        *OTHER_LAYOUTS,
         # attention or blocks of their own, or no final norm: other layouts than this one
         "vit_dlittle_*",
         "vit_dpwee_*",
         "vit_dwee_*",
         "vit_pwee_*",
         "vit_intern300m_*",
+    ),
+    needs=lambda case: ("0.9.8", "attention pooling") if case.arch["global_pool"] == "map" else None,
+    tags=_tags,
+    own_regimes=frozenset(
+        {"pool-token", "pool-avg", "pool-map", "channels-1", "channels-3", "channels-4", "no-positions", "dynamic-size"}
     ),
 )
 
@@ -83,7 +104,7 @@ LEGACY_LINEAR = Family(
     tags=lambda case: frozenset({"linear-kernel"} | ({"pre-logits"} if not case.arch["num_classes"] else set())),
     own_regimes=frozenset({"linear-kernel", "pre-logits"}),
     undecidable=_legacy_undecidable,
-    square_source_patch=True,
+    square_patch="resampled",
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
 )
 

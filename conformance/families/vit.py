@@ -43,19 +43,19 @@ def architectures(
 
 
 def num_prefix_tokens(arch: Arch) -> int:
-    """Class token plus register tokens."""
-    return int(arch["class_token"]) + arch["reg_tokens"]
+    """Class, distillation and register tokens."""
+    return int(arch["class_token"]) + int(arch.get("dist_token", False)) + arch["reg_tokens"]
 
 
 def pools_by_average(arch: Arch) -> bool:
     """Whether the final norm comes after pooling (timm's ``fc_norm``)."""
-    return arch.get("global_pool", "token") == "avg"
+    return arch.get("fc_norm", arch.get("global_pool", "token") == "avg")
 
 
 def shapes(arch: Arch, geometry: Geometry) -> Shapes:
     """Tensor shapes of a timm-layout checkpoint. Written from the layout's definition, not read off timm."""
     dim, hidden = arch["embed_dim"], int(arch["embed_dim"] * arch["mlp_ratio"])
-    fc2_in = hidden // 2 if arch.get("swiglu") else hidden
+    rms, bias = arch.get("rms_norm", False), arch.get("proj_bias", True)
     out: Shapes = {}
 
     def linear(name: str, rows: int, cols: int, bias: bool = True) -> None:
@@ -63,31 +63,50 @@ def shapes(arch: Arch, geometry: Geometry) -> Shapes:
         if bias:
             out[f"{name}.bias"] = (rows,)
 
-    def norm(name: str) -> None:
-        out[f"{name}.weight"] = out[f"{name}.bias"] = (dim,)
+    def norm(name: str, width: int = dim) -> None:
+        out[f"{name}.weight"] = (width,)
+        if not rms:
+            out[f"{name}.bias"] = (width,)
 
     rows = geometry.tokens + (0 if arch.get("no_embed_class") else num_prefix_tokens(arch))
     if arch["class_token"]:
         out["cls_token"] = (1, 1, dim)
+    if arch.get("dist_token"):
+        out["dist_token"] = (1, 1, dim)
     if arch["reg_tokens"]:
         out["reg_token"] = (1, arch["reg_tokens"], dim)
-    out["pos_embed"] = (1, rows, dim)
-    out["patch_embed.proj.weight"] = (dim, 3, *geometry.patch_size)
+    if arch.get("pos_embed") != "none":
+        out["pos_embed"] = (1, rows, dim)
+    out["patch_embed.proj.weight"] = (dim, arch.get("in_chans", 3), *geometry.patch_size)
     if arch.get("pre_norm"):
         norm("norm_pre")
     else:
         out["patch_embed.proj.bias"] = (dim,)
+    if arch.get("embed_norm"):
+        norm("patch_embed.norm")
     for i in range(arch["depth"]):
         block = f"blocks.{i}."
         norm(f"{block}norm1")
         linear(f"{block}attn.qkv", 3 * dim, dim, arch.get("qkv_bias", True))
-        linear(f"{block}attn.proj", dim, dim)
+        if arch.get("qk_norm"):
+            norm(f"{block}attn.q_norm", dim // arch["num_heads"])
+            norm(f"{block}attn.k_norm", dim // arch["num_heads"])
+        if arch.get("sub_norm"):
+            norm(f"{block}attn.norm")
+        linear(f"{block}attn.proj", dim, dim, bias)
         norm(f"{block}norm2")
-        linear(f"{block}mlp.fc1", hidden, dim)
-        linear(f"{block}mlp.fc2", dim, fc2_in)
+        if arch.get("swiglu") == "split":
+            linear(f"{block}mlp.fc1_g", hidden, dim, bias)
+            linear(f"{block}mlp.fc1_x", hidden, dim, bias)
+        else:
+            linear(f"{block}mlp.fc1", hidden, dim)
+        if arch.get("sub_norm"):
+            norm(f"{block}mlp.norm", hidden)
+        linear(f"{block}mlp.fc2", dim, hidden // 2 if arch.get("swiglu") is True else hidden, bias)
         if arch.get("layer_scale"):
             out[f"{block}ls1.gamma"] = out[f"{block}ls2.gamma"] = (dim,)
-    norm("fc_norm" if pools_by_average(arch) else "norm")
+    if arch.get("final_norm", True):
+        norm("fc_norm" if pools_by_average(arch) else "norm")
     if arch.get("global_pool") == "map":
         out["attn_pool.latent"] = (1, 1, dim)
         linear("attn_pool.q", dim, dim)
@@ -98,7 +117,23 @@ def shapes(arch: Arch, geometry: Geometry) -> Shapes:
         linear("attn_pool.mlp.fc2", dim, hidden)
     if arch["num_classes"]:
         linear("head", arch["num_classes"], dim)
+        if arch.get("dist_token"):
+            linear("head_dist", arch["num_classes"], dim)
     return out
+
+
+# Constructor arguments that timm spells like the option, with the value that asks for nothing.
+_PLAIN_OPTIONS = {
+    "no_embed_class": False,
+    "pre_norm": False,
+    "qkv_bias": True,
+    "proj_bias": True,
+    "qk_norm": False,
+    "final_norm": True,
+    "dynamic_img_size": False,
+    "in_chans": 3,
+    "pos_embed": "learn",
+}
 
 
 def model_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
@@ -115,15 +150,23 @@ def model_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
         "global_pool": arch.get("global_pool", "token"),
         "fc_norm": pools_by_average(arch),
         "reg_tokens": arch["reg_tokens"],
-        "no_embed_class": arch.get("no_embed_class", False),
-        "pre_norm": arch.get("pre_norm", False),
-        "qkv_bias": arch.get("qkv_bias", True),
         "init_values": 1e-5 if arch.get("layer_scale") else 0.0,  # create_model drops arguments that are None
         "norm_layer": partial(nn.LayerNorm, eps=eps),
-        "act_layer": "timm.layers:QuickGELU" if arch.get("act") == "quick_gelu" else nn.GELU,
+        "act_layer": {
+            "gelu": nn.GELU,
+            "quick_gelu": "timm.layers:QuickGELU",
+            "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+        }[arch.get("act", "gelu")],
     }
+    kwargs |= {name: arch[name] for name, nothing in _PLAIN_OPTIONS.items() if arch.get(name, nothing) != nothing}
+    # Model functions of real names ask for these themselves, so what differs has to be said.
+    kwargs |= {name: arch.get(name, False) for name in ("no_embed_class", "pre_norm")}
+    kwargs["qkv_bias"] = arch.get("qkv_bias", True)
+    if arch.get("sub_norm"):
+        kwargs |= {"scale_attn_norm": True, "scale_mlp_norm": True}
     if arch.get("swiglu"):
-        kwargs |= {"mlp_layer": "timm.layers:SwiGLUPacked", "act_layer": nn.SiLU}
+        split = arch["swiglu"] == "split"
+        kwargs |= {"mlp_layer": f"timm.layers:{'SwiGLU' if split else 'SwiGLUPacked'}", "act_layer": nn.SiLU}
     return kwargs
 
 

@@ -7,8 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+from msgspec.structs import replace
+from torch import Tensor
+
 from .. import checkpoints
-from ..families.base import undecidable_grid
 from ..loaders import Unsupported, default_size
 from ..trial import Problem, Trial, raised
 from .registry import invariant
@@ -22,7 +25,7 @@ def _known(trial: Trial) -> str | None:
     if not trial.loader.knows_model(case.model_name):
         return f"the release has no model {case.model_name}"
     declared = "true" if case.declared == "true" else "default"
-    return undecidable_grid(case.source, case.destination, declared, default_size(case))
+    return trial.family.undecidable_grid(replace(case, declared=declared), default_size(case))
 
 
 # The lines of torch's load_state_dict report (torch/nn/modules/module.py).
@@ -43,10 +46,23 @@ def _refused(error: Exception) -> Iterator[Problem]:
 @invariant(
     promise=(
         "`create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=...), patch_size=..., img_size=...)` on a "
-        ".safetensors or .pth file ends with the reference's tensors in the model."
+        ".safetensors, .pth or .npz file ends with the reference's tensors in the model, its first convolution adapted to "
+        "`in_chans`, its classifier the model's own where `num_classes` differs."
     ),
     catches="#2120 as a user meets it, and anything the file reader or model factory does around the conversion.",
-    regimes=("safetensors", "pth", "native", "patch-grow", "patch-shrink", "grid-grow", "grid-shrink"),
+    regimes=(
+        "safetensors",
+        "pth",
+        "native",
+        "patch-grow",
+        "patch-shrink",
+        "grid-grow",
+        "grid-shrink",
+        "in-chans-1",
+        "in-chans-4",
+        "classes-0",
+        "classes-other",
+    ),
     applies=_known,
 )
 def create_model(trial: Trial) -> Iterator[Problem]:
@@ -62,8 +78,20 @@ def create_model(trial: Trial) -> Iterator[Problem]:
             yield from _refused(error)
             return
     got = model.state_dict()
-    for name, want in trial.expected.items():
+    for name, want in trial.created.items():
         if name not in got:
             yield Problem("missing-key", name, f"{name} is missing")
         else:
-            yield from trial.compare(name, got[name], want, trial.bound(name))
+            yield from trial.compare(name, got[name], want, trial.created_bound(name))
+    if case.num_classes is not None:
+        yield from _classifier(got, case.num_classes)
+
+
+def _classifier(state: dict[str, Tensor], num_classes: int) -> Iterator[Problem]:
+    """A classifier of other classes than the checkpoint's is the model's own: there as asked, and fit for training."""
+    weight = state.get("head.weight")
+    classes = 0 if weight is None else len(weight)
+    if classes != num_classes:
+        yield Problem("classes", "head.weight", f"the model has {classes} classes, {num_classes} were asked for")
+    elif weight is not None and not bool(torch.isfinite(weight).all()):
+        yield Problem("not-finite", "head.weight", "the new classifier holds NaN or Inf")

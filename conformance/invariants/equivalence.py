@@ -47,9 +47,11 @@ def native_forward(trial: Trial) -> Iterator[Problem]:
     model = trial.model()
     if {k: v.shape for k, v in model.state_dict().items()} != {k: v.shape for k, v in trial.state.items()}:
         raise Blocked("the state dict does not fit the model")
-    state = {k: v.cpu().to(torch.float64) for k, v in trial.state.items()}
+    state = {k: v.cpu().to(torch.float64) if v.is_floating_point() else v.cpu() for k, v in trial.state.items()}
     generator = torch.Generator().manual_seed(trial.case.contents.seed)
-    image = torch.randn(2, 3, *trial.case.source.img_size, generator=generator, dtype=torch.float64)
+    arch = trial.case.arch
+    size = (2, arch.get("in_chans", 3), *trial.family.img_size(arch, trial.case.source))
+    image = torch.randn(size, generator=generator, dtype=torch.float64)
     nudged = image + image * 2.0**-20 * torch.randn(image.shape, generator=generator, dtype=torch.float64).sign()
     want = trial.upstream_output(image)
     sensitivity = float((trial.upstream_output(nudged) - want).norm() / (want.norm() * 2.0**-20 + 1e-300))

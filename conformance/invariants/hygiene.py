@@ -12,11 +12,16 @@ from .. import checkpoints
 from ..trial import Blocked, Problem, Trial, same
 from .registry import invariant, unless
 
+_IN_MEMORY = unless(
+    lambda t: not t.family.in_place, "the loader reads a file straight into the model: there is no dict to leave alone"
+)
+
 
 @invariant(
     promise="The caller's checkpoint is the same after loading: keys, their order, values, at every level of nesting.",
     catches="keys popped from or added to the caller's dict, tensors edited in place.",
     regimes=("native", "resampled", "wrapped"),
+    applies=_IN_MEMORY,
 )
 def input_unmodified(trial: Trial) -> Iterator[Problem]:
     _ = trial.state  # a load that raises may stop half-way: strict-load reports that
@@ -60,6 +65,7 @@ def repeatable(trial: Trial) -> Iterator[Problem]:
     promise="Loading the result again into the same model changes nothing: a model's own checkpoint is a fixed point.",
     catches="conversions applied twice, resampling of a grid that already fits, a fixed point missed when not square.",
     regimes=("native", "resampled", "destination-grid-non-square"),
+    applies=_IN_MEMORY,
 )
 def idempotent(trial: Trial) -> Iterator[Problem]:
     state, destination = trial.state, trial.case.destination
@@ -77,10 +83,11 @@ def idempotent(trial: Trial) -> Iterator[Problem]:
     promise="Every loaded tensor has the checkpoint's dtype.",
     catches="float32 intermediates handed out, tensors created without the checkpoint's dtype.",
     regimes=("float32", "float16", "bfloat16", "resampled"),
+    applies=_IN_MEMORY,
 )
 def dtype_kept(trial: Trial) -> Iterator[Problem]:
-    want = getattr(torch, trial.case.dtype)
     for name, tensor in trial.state.items():
+        want = trial.truth[name].dtype if name in trial.truth else getattr(torch, trial.case.dtype)
         if tensor.dtype != want:
             yield Problem("dtype", name, f"{name} is {tensor.dtype}, the checkpoint is {want}")
 
@@ -90,8 +97,8 @@ def dtype_kept(trial: Trial) -> Iterator[Problem]:
     catches="tensors created on the CPU, device-less constants, round trips through NumPy.",
     regimes=("native",),
     applies=unless(
-        lambda t: t.case.native or t.device != "cpu",
-        "on the CPU alone a device cannot get lost: meta needs a native case",
+        lambda t: (t.case.native or t.device != "cpu") and not t.family.in_place,
+        "on the CPU alone a device cannot get lost: meta needs a native case, and no file can be on it",
     ),
 )
 def device_kept(trial: Trial) -> Iterator[Problem]:

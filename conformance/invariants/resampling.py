@@ -21,7 +21,7 @@ def _patch(trial: Trial) -> str:
 
 def _operators(trial: Trial, of) -> tuple[Tensor, Tensor]:
     sizes = zip(trial.case.source.patch_size, trial.case.destination.patch_size)
-    rows, cols = (of(old, new, trial.resampling) for old, new in sizes)
+    rows, cols = (of(old, new, trial.resampling.of_kernels) for old, new in sizes)
     return rows, cols
 
 
@@ -30,7 +30,9 @@ def _adjoint_residual(trial: Trial) -> tuple[Tensor, Tensor, float]:
     kernel = trial.tensor(KERNEL).to(torch.float64)
     rows, cols = _operators(trial, axis_matrix)
     residual = rows.T @ kernel @ cols - trial.truth[KERNEL].to(torch.float64)
-    norm = bounds.matrix_norm(trial.case.source.patch_size, trial.case.destination.patch_size, trial.resampling)
+    norm = bounds.matrix_norm(
+        trial.case.source.patch_size, trial.case.destination.patch_size, trial.resampling.of_kernels
+    )
     return residual, kernel, norm
 
 
@@ -111,7 +113,7 @@ def constant_preserved(trial: Trial) -> Iterator[Problem]:
     state, loaded = trial.constant
     got = _loaded(trial, loaded, (KERNEL, GRID))
     source, destination = trial.case.source, trial.case.destination
-    if source.grid_size != destination.grid_size:
+    if source.grid_size != destination.grid_size and GRID in got:
         rows = trial.prefix_rows
         want = state[GRID][:, -1:].expand(-1, destination.tokens, -1)
         yield from trial.compare(GRID, got[GRID][:, rows:], want, trial.bound(GRID, state)[:, rows:], "constant")
@@ -146,7 +148,8 @@ def linear(trial: Trial) -> Iterator[Problem]:
 def _transposed(state: dict[str, Tensor], rows: int, grid: tuple[int, int]) -> dict[str, Tensor]:
     """Height and width exchanged in the patch kernel and the position grid of size ``grid``."""
     out = dict(state)
-    out[KERNEL] = state[KERNEL].transpose(-1, -2).contiguous()
+    if KERNEL in state:
+        out[KERNEL] = state[KERNEL].transpose(-1, -2).contiguous()
     if GRID in state:
         prefix, patches = state[GRID][:, :rows], state[GRID][:, rows:]
         image = patches.reshape(1, *grid, -1).transpose(1, 2)
@@ -178,9 +181,9 @@ def transpose_symmetric(trial: Trial) -> Iterator[Problem]:
     applies=unless(lambda t: t.prefix_tokens > 0, "the checkpoint has no prefix tokens"),
 )
 def prefix_tokens_kept(trial: Trial) -> Iterator[Problem]:
-    for name in ("cls_token", "reg_token"):
+    for name in ("cls_token", "dist_token", "reg_token"):
         if name in trial.truth:
             yield from trial.compare(name, trial.tensor(name), trial.truth[name], 0.0)
-    if trial.prefix_rows:
+    if trial.prefix_rows and GRID in trial.truth:
         rows = trial.prefix_rows
         yield from trial.compare(GRID, trial.tensor(GRID)[:, :rows], trial.truth[GRID][:, :rows], 0.0)

@@ -1,4 +1,4 @@
-"""DINOv2 hub weights: plain, with register tokens, and with a SwiGLU MLP (with or without registers).
+"""DINOv2 hub weights: plain, with register tokens, and with a SwiGLU MLP (with or without registers); TIPSv2.
 
 Source: ``facebookresearch/dinov2`` ``dinov2/models/vision_transformer.py``, ``dinov2/layers/swiglu_ffn.py``. The
 position embedding has a row for the class token but none for registers. timm's registers model adds no position to its
@@ -8,24 +8,29 @@ prefix tokens, so the class token's row is folded into the class token.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..forward import layer_norm, linear, num_blocks, patchify, self_attention
-from .rules import Drop, Fold, Format, Rename
+from .rules import Drop, Facts, Fold, Format, Rename
 
 _EPS = 1e-6
 
 
-def _fold_class_row(cls_token: Tensor, pos_embed: Tensor, registers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _fold_class_row(
+    cls_token: Tensor, pos_embed: Tensor, registers: Tensor, facts: Facts
+) -> tuple[Tensor, Tensor, Tensor]:
     if cls_token.shape != pos_embed[:, :1].shape:
         raise ValueError("a class token that broadcasts is none")
     return cls_token + pos_embed[:, :1], pos_embed[:, 1:], registers
 
 
-def _unfold_class_row(cls_token: Tensor, pos_embed: Tensor, registers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _unfold_class_row(
+    cls_token: Tensor, pos_embed: Tensor, registers: Tensor, facts: Facts
+) -> tuple[Tensor, Tensor, Tensor]:
     """2c and -c: two different parts whose sum is exactly c in binary floating point, up to half the largest number."""
     return 2 * cls_token, torch.cat([-cls_token, pos_embed], dim=1), registers
 
@@ -39,7 +44,7 @@ def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tenso
     for i in range(num_blocks(state, "blocks.{i}.norm1.weight")):
         block = f"blocks.{i}."
         qkv = linear(layer_norm(x, state, f"{block}norm1", _EPS), state, f"{block}attn.qkv")
-        attended = linear(self_attention(x, qkv, arch["num_heads"]), state, f"{block}attn.proj")
+        attended = linear(self_attention(qkv, arch["num_heads"]), state, f"{block}attn.proj")
         x = x + state[f"{block}ls1.gamma"] * attended
         y = layer_norm(x, state, f"{block}norm2", _EPS)
         if f"{block}mlp.w12.weight" in state:
@@ -66,7 +71,7 @@ _REST = Rename("{rest}", "{rest}")
 
 
 def _kind(state: Mapping[str, Tensor]) -> str | None:
-    if not {"mask_token", "cls_token", "patch_embed.proj.weight"} <= state.keys():
+    if not {"mask_token", "cls_token", "patch_embed.proj.weight"} <= state.keys() or "decoder_pos_embed" in state:
         return None
     if "blocks.0.mlp.w12.weight" in state:
         return "dinov2_swiglu"
@@ -86,3 +91,6 @@ DINOV2_SWIGLU = Format(
     lambda state: _kind(state) == "dinov2_swiglu",
     _forward,
 )
+
+# google-deepmind/tips pytorch/image_encoder.py: a DINOv2 encoder with one register token, beside a text encoder.
+TIPSV2 = replace(DINOV2_SWIGLU, evidence=lambda state: _kind(state) is not None).prefixed("vision_encoder.", "tipsv2")

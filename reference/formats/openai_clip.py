@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..forward import ACTIVATIONS, layer_norm, linear, num_blocks, patchify, self_attention
-from .rules import Facts, Fill, Format, Rename
+from .rules import Facts, Fill, Format, Rename, batch, transpose, unbatch
 
 _BLOCK = "visual.transformer.resblocks.{i}."
 
@@ -25,18 +25,6 @@ def _token(tensor: Tensor, facts: Facts) -> Tensor:
 
 def _untoken(tensor: Tensor, facts: Facts) -> Tensor:
     return tensor[0, 0]
-
-
-def _batch(tensor: Tensor, facts: Facts) -> Tensor:
-    return tensor[None]
-
-
-def _unbatch(tensor: Tensor, facts: Facts) -> Tensor:
-    return tensor[0]
-
-
-def _transpose(tensor: Tensor, facts: Facts) -> Tensor:
-    return tensor.T.contiguous()
 
 
 def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor:
@@ -50,7 +38,7 @@ def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tenso
         block = _BLOCK.format(i=i)
         y = layer_norm(x, state, f"{block}ln_1", eps)
         qkv = y @ state[f"{block}attn.in_proj_weight"].T + state[f"{block}attn.in_proj_bias"]
-        x = x + linear(self_attention(x, qkv, heads), state, f"{block}attn.out_proj")
+        x = x + linear(self_attention(qkv, heads), state, f"{block}attn.out_proj")
         hidden = act(linear(layer_norm(x, state, f"{block}ln_2", eps), state, f"{block}mlp.c_fc"))
         x = x + linear(hidden, state, f"{block}mlp.c_proj")
     return layer_norm(x[:, 0], state, "visual.ln_post", eps) @ state["visual.proj"]
@@ -61,7 +49,7 @@ OPENAI_CLIP = Format(
     namespace="visual.",
     rules=(
         Rename("visual.class_embedding", "cls_token", _token, _untoken),
-        Rename("visual.positional_embedding", "pos_embed", _batch, _unbatch),
+        Rename("visual.positional_embedding", "pos_embed", batch, unbatch),
         Rename("visual.conv1.weight", "patch_embed.proj.weight"),
         Rename("visual.ln_pre.{p}", "norm_pre.{p}"),
         Rename(_BLOCK + "ln_1.{p}", "blocks.{i}.norm1.{p}"),
@@ -71,7 +59,7 @@ OPENAI_CLIP = Format(
         Rename(_BLOCK + "mlp.c_fc.{p}", "blocks.{i}.mlp.fc1.{p}"),
         Rename(_BLOCK + "mlp.c_proj.{p}", "blocks.{i}.mlp.fc2.{p}"),
         Rename("visual.ln_post.{p}", "norm.{p}"),
-        Rename("visual.proj", "head.weight", _transpose, _transpose),
+        Rename("visual.proj", "head.weight", transpose, transpose),
         Fill("head.bias", like="head.weight"),
     ),
     evidence=lambda state: "visual.class_embedding" in state,

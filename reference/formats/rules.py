@@ -1,8 +1,9 @@
 """A checkpoint format as a table of rules that reads both ways.
 
 ``decode`` turns upstream tensors into timm's layout, ``encode`` turns timm's layout into upstream tensors. A rule names
-tensors by patterns: ``{i}`` stands for a block index, ``{p}`` for ``weight`` or ``bias``, ``{rest}`` for any remainder.
-The first rule that matches a key handles it. For every format ``decode(encode(state)) == state``, bit for bit.
+tensors by patterns: ``{i}`` stands for a block index, ``{n}`` for one digit, ``{p}`` for ``weight`` or ``bias``, ``{rest}``
+and ``{any}`` for any text. The first rule that matches a key handles it. For every format
+``decode(encode(state)) == state``, bit for bit.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from ..errors import LoadError, some
+from ..resize import BICUBIC_ANTIALIAS, Resampling
 
 StateDict = dict[str, Tensor]
 
-_FIELDS = {"i": r"\d+", "p": "weight|bias", "rest": ".+"}
+_FIELDS = {"i": r"\d+", "n": r"\d", "p": "weight|bias", "rest": ".+", "any": ".+"}
 
 
 @cache
@@ -36,10 +39,12 @@ def match(pattern: str, key: str) -> dict[str, str] | None:
 
 @dataclass(frozen=True)
 class Facts:
-    """What decoding may ask beyond the tensors: the model's ``in_chans`` and ``patch_size``, used by linear kernels."""
+    """What the tensors do not say: the model's ``in_chans`` and ``patch_size`` (decoding linear kernels), ``num_heads``
+    (encoding Flax attention, whose kernels have an axis for heads)."""
 
     in_chans: int = 3
     patch_size: tuple[int, int] | None = None
+    num_heads: int = 1
 
 
 def _same(tensor: Tensor, facts: Facts) -> Tensor:
@@ -58,12 +63,21 @@ class Rename:
 
 @dataclass(frozen=True)
 class Fold:
-    """Several upstream tensors are several timm tensors, all of them present (sums, splits, concatenations)."""
+    """Several upstream tensors are several timm tensors, all of them present (sums, splits, concatenations).
+
+    Patterns of one rule share their fields: the q, k and v of one block become that block's qkv. ``decode`` and ``encode``
+    take the tensors and then the :class:`Facts`.
+    """
 
     upstream: tuple[str, ...]
     timm: tuple[str, ...]
     decode: Callable[..., tuple[Tensor, ...]]
     encode: Callable[..., tuple[Tensor, ...]]
+
+    def group(self, key: str, side: tuple[str, ...], present: Mapping[str, Tensor]) -> dict[str, str] | None:
+        """The fields under which ``key`` is one of this rule's tensors on ``side``, all of them present, or None."""
+        found = next((f for f in (match(pattern, key) for pattern in side) if f is not None), None)
+        return found if found is not None and all(k.format(**found) in present for k in side) else None
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,8 @@ class Format:
     ``namespace`` is the prefix of the keys that belong to the image encoder: keys outside it are foreign (text tower,
     loss scale) and dropped, keys inside it that no rule knows are an error. ``evidence`` says whether a state dict is of
     this format; the evidence of two formats never holds for one checkpoint. ``forward(state_dict, image, arch)`` runs
-    the upstream tensors by the upstream code's semantics.
+    the upstream tensors by the upstream code's semantics. ``resampling`` is how the format's kernel and position grid are
+    resized. With ``windowed``, positions are a square grid of which a model reads the top left (RADIO).
     """
 
     name: str
@@ -103,6 +118,8 @@ class Format:
     rules: tuple[Rule, ...]
     evidence: Callable[[Mapping[str, Tensor]], bool]
     forward: Callable[[Mapping[str, Tensor], Tensor, Mapping], Tensor] = field(repr=False)
+    resampling: Resampling = BICUBIC_ANTIALIAS
+    windowed: bool = False
 
     def decode(self, state_dict: Mapping[str, Tensor], facts: Facts = Facts()) -> StateDict:
         """Upstream tensors to timm's layout, at the checkpoint's own geometry. Raises :class:`LoadError`."""
@@ -116,10 +133,12 @@ class Format:
                 if isinstance(rule, Fill):
                     continue
                 if isinstance(rule, Fold):
-                    if key in rule.upstream and all(k in state_dict for k in rule.upstream):
-                        folded.update(rule.upstream)
-                        parts = [state_dict[k] for k in rule.upstream]
-                        out.update(zip(rule.timm, self._decoded(rule.upstream, parts, rule.decode)))
+                    fields = rule.group(key, rule.upstream, state_dict)
+                    if fields is not None:
+                        names = tuple(k.format(**fields) for k in rule.upstream)
+                        folded.update(names)
+                        made = self._decoded(names, [state_dict[k] for k in names], rule.decode, facts)
+                        out.update(zip((k.format(**fields) for k in rule.timm), made))
                         break
                     continue
                 fields = match(rule.upstream, key)
@@ -136,10 +155,10 @@ class Format:
                 out[rule.timm] = out[rule.like].new_zeros(out[rule.like].shape[0])
         return out
 
-    def _decoded(self, keys: tuple[str, ...], tensors: list[Tensor], decode: Callable, *more: Facts):
+    def _decoded(self, keys: tuple[str, ...], tensors: list[Tensor], decode: Callable, facts: Facts):
         """What a rule makes of its tensors; tensors of a shape the format cannot have are a :class:`LoadError`."""
         try:
-            return decode(*tensors, *more)
+            return decode(*tensors, facts)
         except LoadError:
             raise
         except (IndexError, RuntimeError, TypeError, ValueError):
@@ -159,9 +178,12 @@ class Format:
                 if isinstance(rule, Fill):
                     break
                 if isinstance(rule, Fold):
-                    if key in rule.timm and all(k in state for k in rule.timm):
-                        folded.update(rule.timm)
-                        out.update(zip(rule.upstream, rule.encode(*(state[k] for k in rule.timm))))
+                    fields = rule.group(key, rule.timm, state)
+                    if fields is not None:
+                        names = tuple(k.format(**fields) for k in rule.timm)
+                        folded.update(names)
+                        made = rule.encode(*(state[k] for k in names), facts)
+                        out.update(zip((k.format(**fields) for k in rule.upstream), made))
                         break
                     continue
                 fields = match(rule.timm, key)
@@ -189,13 +211,41 @@ class Format:
                 return replace(rule, upstream=prefix + rule.upstream, make=lambda out: make(strip(out, prefix)))
             return replace(rule, upstream=prefix + rule.upstream)
 
-        return Format(
+        return replace(
+            self,
             name=name,
             namespace=prefix + self.namespace,
             rules=tuple(moved(rule) for rule in self.rules),
             evidence=lambda state: self.evidence(strip(state, prefix)),
             forward=lambda state, image, arch: self.forward(strip(state, prefix), image, arch),
         )
+
+
+def concatenated(upstream: tuple[str, ...], timm: str) -> Fold:
+    """Tensors stacked along their first axis in timm: q, k, v as qkv."""
+    return Fold(
+        upstream,
+        (timm,),
+        lambda *parts: (torch.cat(parts[:-1]),),
+        lambda whole, facts: whole.chunk(len(upstream)),
+    )
+
+
+def transpose(tensor: Tensor, facts: Facts) -> Tensor:
+    """A matrix applied from the right, as the weight of a linear layer, or back."""
+    return tensor.T.contiguous()
+
+
+def batch(tensor: Tensor, facts: Facts) -> Tensor:
+    """With a leading axis of length 1."""
+    return tensor[None]
+
+
+def unbatch(tensor: Tensor, facts: Facts) -> Tensor:
+    """Without its leading axis of length 1."""
+    if len(tensor) != 1:
+        raise ValueError("more than one")
+    return tensor[0]
 
 
 def strip(state_dict: Mapping[str, Tensor], prefix: str) -> StateDict:

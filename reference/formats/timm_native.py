@@ -1,12 +1,15 @@
-"""timm's own VisionTransformer layout, and its early form with a linear patch embedding.
+"""timm's own VisionTransformer layout, its early form with a linear patch embedding, and upstreams that share its names.
 
 Source: ``huggingface/pytorch-image-models`` ``timm/models/vision_transformer.py``. The early form stored the patch
 embedding as a linear layer over patches flattened in the order (channel, row, column), often with ``pre_logits``.
+I-JEPA, MAE and the DeiTs grew out of the same code and kept its names.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from math import isqrt
 
 import torch
 from torch import Tensor
@@ -20,29 +23,44 @@ _KERNEL = "patch_embed.proj.weight"
 
 def trunk_forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor:
     """Pooled features ``(batch, embed_dim)`` of timm-layout tensors, before any classifier."""
+    return encode_tokens(state, patchify(image, state[_KERNEL], state.get("patch_embed.proj.bias")), arch)
+
+
+def encode_tokens(state: Mapping[str, Tensor], x: Tensor, arch: Mapping) -> Tensor:
+    """Pooled features ``(batch, embed_dim)`` from embedded patches ``x`` ``(batch, n, embed_dim)``."""
     eps, act, heads = arch.get("eps", 1e-6), ACTIVATIONS[arch.get("act", "gelu")], arch["num_heads"]
-    x = patchify(image, state[_KERNEL], state.get("patch_embed.proj.bias"))
-    prefix = [state[k].expand(len(x), -1, -1) for k in ("cls_token", "reg_token") if k in state]
-    if arch.get("no_embed_class"):
-        x = torch.cat([*prefix, x + state["pos_embed"]], dim=1)
-    else:
-        x = torch.cat([*prefix, x], dim=1) + state["pos_embed"]
+    prefix = [state[k].expand(len(x), -1, -1) for k in ("cls_token", "dist_token", "reg_token") if k in state]
+    position = state.get("pos_embed", 0.0)
+    outside = arch.get("no_embed_class")
+    x = torch.cat([*prefix, x + position if outside else x], dim=1)
+    x = x if outside else x + position
     if "norm_pre.weight" in state:
         x = layer_norm(x, state, "norm_pre", eps)
     for i in range(num_blocks(state, "blocks.{i}.norm1.weight")):
         block = f"blocks.{i}."
         scale = [state.get(f"{block}ls{n}.gamma", 1.0) for n in (1, 2)]
         qkv = linear(layer_norm(x, state, f"{block}norm1", eps), state, f"{block}attn.qkv")
-        x = x + scale[0] * linear(self_attention(x, qkv, heads), state, f"{block}attn.proj")
+        if f"{block}attn.q_norm.weight" in state:
+            qkv = _normed_heads(qkv, state, f"{block}attn.", heads, eps)
+        x = x + scale[0] * linear(self_attention(qkv, heads), state, f"{block}attn.proj")
         hidden = act(linear(layer_norm(x, state, f"{block}norm2", eps), state, f"{block}mlp.fc1"))
         x = x + scale[1] * linear(hidden, state, f"{block}mlp.fc2")
     if "norm.weight" in state:
         x = layer_norm(x, state, "norm", eps)
     if "attn_pool.latent" in state:
         return _attention_pool(x, state, arch, eps, act)
+    if "dist_token" in state:
+        return x[:, :2]
     tokens = sum(t.shape[1] for t in prefix)
     x = x[:, 0] if arch.get("global_pool", "token") == "token" else x[:, tokens:].mean(dim=1)
     return layer_norm(x, state, "fc_norm", eps) if "fc_norm.weight" in state else x
+
+
+def _normed_heads(qkv: Tensor, state: Mapping[str, Tensor], name: str, heads: int, eps: float) -> Tensor:
+    """q and k normalised head by head."""
+    q, k, v = (t.unflatten(-1, (heads, -1)) for t in qkv.chunk(3, dim=-1))
+    q, k = layer_norm(q, state, f"{name}q_norm", eps), layer_norm(k, state, f"{name}k_norm", eps)
+    return torch.cat([t.flatten(-2) for t in (q, k, v)], dim=-1)
 
 
 def _attention_pool(x: Tensor, state: Mapping[str, Tensor], arch: Mapping, eps: float, act) -> Tensor:
@@ -59,26 +77,26 @@ def forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor
     return linear(x, state, "head") if "head.weight" in state else x
 
 
-def _to_conv(weight: Tensor, facts: Facts) -> Tensor:
-    """Linear kernel ``(embed_dim, in_chans * h * w)`` to ``(embed_dim, in_chans, h, w)``.
+def to_conv(weight: Tensor, facts: Facts) -> Tensor:
+    """Linear kernel ``(embed_dim, channels * h * w)`` to ``(embed_dim, channels, h, w)``.
 
-    The columns do not say ``h`` and ``w``: the model's patch size when it accounts for all of them, else a square.
+    The columns do not say ``h`` and ``w``: the model's patch size when it accounts for all of them, else a square; of three
+    channels, as all such checkpoints were trained, else of as many as the model's.
     """
-    pixels, rest = divmod(weight.shape[1], facts.in_chans)
-    side = int(pixels**0.5)
-    if not rest and facts.patch_size is not None and facts.patch_size[0] * facts.patch_size[1] == pixels:
-        size = facts.patch_size
-    elif not rest and side * side == pixels:
-        size = (side, side)
-    else:
-        raise LoadError(
-            f"a linear patch embedding with {weight.shape[1]} columns is no square patch of {facts.in_chans} channels: "
-            "its patch size cannot be told"
-        )
-    return weight.reshape(len(weight), facts.in_chans, *size)
+    for channels in dict.fromkeys((3, facts.in_chans)):
+        pixels, rest = divmod(weight.shape[1], channels)
+        side = isqrt(pixels)
+        if not rest and facts.patch_size is not None and facts.patch_size[0] * facts.patch_size[1] == pixels:
+            return weight.reshape(len(weight), channels, *facts.patch_size)
+        if not rest and side * side == pixels:
+            return weight.reshape(len(weight), channels, side, side)
+    raise LoadError(
+        f"a linear patch embedding with {weight.shape[1]} columns is no square patch of {facts.in_chans} channels: "
+        "its patch size cannot be told"
+    )
 
 
-def _to_linear(weight: Tensor, facts: Facts) -> Tensor:
+def to_linear(weight: Tensor, facts: Facts) -> Tensor:
     return weight.flatten(1)
 
 
@@ -98,28 +116,81 @@ def _linear_forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -
     return forward({**state, _KERNEL: weight}, image, arch)
 
 
-def _is_native(state: Mapping[str, Tensor], ndim: int) -> bool:
+def _distilled_forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor:
+    """Mean of the class token's and the distillation token's logits, DeiT's answer at inference; the mean token without heads."""
+    tokens = trunk_forward(state, image, arch)
+    if "head.weight" not in state:
+        return tokens.mean(dim=1)
+    return (linear(tokens[:, 0], state, "head") + linear(tokens[:, 1], state, "head_dist")) / 2
+
+
+def _deit3_forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor:
+    renamed = {re.sub(r"gamma_([12])$", r"ls\1.gamma", key): value for key, value in state.items()}
+    return forward(renamed, image, arch)
+
+
+# Keys that make a checkpoint in timm's names another format than timm's plain one.
+_OTHERS = ("mask_token", "dist_token", "blocks.0.gamma_1", "blocks.0.attn.q_bias")
+
+
+def is_native(state: Mapping[str, Tensor], ndim: int = 4) -> bool:
+    """Whether a state dict is a plain VisionTransformer in timm's names, its patch kernel of ``ndim`` axes."""
     kernel = state.get(_KERNEL)
-    return kernel is not None and kernel.ndim == ndim and "mask_token" not in state
+    behind_stem = any(key.startswith("patch_embed.backbone.") for key in state)
+    return kernel is not None and kernel.ndim == ndim and not behind_stem and not any(k in state for k in _OTHERS)
 
 
-TIMM_NATIVE = Format(
-    name="timm_native",
+_SAME = Rename("{rest}", "{rest}")
+
+TIMM_NATIVE = Format("timm_native", "", (_SAME,), is_native, forward)
+
+# facebookresearch/ijepa src/models/vision_transformer.py, saved from DistributedDataParallel under "encoder".
+IJEPA = TIMM_NATIVE.prefixed("module.", "ijepa")
+
+# facebookresearch/mae models_mae.py: the whole pretraining model, decoder and all.
+MAE_PRETRAINING = Format(
+    name="mae_pretraining",
     namespace="",
-    rules=(Rename("{rest}", "{rest}"),),
-    evidence=lambda state: _is_native(state, 4),
+    rules=(
+        Drop("mask_token", lambda out: out["cls_token"].new_ones(1, 1, 8)),
+        Drop("decoder_embed.{p}"),
+        Drop("decoder_pos_embed", lambda out: out["cls_token"].new_ones(1, out["pos_embed"].shape[1], 8)),
+        Drop("decoder_blocks.{rest}"),
+        Drop("decoder_norm.{p}"),
+        Drop("decoder_pred.{p}"),
+        _SAME,
+    ),
+    evidence=lambda state: {"mask_token", "decoder_pos_embed", _KERNEL} <= state.keys(),
     forward=forward,
+)
+
+# facebookresearch/deit models.py: DistilledVisionTransformer.
+DEIT_DISTILLED = Format(
+    "deit_distilled",
+    "",
+    (_SAME,),
+    lambda state: {"dist_token", _KERNEL} <= state.keys(),
+    _distilled_forward,
+)
+
+# facebookresearch/deit models_v2.py: Layer_scale_init_Block.
+DEIT3 = Format(
+    name="deit3",
+    namespace="",
+    rules=(Rename("blocks.{i}.gamma_{n}", "blocks.{i}.ls{n}.gamma"), _SAME),
+    evidence=lambda state: {"blocks.0.gamma_1", _KERNEL} <= state.keys() and "blocks.0.attn.q_bias" not in state,
+    forward=_deit3_forward,
 )
 
 LEGACY_LINEAR = Format(
     name="legacy_linear",
     namespace="",
     rules=(
-        Rename(_KERNEL, _KERNEL, _to_conv, _to_linear),
+        Rename(_KERNEL, _KERNEL, to_conv, to_linear),
         Drop("pre_logits.fc.weight", lambda out: _pre_logits(out, "weight")),
         Drop("pre_logits.fc.bias", lambda out: _pre_logits(out, "bias")),
-        Rename("{rest}", "{rest}"),
+        _SAME,
     ),
-    evidence=lambda state: _is_native(state, 2),
+    evidence=lambda state: is_native(state, 2),
     forward=_linear_forward,
 )

@@ -1,0 +1,65 @@
+"""DeiT, its distilled form, and DeiT-III with its own names for layer scale."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from . import vit
+from .base import Family
+
+# Training checkpoints of facebookresearch/deit are {"model": ...}.
+_WRAPPERS = ("model", "bare", "model.state_dict")
+
+DEIT = Family(
+    name="deit",
+    source="facebookresearch/deit models.py",
+    shares_format="timm_native",
+    first_release="0.9.0",
+    architectures=vit.architectures(),
+    shapes=vit.shapes,
+    num_prefix_tokens=vit.num_prefix_tokens,
+    model_kwargs=vit.model_kwargs,
+    filter_kwargs=lambda arch: {"adapt_layer_scale": True},
+    module="deit",
+    model_class="VisionTransformer",
+    models=("deit_*_patch16_*",),
+    not_models=("*_distilled_*",),
+    wrappers=_WRAPPERS,
+    unreachable=frozenset({"prefix-0", "prefix-1+R"}),
+    weight=0.5,
+)
+
+DEIT_DISTILLED = Family(
+    name="deit_distilled",
+    source="facebookresearch/deit models.py: DistilledVisionTransformer",
+    first_release="0.9.0",
+    architectures=vit.architectures(dist_token=st.just(True)),
+    shapes=vit.shapes,
+    num_prefix_tokens=vit.num_prefix_tokens,
+    model_kwargs=vit.model_kwargs,
+    filter_kwargs=lambda arch: {"adapt_layer_scale": True},
+    module="deit",
+    model_class="VisionTransformerDistilled",
+    models=("deit_*_distilled_*",),
+    wrappers=_WRAPPERS,
+    unreachable=frozenset({"prefix-0", "prefix-1"}),
+    weight=0.5,
+)
+
+DEIT3 = Family(
+    name="deit3",
+    source="facebookresearch/deit models_v2.py",
+    first_release="0.9.0",
+    architectures=vit.architectures(no_embed_class=st.just(True), layer_scale=st.just(True)),
+    shapes=vit.shapes,
+    num_prefix_tokens=vit.num_prefix_tokens,
+    model_kwargs=vit.model_kwargs,
+    filter_kwargs=lambda arch: {"adapt_layer_scale": True},
+    module="deit",
+    models=("deit3_*",),
+    wrappers=_WRAPPERS,
+    unreachable=frozenset({"prefix-0", "prefix-1+R"}),
+    weight=0.5,
+)
+
+FAMILIES = (DEIT, DEIT_DISTILLED, DEIT3)

@@ -1,0 +1,195 @@
+"""Vision Transformers behind a convolutional stem: ResNet hybrids in timm's names, and MobileCLIP-B."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from hypothesis import strategies as st
+
+from ..cases import Geometry
+from . import vit
+from .base import Arch, Family, Shapes
+
+_BACKBONE = "patch_embed.backbone."
+
+
+# -- ResNet stems ------------------------------------------------------------------------------------------------------
+
+
+def widths(arch: Arch) -> tuple[int, int]:
+    """Channels of the root and of the features: a root alone is timm's own, stages are as narrow as 32 groups allow."""
+    return (32, 128) if arch["stages"] else (64, 64)
+
+
+def stem_stride(arch: Arch) -> int:
+    """The root divides by four, every stage after the first by two."""
+    return 4 * 2 ** max(arch["stages"] - 1, 0)
+
+
+def resnet_shapes(arch: Arch, geometry: Geometry) -> Shapes:
+    """A plain model's tensors with the patch kernel on features, and the stem's: one bottleneck a stage."""
+    root, width = widths(arch)
+    out = vit.shapes(arch, geometry)
+    out["patch_embed.proj.weight"] = (arch["embed_dim"], width, *geometry.patch_size)
+    stem = _BACKBONE + ("stem." if arch["stages"] else "")
+
+    def conv(prefix: str, conv_name: str, norm_name: str, rows: int, cols: int, size: int) -> None:
+        out[f"{prefix}{conv_name}.weight"] = (rows, cols, size, size)
+        out[f"{prefix}{norm_name}.weight"] = out[f"{prefix}{norm_name}.bias"] = (rows,)
+
+    conv(stem, "conv", "norm", root, 3, 7)
+    for stage in range(arch["stages"]):
+        block, before, inner = f"{_BACKBONE}stages.{stage}.blocks.0.", width if stage else root, width // 4
+        conv(block, "downsample.conv", "downsample.norm", width, before, 1)
+        conv(block, "conv1", "norm1", inner, before, 1)
+        conv(block, "conv2", "norm2", inner, inner, 3)
+        conv(block, "conv3", "norm3", width, inner, 1)
+    return out
+
+
+def resnet_first_conv(arch: Arch) -> str:
+    """The root's convolution."""
+    return f"{_BACKBONE}{'stem.' if arch['stages'] else ''}conv.weight"
+
+
+def _resnet_embed(stages: int, **kwargs: Any) -> Any:
+    """timm's ``HybridEmbed`` over a ResNet of our width; runs in the worker, with the target's timm."""
+    from timm.layers import HybridEmbed, StdConv2dSame
+    from timm.models.resnetv2 import ResNetV2
+    from timm.models.vision_transformer_hybrid import _resnetv2
+
+    in_chans = kwargs.get("in_chans", 3)
+    if not stages:
+        return HybridEmbed(_resnetv2((), in_chans=in_chans), **kwargs)
+    backbone = ResNetV2(
+        layers=(1,) * stages,
+        channels=(128,) * stages,
+        stem_chs=32,
+        num_classes=0,
+        global_pool="",
+        in_chans=in_chans,
+        preact=False,
+        stem_type="same",
+        conv_layer=partial(StdConv2dSame, eps=1e-8),
+    )
+    return HybridEmbed(backbone, **kwargs)
+
+
+def resnet_kwargs(arch: Arch) -> dict[str, Any]:
+    """Constructor arguments of a hybrid."""
+    return vit.model_kwargs(arch) | {"embed_layer": partial(_resnet_embed, arch["stages"])}
+
+
+def resnet_created_kwargs(arch: Arch) -> dict[str, Any]:
+    """A root alone is as the registered model builds it; narrow stages have to replace its own."""
+    return resnet_kwargs(arch) if arch["stages"] else vit.model_kwargs(arch)
+
+
+HYBRID_RESNET = Family(
+    name="hybrid_resnet",
+    source="huggingface/pytorch-image-models timm/models/vision_transformer_hybrid.py",
+    first_release="0.9.0",
+    architectures=vit.architectures(),
+    by_model=lambda name: {"stages": 0 if "_r_s16" in name else 2},
+    shapes=resnet_shapes,
+    num_prefix_tokens=vit.num_prefix_tokens,
+    model_kwargs=resnet_kwargs,
+    created_kwargs=resnet_created_kwargs,
+    module="vision_transformer_hybrid",
+    models=("vit_*_r*_s??_*", "vit_*_r_s16_*"),
+    first_conv=resnet_first_conv,
+    stride=stem_stride,
+    max_patch=8,
+    tags=lambda case: frozenset({"stages" if case.arch["stages"] else "root-alone"}),
+    own_regimes=frozenset({"stages", "root-alone"}),
+    unreachable=frozenset({"prefix-0", "prefix-1+R"}),
+    weight=0.5,
+)
+
+
+# -- MobileCLIP --------------------------------------------------------------------------------------------------------
+
+
+def _mobile_shapes(arch: Arch, geometry: Geometry) -> Shapes:
+    dim = arch["embed_dim"]
+    out = vit.shapes(arch, geometry)
+    del out["patch_embed.proj.weight"], out["patch_embed.proj.bias"]
+    for n, (rows, cols, size) in enumerate([(dim // 4, 3, 4), (dim // 4, dim // 4, 2), (dim, dim // 4, 2)]):
+        out[f"{_BACKBONE}{n}.conv.weight"] = (rows, cols, size, size)
+        if n == 2:
+            out[f"{_BACKBONE}{n}.conv.bias"] = (rows,)
+            continue
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            out[f"{_BACKBONE}{n}.bn.{part}"] = (rows,)
+        out[f"{_BACKBONE}{n}.bn.num_batches_tracked"] = ()
+    return out
+
+
+def _mobile_embed(dim: int, **kwargs: Any) -> Any:
+    """timm's ``HybridEmbed`` over a stem of our width; runs in the worker, with the target's timm."""
+    from timm.layers import HybridEmbed
+    from timm.models.vision_transformer_hybrid import ConvStem
+    from torch import nn
+
+    stem = ConvStem(
+        channels=(dim // 4, dim // 4, dim),
+        stride=(4, 2, 2),
+        kernel_size=(4, 2, 2),
+        padding=(1, 0, 0),
+        in_chans=kwargs.get("in_chans", 3),
+        act_layer=nn.GELU,
+    )
+    return HybridEmbed(stem, proj=False, **kwargs)
+
+
+def _mobile_kwargs(arch: Arch) -> dict[str, Any]:
+    return vit.model_kwargs(arch, eps=1e-5) | {"embed_layer": partial(_mobile_embed, arch["embed_dim"])}
+
+
+def _text_tower(arch: Arch) -> Shapes:
+    return {f"text_encoder.{key}": shape for key, shape in vit.text_tower().items()} | {"logit_scale": ()}
+
+
+MOBILECLIP = Family(
+    name="mobileclip",
+    source="apple/ml-mobileclip mobileclip/models/vit.py",
+    first_release="1.0.7",
+    architectures=vit.architectures(num_classes=st.integers(1, 5), no_embed_class=st.just(True)),
+    shapes=_mobile_shapes,
+    num_prefix_tokens=vit.num_prefix_tokens,
+    # As upstream builds its stem, whose first convolution is padded by one. timm's own model does not pad: its
+    # output differs although every tensor is right, which is no loader's doing.
+    model_kwargs=_mobile_kwargs,
+    module="vision_transformer_hybrid",
+    models=("vit_base_mci_224.*",),
+    first_conv=lambda arch: f"{_BACKBONE}0.conv.weight",
+    implied=lambda arch: frozenset({"head.bias"}),
+    foreign=_text_tower,
+    wrappers=("bare", "model", "state_dict"),
+    stride=lambda arch: 16,
+    max_patch=1,
+    unreachable=frozenset(
+        {
+            "prefix-0",
+            "prefix-1+R",
+            "patch-grow",
+            "patch-shrink",
+            "patch-mixed",
+            "patch-non-square",
+        }
+    ),
+)
+
+HYBRID_CONVSTEM = replace(
+    MOBILECLIP,
+    name="hybrid_convstem",
+    source="huggingface/pytorch-image-models timm/models/vision_transformer_hybrid.py (MobileCLIP in timm's names)",
+    architectures=vit.architectures(no_embed_class=st.just(True)),
+    implied=lambda arch: frozenset(),
+    foreign=lambda arch: {},
+    weight=0.5,
+)
+
+FAMILIES = (HYBRID_RESNET, MOBILECLIP, HYBRID_CONVSTEM)

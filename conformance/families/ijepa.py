@@ -1,0 +1,36 @@
+"""I-JEPA: the context encoder under ``encoder``, as DistributedDataParallel saved it, or without its prefix."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from . import vit
+from .base import Family
+
+IJEPA = Family(
+    name="ijepa",
+    source="facebookresearch/ijepa src/models/vision_transformer.py, src/train.py",
+    first_release="0.9.8",
+    architectures=vit.architectures(
+        class_token=st.just(False), num_classes=st.just(0), global_pool=st.just("avg"), fc_norm=st.just(False)
+    ),
+    shapes=vit.shapes,
+    num_prefix_tokens=vit.num_prefix_tokens,
+    model_kwargs=vit.model_kwargs,
+    models=("vit_*_ijepa*",),
+    wrappers=("encoder", "model.encoder"),
+    containers=("pth", "memory"),
+    unreachable=frozenset({"prefix-1", "prefix-1+R", "safetensors"}),
+    weight=0.5,
+)
+
+IJEPA_WITHOUT_DDP = replace(
+    IJEPA,
+    name="ijepa_without_ddp",
+    source="facebookresearch/ijepa src/train.py (an encoder saved without DistributedDataParallel)",
+    shares_format="timm_native",
+)
+
+FAMILIES = (IJEPA, IJEPA_WITHOUT_DDP)

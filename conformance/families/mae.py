@@ -1,0 +1,59 @@
+"""MAE: encoders and fine-tuned classifiers in timm's own names, and whole pretraining models with their decoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from . import vit
+from .base import Arch, Family, Shapes
+
+
+@st.composite
+def _encoder(draw: st.DrawFn) -> dict:
+    """A pretrained encoder has no head; a classifier fine-tuned with global pooling norms the mean."""
+    tuned = draw(st.booleans(), label="fine-tuned")
+    if not tuned:
+        return draw(vit.architectures(num_classes=st.just(0)))
+    return draw(vit.architectures(num_classes=st.integers(1, 5), global_pool=st.just("avg")))
+
+
+def _decoder(arch: Arch) -> Shapes:
+    """Beside ``mask_token`` and ``decoder_pos_embed``, which every such checkpoint has."""
+    return {
+        "decoder_embed.weight": (8, arch["embed_dim"]),
+        "decoder_embed.bias": (8,),
+        "decoder_blocks.0.norm1.weight": (8,),
+        "decoder_blocks.0.attn.qkv.weight": (24, 8),
+        "decoder_norm.weight": (8,),
+        "decoder_pred.weight": (12, 8),
+    }
+
+
+MAE = Family(
+    name="mae",
+    source="facebookresearch/mae models_vit.py",
+    shares_format="timm_native",
+    first_release="0.9.0",
+    architectures=_encoder(),
+    shapes=vit.shapes,
+    num_prefix_tokens=vit.num_prefix_tokens,
+    model_kwargs=vit.model_kwargs,
+    models=("vit_*.mae", "eva_large_patch14_*"),
+    wrappers=("model", "bare", "model.state_dict"),
+    unreachable=frozenset({"prefix-0", "prefix-1+R"}),
+    weight=0.5,
+)
+
+MAE_PRETRAINING = replace(
+    MAE,
+    name="mae_pretraining",
+    source="facebookresearch/mae models_mae.py",
+    shares_format="mae_pretraining",
+    architectures=vit.architectures(num_classes=st.just(0)),
+    models=("vit_*.mae",),
+    foreign=_decoder,
+)
+
+FAMILIES = (MAE, MAE_PRETRAINING)

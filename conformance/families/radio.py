@@ -1,0 +1,68 @@
+"""RADIO and C-RADIO: a linear patch embedding, and positions of which a model reads a window."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import strategies as st
+
+from . import vit
+from .base import Arch, Family, Shapes
+
+if TYPE_CHECKING:
+    from reference import Resampling
+
+
+def _by_model(name: str) -> dict[str, Any]:
+    """Whether positions are resized with aligned corners was decided model by model."""
+    return {"align_corners": name.startswith(("vit_base_patch16_radio_v3", "vit_huge_patch16_radio_v3"))}
+
+
+def _resampling(arch: Arch) -> Resampling:
+    from reference import Resampling
+
+    return Resampling("bilinear", antialias=False, align_corners=arch["align_corners"])
+
+
+def _beside(arch: Arch) -> Shapes:
+    return {
+        "radio_model.input_conditioner.norm_mean": (3, 1, 1),
+        "radio_model.input_conditioner.norm_std": (3, 1, 1),
+        "radio_model.summary_idxs": (2,),
+        "radio_model.adaptors.clip.head_mlp.fc1.weight": (8, arch["embed_dim"]),
+    }
+
+
+RADIO = Family(
+    name="radio",
+    source="NVlabs/RADIO radio/vit_patch_generator.py",
+    first_release="1.0.31",
+    architectures=vit.architectures(
+        reg_tokens=st.integers(1, 4),
+        num_classes=st.just(0),
+        no_embed_class=st.just(True),
+        final_norm=st.just(False),
+        layer_scale=st.booleans(),
+    ),
+    by_model=_by_model,
+    shapes=vit.shapes,
+    num_prefix_tokens=vit.num_prefix_tokens,
+    model_kwargs=vit.model_kwargs,
+    filter_kwargs=lambda arch: {
+        "interpolation": "bilinear",
+        "antialias": False,
+        "align_corners": arch["align_corners"],
+    },
+    resampling=_resampling,
+    models=("vit_*_radio_*",),
+    implied=lambda arch: frozenset({"patch_embed.proj.bias"}),
+    foreign=_beside,
+    square_patch="always",
+    square_source_grid=True,
+    forward_arch=lambda case: {"patch_size": case.source.patch_size},
+    tags=lambda case: frozenset({"aligned-corners"} if case.arch["align_corners"] else ()),
+    own_regimes=frozenset({"aligned-corners"}),
+    unreachable=frozenset({"prefix-0", "prefix-1", "source-grid-non-square", "square-count-non-square"}),
+)
+
+FAMILIES = (RADIO,)

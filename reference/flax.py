@@ -1,0 +1,48 @@
+"""Flax parameter trees as ``.npz`` files hold them: arrays to tensors, prefixes, scanned blocks.
+
+Sources: ``google-research/vision_transformer`` ``vit_jax/checkpoint.py`` (``opt/target/``); ``google-research/big_vision``
+``big_vision/utils.py`` (flattened trees, bfloat16 as raw ``|V2``), ``big_vision/models/vit.py: Encoder`` (``scan``: one stack
+of blocks with a leading depth axis); PaliGemma keeps its image tower under ``img/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import LoadError
+
+PREFIXES = ("opt/target/", "params/img/", "params/", "img/", "")
+ANCHOR = "embedding/kernel"
+_STACK = "Transformer/encoderblock/"
+
+
+def tensor(array: np.ndarray) -> Tensor:
+    """A NumPy array as a tensor of its own; ``|V2`` is how NumPy stores bfloat16. Raises :class:`LoadError`."""
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2:
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    try:
+        return torch.from_numpy(np.array(array))
+    except TypeError:
+        raise LoadError(f"an array of dtype {array.dtype} is no tensor") from None
+
+
+def plain(tree: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The image tower of a flattened tree, without its prefix and with scanned blocks one by one; others as they are."""
+    prefix = next((p for p in PREFIXES if p + ANCHOR in tree), None)
+    if prefix is None:
+        return dict(tree)
+    out: dict[str, Tensor] = {}
+    for key, value in tree.items():
+        if not key.startswith(prefix):
+            continue
+        name = key[len(prefix) :]
+        if name.startswith(_STACK) and value.ndim:
+            rest = name[len(_STACK) :]
+            out.update((f"Transformer/encoderblock_{i}/{rest}", block) for i, block in enumerate(value))
+        else:
+            out[name] = value
+    return out
