@@ -4,8 +4,8 @@ A loader knows a checkpoint format by strings it tests against the keys. This mo
 of a timm release, importing nothing of it, and names the ones that no key of a checkpoint our families generate has: a
 new release cannot add a family unnoticed.
 
-Every string of a converting function counts unless it plainly is something else (a docstring, a message, an attribute's
-name, a keyword argument nobody tests, what a key is renamed to), so that a test written in an unforeseen way counts too.
+Every string of a converting function counts unless it plainly is something else (a message, an attribute's name, an
+argument nobody tests, what a key is renamed to), so that a test written in an unforeseen way counts as well.
 """
 
 from __future__ import annotations
@@ -29,21 +29,28 @@ from .targets import parse_target
 
 MODULES = ("vision_transformer", "deit", "vision_transformer_hybrid")
 FIRST_RELEASE = "0.9.0"
-STRATA = ("native", "grow/grow")
-EXAMPLES = 40  # cases of a family and stratum; keys depend on the architecture options and the wrapper alone
+STRATA = ("native", "real-own")
+EXAMPLES = 20  # cases of a family and stratum; keys depend on the architecture options and the wrapper alone
 
 # (function, text) -> why the text tells no format. Keyed by function too: tested elsewhere, the text is still named.
-NOT_A_FAMILY: dict[tuple[str, str], str] = {}
+NOT_A_FAMILY: dict[tuple[str, str], str] = {
+    ("get_pretrained_grid_size", "img_size"): "an argument of the model's constructor, looked up in its configuration",
+    ("_convert_beit3", "pos_embed.weight"): "what this function has just renamed embed_positions.weight to",
+    ("_convert_beit3", r"blocks\.(\d+)\.attn\.(q|k|v)_proj\.(weight|bias)$"): "matches what it has just renamed itself",
+}
 
 _CONVERTER = re.compile(r"checkpoint_filter_fn\w*|_convert_\w+|_load_weights")
 _EDGE = r"(?:^|[./])"  # where a name inside a key begins: its prefix may be gone by the time it is tested
 _HOW = {"key": "^{}$", "name": _EDGE + "{}$", "starts": _EDGE + "{}", "ends": "{}$", "part": "{}", "regex": "{}"}
 _METHODS = {"startswith": "starts", "removeprefix": "starts", "endswith": "ends", "removesuffix": "ends"}
-_LOOKUPS = ("get", "pop", "setdefault", "__getitem__", "__contains__")
-_KEYS = frozenset({"k", "key", "n", "name"})  # what a helper that is handed a single key calls it
-_NOT_KEYS = frozenset({"model", "self", "kwargs", "os", "warnings", "logging", "_logger", "getattr", "hasattr", "type"})
+_METHODS |= {"replace": "part"}
+_LOOKUPS = frozenset({"get", "pop", "setdefault", "__getitem__", "__contains__"})
+_ONE_KEY = frozenset({"k", "key", "n", "name"})  # what a helper that is handed a single key calls it
+_NO_KEYS = frozenset({"model", "self", "kwargs", "os"})
+_NO_TEST = frozenset({"getattr", "hasattr", "setattr", "isinstance", "print", "warnings", "logging", "_logger"})
+_EMPTY = re.compile(r"[(){}\[\], ]+|(Ordered)?[dD]ict\(\)|defaultdict\(\w+\)")
 _SEQUENCE = (ast.Tuple, ast.List, ast.Set)
-_FUNCTION = (ast.FunctionDef, ast.Lambda)
+_LOOP = (ast.For, ast.comprehension)
 
 
 @dataclass(frozen=True, order=True)
@@ -61,59 +68,52 @@ class Detection:
 
 
 class _Source:
-    """A file of ``timm/models``: its functions, its constants, and what it imports from the files beside it."""
+    """A file of ``timm/models``; its nodes know their parent and the name of the function they are in."""
 
     def __init__(self, path: Path) -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        self.nodes = list(ast.walk(tree))
-        methods = {m for c in self.nodes if isinstance(c, ast.ClassDef) for m in c.body}
-        self.functions = {n.name: n for n in self.nodes if isinstance(n, ast.FunctionDef) and n not in methods}
-        self.constants = list(_assignments(tree.body))
+        self.module, self.nodes, tree.function = path.stem, [tree], ""
+        for node in self.nodes:  # grows: parents first
+            for child in ast.iter_child_nodes(node):
+                self.nodes.append(child)
+                child.parent = node
+                child.function = node.function or (child.name if isinstance(child, ast.FunctionDef) else "")
+        functions = [n for n in self.nodes if isinstance(n, ast.FunctionDef)]
+        self.converters = [f for f in functions if _CONVERTER.fullmatch(f.name)]
+        self.defined = {f.name: f for f in functions if not isinstance(f.parent, ast.ClassDef)}
+        self.defined |= {name: n.value for n in _assignments(tree.body) for name in _targets(n)}
         self.imports = {
             alias.asname or alias.name: (n.module.removeprefix("timm.models."), alias.name)
             for n in self.nodes
             if isinstance(n, ast.ImportFrom) and n.module and (n.level == 1 or n.module.startswith("timm.models."))
             for alias in n.names
         }
-        for outer in (n for n in self.nodes if isinstance(n, _FUNCTION)):  # outer ones come first and stay the owner
-            for node in ast.walk(outer):
-                node.__dict__.setdefault("owner", (path.stem, getattr(outer, "name", "<lambda>")))
-        for node in self.nodes:
-            node.__dict__.setdefault("owner", (path.stem, "<module>"))
-
-    def entries(self) -> list[ast.AST]:
-        """Functions with a converter's name, and what is passed as ``pretrained_filter_fn``."""
         passed = [n.value for n in self.nodes if isinstance(n, ast.keyword) and n.arg == "pretrained_filter_fn"]
-        names = set().union(*map(_names, passed))
-        passed += [value for name, value in _assignments(self.nodes) if name in names]
-        return [n for n in self.nodes if isinstance(n, ast.FunctionDef) and _CONVERTER.fullmatch(n.name)] + passed
-
-
-def _assignments(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
-    """Names with what they are assigned, tuples taken apart; parameters with their defaults."""
-    for node in nodes:
-        if isinstance(node, ast.arguments):
-            names = [a.arg for a in [*node.posonlyargs, *node.args, *node.kwonlyargs]]
-            defaults = [*node.defaults, *node.kw_defaults]
-            yield from ((n, d) for n, d in zip(names[len(names) - len(defaults) :], defaults) if d is not None)
-        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.NamedExpr)) and node.value is not None:
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                yield from ((t.id, v) for t, v in _unpacked(target, node.value) if isinstance(t, ast.Name))
-
-
-def _unpacked(target: ast.AST, value: ast.AST) -> list[tuple[ast.AST, ast.AST]]:
-    together = isinstance(target, _SEQUENCE) and isinstance(value, _SEQUENCE)
-    return list(zip(target.elts, value.elts)) if together else [(target, value)]
+        names = {name for value in passed for name in _names(value)}
+        self.converters += [*passed, *(n.value for n in _assignments(self.nodes) if names & _targets(n))]
 
 
 def _names(node: ast.AST) -> set[str]:
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
+def _assignments(nodes: Iterable[ast.AST]) -> Iterator[ast.Assign | ast.AnnAssign | ast.NamedExpr]:
+    return (n for n in nodes if isinstance(n, (ast.Assign, ast.AnnAssign, ast.NamedExpr)) and n.value is not None)
+
+
+def _targets(node: ast.AST) -> set[str]:
+    """The names an assignment or a loop binds; ``out["x"] = ...`` binds none."""
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    parts = [p for t in targets for p in (t.elts if isinstance(t, _SEQUENCE) else [t])]
+    return {p.id for p in parts if isinstance(p, ast.Name)}
+
+
 def _root(node: ast.AST) -> str:
-    """The name an expression starts with: ``k`` for ``k.split(".")[0]``."""
-    while isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
-        node = node.func if isinstance(node, ast.Call) else node.value
+    """The name an expression starts with: ``k`` for ``k.split(".")[0]``, ``model`` for ``getattr(model, "a").b``."""
+    if isinstance(node, ast.Call):
+        return _root(node.args[0] if ast.unparse(node.func) == "getattr" else node.func)
+    if isinstance(node, (ast.Attribute, ast.Subscript)):
+        return _root(node.value)
     return node.id if isinstance(node, ast.Name) else ""
 
 
@@ -125,204 +125,167 @@ def _pieces(node: ast.AST) -> list[str | ast.AST]:
         return [p for value in node.values for p in _pieces(value)]
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _pieces(node.left) + _pieces(node.right)
-    return [node.value if isinstance(node, ast.FormattedValue) else node]
+    return [node]
 
 
-class _Reader:
-    """Collects the strings that one converting function tests."""
+def _is_string(node: ast.AST) -> bool:
+    return any(isinstance(p, str) and p for p in _pieces(node))
 
-    def __init__(self, function: ast.AST, source: _Source, passed: Sequence[tuple[str, ast.AST]]) -> None:
-        nodes = list(ast.walk(function))
-        assigned = list(_assignments(nodes))
-        self.found: set[Detection] = set()
-        self.seen: set[tuple[ast.AST, str | None]] = set()
-        self.bound: dict[str, list[ast.AST]] = defaultdict(list)  # what a name may stand for
-        for name, value in [*source.constants, *passed, *assigned]:
-            self.bound[name].append(value)
-        loops = [(n.target, self.elements(n.iter)) for n in nodes if isinstance(n, (ast.For, ast.comprehension))]
-        # Single keys: `in` looks for a part of them. What is assigned to one is what it is renamed to, never tested.
-        self.parts = set().union(*(_names(target) for target, elements in loops if not elements))
-        for name in self.parts:
-            self.bound.pop(name, None)
-        for target, value in (pair for t, elements in loops for e in elements for pair in _unpacked(t, e)):
-            self.bound[_root(target)].append(value)
-        # So does `in` for a name made of a key, and for a dict under construction, whose names are new ones.
-        self.parts |= _KEYS
-        for name, value in assigned:
-            if _root(value) in self.parts or ast.unparse(value) in ("{}", "[]", "dict()", "OrderedDict()"):
-                self.parts.add(name)
-        self.visit(function, "part")
 
-    def elements(self, node: ast.AST) -> list[ast.AST]:
-        """What a loop over ``node`` meets, as far as it is spelt out."""
-        method = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
-        node = node.func.value if method in ("items", "keys") else node
-        out: list[ast.AST] = []
-        for value in self.bound.get(node.id, ()) if isinstance(node, ast.Name) else [node]:
-            if isinstance(value, _SEQUENCE):
-                out += value.elts
-            elif isinstance(value, ast.Dict):
-                pairs = [(k, v) for k, v in zip(value.keys, value.values) if k]
-                out += [ast.Tuple([*pair]) for pair in pairs] if method == "items" else [k for k, _ in pairs]
-        return out
+def _code(node: ast.AST) -> Iterator[ast.AST]:
+    """What is in ``node``, without messages, docstrings, annotations and names of attributes."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        aside = isinstance(child, ast.Raise) or (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant))
+        aside |= isinstance(child, ast.Call) and _root(child.func) in _NO_TEST
+        if not aside and child not in [getattr(node, a, None) for a in ("annotation", "returns", "msg", "format_spec")]:
+            yield from _code(child)
 
-    def visit(self, node: ast.AST | None, how: str | None) -> None:
-        """Walk ``node``: its own strings are tested as ``how`` says, or not at all; those of tests in it as these say."""
-        if node is None or (node, how) in self.seen:
+
+class _Release:
+    """What the loaders of an unpacked release are made of: converting functions and all of ``timm/models`` they use."""
+
+    def __init__(self, folder: Path, modules: Sequence[str]) -> None:
+        self.folder, self.sources = folder / "timm" / "models", {}
+        self.roots: dict[ast.AST, _Source] = {}
+        self.one_key: dict[ast.AST, set[str]] = {}
+        self.loads: dict[tuple[ast.AST | None, str], list[ast.Name]] = defaultdict(list)
+        for name in modules:
+            source = self.source(name)
+            if source is None:
+                raise UserError(f"{folder} has no timm/models/{name}.py: adjust MODULES in conformance/alarm.py")
+            for node in source.converters:
+                self.follow(node, source)
+
+    def source(self, name: str) -> _Source | None:
+        """A file of the release, None when it has none of that name."""
+        path = self.folder / f"{name.replace('.', '/')}.py"
+        if name not in self.sources:
+            self.sources[name] = _Source(path) if path.is_file() else None
+        return self.sources[name]
+
+    def follow(self, root: ast.AST, source: _Source) -> None:
+        """Take in ``root``, and what it mentions: functions and constants, also those imported from a file beside it."""
+        if root in self.roots:
             return
-        self.seen.add((node, how))
-        pieces = _pieces(node)
-        method = getattr(self, f"visit_{type(node).__name__}", None)
-        if any(isinstance(p, str) and p for p in pieces):
-            self.emit(node, pieces, how)
-        elif method is not None:
-            method(node, how)
-        else:
-            for child in ast.iter_child_nodes(node):
-                self.visit(child, how)
+        self.roots[root], nodes = source, list(_code(root))
+        # `in` looks for a part of a single key, and for a new name in a dict under construction.
+        names = set(_ONE_KEY).union(*(_names(n.target) for n in nodes if isinstance(n, _LOOP)))
+        for n in nodes:
+            n.root = root
+            if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load):
+                self.loads[root, n.id].append(n)
+                self.loads[None, n.id].append(n)
+        for n in _assignments(nodes):
+            if _root(n.value) in names or _EMPTY.fullmatch(ast.unparse(n.value)):
+                names |= _targets(n)
+        self.one_key[root] = names
+        for name in _names(root):
+            home: _Source | None = source
+            while home and name not in home.defined and name in home.imports:
+                origin, name = home.imports[name]
+                home = self.source(origin)
+            if home and name in home.defined:
+                self.follow(home.defined[name], home)
 
-    def emit(self, node: ast.AST, pieces: list[str | ast.AST], how: str | None) -> None:
-        text = "".join(p if isinstance(p, str) else "{}" for p in pieces)
-        if how is not None:
-            how = "regex" if "\\" in text else how
-            parts = [(p if how == "regex" else re.escape(p)) if isinstance(p, str) else ".*" for p in pieces]
-            self.found.add(Detection(node.owner[0], node.lineno, node.owner[1], text, _HOW[how].format("".join(parts))))
-        for piece in pieces:
-            if not isinstance(piece, str):
-                self.visit(piece, how and "part")
+    def detections(self) -> Iterator[Detection]:
+        """Every string that is tested."""
+        for root, source in self.roots.items():
+            for node in _code(root):
+                if not _is_string(node) or (node is not root and _is_string(node.parent)):
+                    continue
+                pieces = _pieces(node)
+                text = "".join(p if isinstance(p, str) else "{}" for p in pieces)
+                for how in self.tests(node, set()):
+                    literal = str if how == "regex" or "\\" in text else re.escape
+                    pattern = "".join(literal(p) if isinstance(p, str) else ".*" for p in pieces)
+                    pattern = pattern if literal is str else _HOW[how].format(pattern)
+                    yield Detection(source.module, node.lineno, node.function or "<module>", text, pattern)
+
+    def tests(self, node: ast.AST, seen: set[ast.AST]) -> Iterator[str]:
+        """How an expression is tested where it stands, or where the names it is bound to stand."""
+        if node in seen:
+            return
+        seen.add(node)
+        parent, names, everywhere = node.parent, set(), node is node.root
+        match parent:
+            case ast.Tuple(elts=[_, second]) if second is node and isinstance(parent.parent, _SEQUENCE):
+                return  # a table of renames: the new name
+            case ast.Dict() if node not in parent.keys:
+                return
+            case ast.Tuple() | ast.List() | ast.Set() | ast.Dict() | ast.Starred() | ast.BoolOp() | ast.IfExp():
+                yield from self.tests(parent, seen)
+            case ast.Assign() | ast.AnnAssign() | ast.NamedExpr():
+                names = _targets(parent) - (set() if everywhere else self.one_key[node.root])  # a key's new name
+            case ast.For() | ast.comprehension():
+                names = _targets(parent)
+            case ast.arguments():
+                names = {self.parameter(parent, node)}
+            case ast.keyword():
+                names, everywhere = {parent.arg}, True
+            case ast.Compare():
+                yield from self.compared(node, parent)
+            case ast.Call() if node in parent.args:
+                yield from self.passed(node, parent)
+            case ast.Attribute(attr=attr):
+                if attr in _LOOKUPS:
+                    yield "name"
+                elif attr not in _METHODS and isinstance(parent.parent, ast.Call):
+                    yield from self.tests(parent.parent, seen)
+            case ast.Subscript(slice=ast.Constant(value=int()) | ast.Slice(), value=value) if value is node:
+                yield from self.tests(parent, seen)
+            case ast.Subscript(ctx=ctx):
+                how = "name" if parent.value is node else self.looked_up(parent.value)
+                yield from [how] if how and not isinstance(ctx, ast.Store) else ()
+            case _:
+                yield "part"
+        for load in (load for name in names for load in self.loads[None if everywhere else node.root, name]):
+            yield from self.tests(load, seen)
+
+    def parameter(self, arguments: ast.arguments, default: ast.AST) -> str:
+        """The parameter a default belongs to."""
+        if default in arguments.kw_defaults:
+            return arguments.kwonlyargs[arguments.kw_defaults.index(default)].arg
+        positional = [*arguments.posonlyargs, *arguments.args]
+        return positional[arguments.defaults.index(default) - len(arguments.defaults)].arg
 
     def looked_up(self, where: ast.AST) -> str | None:
-        """How a string looked up in ``where`` is tested."""
+        """How a string looked up in ``where`` is tested; None when that holds no keys."""
         root = _root(where)
-        return None if root in _NOT_KEYS else "part" if root in self.parts else "key"
+        return None if root in _NO_KEYS else "part" if root in self.one_key[where.root] else "key"
 
-    def visit_Name(self, node: ast.Name, how: str | None) -> None:
-        for value in self.bound.get(node.id, ()) if isinstance(node.ctx, ast.Load) else ():
-            if how or isinstance(value, ast.Call):  # re.compile() tests whatever becomes of the name
-                self.visit(value, how)
+    def compared(self, node: ast.AST, parent: ast.Compare) -> Iterator[str]:
+        """How an operand of a comparison is tested."""
+        operands = [parent.left, *parent.comparators]
+        for left, op, right in zip(operands, parent.ops, operands[1:]):
+            other = right if left is node else left
+            if node in (left, right) and _root(other) not in _NO_KEYS:
+                if left is node and isinstance(op, (ast.In, ast.NotIn)):
+                    yield self.looked_up(right) or "part"
+                else:
+                    yield "name" if isinstance(other, ast.Name) else "part"
 
-    def visit_Compare(self, node: ast.Compare, how: str | None) -> None:
-        operands = [node.left, *node.comparators]
-        for a, op, b in zip(operands, node.ops, operands[1:]):
-            if isinstance(op, (ast.In, ast.NotIn)):
-                hows = (self.looked_up(b), self.looked_up(a) and "name")
-            else:
-                hows = ("name" if isinstance(b, ast.Name) else "part", "name" if isinstance(a, ast.Name) else "part")
-            aside = {_root(a), _root(b)} & _NOT_KEYS
-            self.visit(a, None if aside else hows[0])
-            self.visit(b, None if aside else hows[1])
-
-    def visit_Call(self, node: ast.Call, how: str | None) -> None:
-        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        root, first, rest = _root(node.func), "part", None
-        if root in _NOT_KEYS or root in ("isinstance", "print"):
-            first = None
-        elif root == "re":
-            first = "regex"
-        elif method in _LOOKUPS:
-            first = self.looked_up(node.func.value)
-        elif method in _METHODS:
-            first = _METHODS[method]
-        elif method != "replace":
-            rest = "part"
-        self.visit(node.func, None)
-        for i, argument in enumerate(node.args):
-            self.visit(argument, rest if i else first)
-        for keyword in node.keywords:
-            self.visit(keyword.value, None)
-
-    def visit_Subscript(self, node: ast.Subscript, how: str | None) -> None:
-        self.visit(node.value, None)
-        self.visit(node.slice, None if isinstance(node.ctx, ast.Store) else self.looked_up(node.value))
-        index = node.slice.value if isinstance(node.slice, ast.Constant) else None
-        for value in self.bound.get(_root(node.value), ()) if isinstance(index, int) else ():
-            if isinstance(value, _SEQUENCE) and index < len(value.elts):
-                self.visit(value.elts[index], how)
-
-    def visit_Assign(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign, how: str | None) -> None:
-        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-            self.visit(target, None)
-        self.visit(node.value, None)
-
-    visit_AnnAssign = visit_AugAssign = visit_Assign
-
-    def visit_FunctionDef(self, node: ast.FunctionDef, how: str | None) -> None:
-        for statement in node.body:
-            if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
-                self.visit(statement, "part")
-
-    def visit_For(self, node: ast.For | ast.comprehension, how: str | None) -> None:
-        spelt_out = self.elements(node.iter)
-        for child in ast.iter_child_nodes(node):
-            self.visit(child, None if child is node.iter and spelt_out else "part")
-
-    visit_comprehension = visit_For
-
-    def visit_Dict(self, node: ast.Dict, how: str | None) -> None:
-        for key, value in zip(node.keys, node.values):
-            self.visit(key, how)
-            self.visit(value, None)
-
-    def visit_DictComp(self, node: ast.DictComp, how: str | None) -> None:
-        for child in ast.iter_child_nodes(node):
-            self.visit(child, "part" if isinstance(child, ast.comprehension) else None)
-
-    def visit_IfExp(self, node: ast.IfExp, how: str | None) -> None:
-        self.visit(node.test, "part")
-        self.visit(node.body, how)
-        self.visit(node.orelse, how)
-
-    def visit_Assert(self, node: ast.Assert, how: str | None) -> None:
-        self.visit(node.test, "part")
-
-    def visit_Raise(self, node: ast.Raise | ast.arguments, how: str | None) -> None:
-        """Messages, annotations and defaults (which are bound to their names) are no tests."""
-
-    visit_arguments = visit_Raise
+    def passed(self, node: ast.AST, call: ast.Call) -> Iterator[str]:
+        """How an argument of a call is tested."""
+        root, first = _root(call.func), node is call.args[0]
+        method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        if root in _NO_KEYS or root in _NO_TEST:
+            return
+        if root == "re" or method in _METHODS or method in _LOOKUPS:
+            how = "regex" if root == "re" else _METHODS.get(method) or self.looked_up(call.func.value)
+            yield from [how] if first and how else ()
+        else:
+            yield "part"
 
 
 def detection_strings(folder: Path, modules: Sequence[str] = MODULES) -> list[Detection]:
-    """What the converting functions of an unpacked release test keys for, and all functions of timm/models they use."""
-    sources: dict[str, _Source | None] = {}
-    functions: dict[ast.AST, _Source] = {}
-    passed: list[tuple[str, ast.AST]] = []
-
-    def source(name: str) -> _Source | None:
-        path = folder / "timm" / "models" / f"{name.replace('.', '/')}.py"
-        if name not in sources:
-            sources[name] = _Source(path) if path.is_file() else None
-        return sources[name]
-
-    def follow(node: ast.AST, file: _Source) -> None:
-        if node in functions:
-            return
-        if isinstance(node, _FUNCTION):
-            functions[node] = file
-        for n in ast.walk(node):
-            if isinstance(n, ast.keyword) and n.arg:
-                passed.append((n.arg, n.value))
-            elif isinstance(n, ast.Lambda):
-                functions.setdefault(n, file)
-            elif isinstance(n, ast.Name):
-                name, home = n.id, file
-                while home and name not in home.functions and name in home.imports:
-                    origin, name = home.imports[name]
-                    home = source(origin)
-                if home and name in home.functions:
-                    follow(home.functions[name], home)
-
-    for name in modules:
-        file = source(name)
-        if file is None:
-            raise UserError(f"{folder} has no timm/models/{name}.py: adjust MODULES in conformance/alarm.py")
-        for entry in file.entries():
-            follow(entry, file)
-    return sorted(set().union(*(_Reader(f, file, passed).found for f, file in functions.items())))
+    """The strings by which an unpacked release tells checkpoint formats apart, in the order of the source."""
+    return sorted(set(_Release(folder, modules).detections()))
 
 
 @cache
 def generated_keys(name: str) -> frozenset[str]:
-    """The keys of a family's checkpoints, upstream and in timm's layout, with those of wrappers and nested dicts."""
+    """The keys of a family's checkpoints, upstream and in timm's layout, with those of its wrappers."""
     import hypothesis
 
     from . import checkpoints, strategies
@@ -341,8 +304,8 @@ def generated_keys(name: str) -> frozenset[str]:
         @hypothesis.given(strategies.cases(family, stratum))
         def collect(case) -> None:
             state = checkpoints.truth(family, case)
-            upstream = {**checkpoints.encode(family, case, state), **checkpoints.foreign(family, case)}
-            found.update(state, _keys(checkpoints.wrap(upstream, case.wrapper)))
+            upstream = checkpoints.encode(family, case, state) | checkpoints.foreign(family, case)
+            found.update(state, *(_keys(checkpoints.wrap(upstream, wrapper)) for wrapper in family.wrappers))
 
         collect()
     return frozenset(found)
@@ -351,8 +314,7 @@ def generated_keys(name: str) -> frozenset[str]:
 def _keys(checkpoint: dict) -> Iterator[str]:
     for key, value in checkpoint.items():
         yield key
-        if isinstance(value, dict):
-            yield from _keys(value)
+        yield from _keys(value) if isinstance(value, dict) else ()
 
 
 @cache
@@ -370,17 +332,18 @@ def uncovered(folder: Path, modules: Sequence[str] = MODULES) -> list[Detection]
 
 
 def offered() -> list[str]:
-    """The targets of every release the package index has, from the first this project judges. Raises :class:`UserError`."""
+    """The releases the package index offers, as targets, from 0.9.0 on. Raises :class:`UserError`."""
     command = [sys.executable, "-m", "pip", "index", "versions", "timm", "--disable-pip-version-check"]
     done = subprocess.run([*command, "--retries=1", "--timeout=20"], capture_output=True, text=True)
     listed = re.search(r"^Available versions: (.+)$", done.stdout, re.M)
     if done.returncode or listed is None:
-        raise UserError("cannot ask the package index for timm's releases (no network, or no pip): name targets")
+        raise UserError("the package index does not list timm's releases (no network, or no pip): name the targets")
     versions = sorted(map(Version, listed.group(1).split(", ")))
     return [f"timm=={v}" for v in versions if v >= Version(FIRST_RELEASE)]
 
 
-def _folder(spec: str) -> Path:
+def folder_of(spec: str) -> Path:
+    """The folder that holds a target's package timm, fetched when it is a release not cached. Raises :class:`UserError`."""
     target = parse_target(spec)
     if target.kind == "timm":
         return releases.ensure(target.value)
@@ -388,22 +351,23 @@ def _folder(spec: str) -> Path:
         return Path(importlib.util.find_spec("timm").origin).parent.parent
     if target.kind == "path":
         return Path(target.value)
-    raise UserError(f"target {spec!r} is not a timm: the alarm reads timm==VERSION, path:DIR or installed")
+    raise UserError(f"target {spec!r} is no timm: the alarm reads timm==VERSION, path:DIR or installed")
 
 
 def main(specs: Sequence[str]) -> int:
-    """Print what each target tests that no family of ours has."""
+    """Print what each target tests that no family of ours has; exit 1 when there is any."""
     try:
         targets = list(specs) or offered()
-        named = [(spec, d) for spec in targets for d in uncovered(_folder(spec))]
+        found = {(d.module, d.line, d.function, d.text, spec) for spec in targets for d in uncovered(folder_of(spec))}
     except UserError as error:
         print(f"conformance.alarm: {error}", file=sys.stderr)
         return EXIT_USAGE
-    for spec, d in named:
-        print(f"{spec}  timm/models/{d.module}.py:{d.line}  {d.function}  {d.text!r}")
-    if named:
+    for module, line, function, text, spec in sorted(found, key=lambda f: (targets.index(f[-1]), f)):
+        print(f"{spec}  timm/models/{module}.py:{line}  {function}  {text!r}")
+    if found:
         return EXIT_FAILURE
-    print(f"{len(targets)} targets: every string they tell a format by is in a checkpoint some family generates")
+    read = ", ".join(targets) if len(targets) < 4 else f"{targets[0]} to {targets[-1]} ({len(targets)} releases)"
+    print(f"{read}: our families have every string by which a format is told")
     return EXIT_EXPECTED
 
 

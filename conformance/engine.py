@@ -83,6 +83,7 @@ class Explorer:
         profile: Profile,
         seed: int,
         alive: Callable[[str, int], None] = lambda family, cases: None,
+        focused: bool = True,
     ) -> None:
         self.loader = loader
         self.ledger = ledger
@@ -91,6 +92,7 @@ class Explorer:
         self.profile = profile
         self.seed = seed
         self.alive = alive
+        self.focused = focused
         self.target = loader.target.spec
         self.stale: list[Entry] = []
 
@@ -103,11 +105,15 @@ class Explorer:
         skips it, shrinking starts from it.
         """
         skip = not shrink
-
         # Not the bare seed: the same draws would repeat in every stratum and family.
-        @hypothesis.seed(crc32(f"{self.seed}/{family.name}/{stratum.name}".encode()))
+        seed = crc32(f"{self.seed}/{family.name}/{stratum.name}".encode())
+        count = self._count(family, stratum, seed)
+        if not count:
+            return
+
+        @hypothesis.seed(seed)
         @hypothesis.settings(
-            max_examples=max(1, round(self.profile.cases * stratum.weight * family.weight)) + 1,
+            max_examples=count + 1,
             database=None,
             deadline=None,
             phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
@@ -124,6 +130,16 @@ class Explorer:
                 visit(case)
 
         visit_each()
+
+    def _count(self, family: Family, stratum: Stratum, seed: int) -> int:
+        """How many cases to draw. In a run over all families, one that shares its code path with others draws fewer.
+
+        Fractions of a case are drawn in as many strata as they add up to, other ones for another seed.
+        """
+        if self.focused:
+            return max(1, round(self.profile.cases * stratum.weight))
+        share = self.profile.cases * stratum.weight * family.weight
+        return int(share + (seed % 1000) / 1000)
 
     # -- judging -----------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
 
     kind         bug, limitation (documented by timm as unsupported) or dependency (another library is at fault)
     releases     the timm releases that have it, as a version specifier
-    families     families it shows in
+    families     families it shows in; ``*`` matches any text, ``!name`` takes a family out again
     shows        signatures ``invariant:kind:tensor`` of its failures; ``*`` and ``?`` match any text
     regime       classes of cases that show it, one of which must hold; ``a & b`` demands both, ``!a`` its absence
     torch        for a dependency: the torch versions that have it
@@ -73,15 +73,20 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
 
         return SpecifierSet(self.torch).contains(Version(torch.__version__).base_version, prereleases=True)
 
+    def concerns(self, family: str) -> bool:
+        """Whether the entry names a family; among several patterns the last that matches decides."""
+        named = [not pattern.startswith("!") for pattern in self.families if fnmatchcase(family, pattern.lstrip("!"))]
+        return bool(named) and named[-1]
+
     def claims(self, family: str, invariant: str) -> bool:
         """Whether the entry says that this invariant fails for this family."""
-        return family in self.families and any(fnmatchcase(invariant, s.split(":")[0]) for s in self.shows)
+        return self.concerns(family) and any(fnmatchcase(invariant, s.split(":")[0]) for s in self.shows)
 
     def covers(self, family: str, invariant: str, kind: str, tensor: str, regimes: frozenset[str]) -> bool:
         """Whether a failure is this bug showing."""
         signature = f"{invariant}:{kind}:{tensor}"
         return (
-            family in self.families
+            self.concerns(family)
             and any(fnmatchcase(signature, pattern) for pattern in self.shows)
             and any(_holds(condition, regimes) for condition in self.regime)
         )
@@ -168,7 +173,7 @@ def _lint(entry: Entry, path: Path) -> None:
             ) from None
         if impossible:
             raise UserError(f"{where}: no version can satisfy {field} = {text!r}")
-    unknown = [f for f in entry.families if f not in FAMILIES]
+    unknown = [f for f in entry.families if not any(fnmatchcase(name, f.lstrip("!")) for name in FAMILIES)]
     if unknown or not entry.families:
         raise UserError(f"{where}: " + (f"unknown family {unknown[0]!r}" if unknown else "names no family"))
     bad = [s for s in entry.shows if s.count(":") < 2]

@@ -164,6 +164,11 @@ class Loader:
         except Exception:
             return False
 
+    @property
+    def reads_npz_files(self) -> bool:
+        """Whether ``create_model`` takes a ``.npz`` from a file (``timm/models/_builder.py``: since 0.9.8)."""
+        return self.release is None or self.release >= Version("0.9.8")
+
     def create_model(self, family: Family, case: Case, path: Path) -> nn.Module:
         """``timm.create_model`` on a checkpoint file, as a user calls it.
 

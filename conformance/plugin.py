@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--vit-witness", action="append", default=None, help="replay these witnesses only, and draw nothing"
     )
+    group.addoption("--vit-focused", action="store_true", help="draw a whole profile of cases for each family")
     group.addoption("--vit-results", default=None, help="append results to this NDJSON file")
 
 
@@ -66,7 +67,13 @@ class Session:
         loader = Loader(target, _device(option("vit_device")))
         gc.freeze()  # what torch and timm made at import stays: no collection need walk it again
         self.explorer = Explorer(
-            loader, self.ledger, [INVARIANTS[i] for i in self.invariants], chosen, option("vit_seed"), self._alive
+            loader,
+            self.ledger,
+            [INVARIANTS[i] for i in self.invariants],
+            chosen,
+            option("vit_seed"),
+            self._alive,
+            focused=option("vit_focused"),
         )
         self._verdicts: dict[str, dict[str, results.Verdict]] = {}
         self.record(

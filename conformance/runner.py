@@ -26,7 +26,7 @@ _POLL = 0.05
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. No ``invariants`` mean all; ``witnesses`` given means replay only those."""
+    """What to run. No ``invariants`` mean all; ``witnesses`` given means replay only those; ``focused``: few families, in full."""
 
     targets: tuple[str, ...]
     families: tuple[str, ...]
@@ -37,6 +37,7 @@ class Plan:
     ledger: str | None = None
     witnesses: tuple[str, ...] | None = None
     jobs: int = 2
+    focused: bool = False
     timeout: float = 300.0
 
 
@@ -136,6 +137,7 @@ def _start(plan: Plan, spec: str, families: tuple[str, ...], scratch: Path, seri
     command += ["--vit-profile", plan.profile, "--vit-seed", str(plan.seed), "--vit-device", plan.device]
     command += [f"--vit-family={f}" for f in families] + [f"--vit-invariant={i}" for i in plan.invariants]
     command += ["--vit-ledger", plan.ledger] if plan.ledger else []
+    command += ["--vit-focused"] if plan.focused else []
     command += [f"--vit-witness={w}" for w in plan.witnesses or ()]
     root = str(SUITE.parent.parent)
     search = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)

@@ -171,7 +171,7 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
         st.sampled_from([*family.containers, "memory"] if "memory" in family.containers else family.containers),
         label="container",
     )
-    written = container != "memory"
+    written, rgb = container != "memory", case.arch.get("in_chans", 3) == 3
     classes = [c for c in _ASKED_CLASSES if c != case.arch["num_classes"]]
     return replace(
         case,
@@ -183,6 +183,6 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
         wrapper=draw(st.sampled_from(family.wrappers), label="wrapper"),
         declared=draw(st.sampled_from(declared), label="declared"),
         container=container,
-        in_chans=draw(st.sampled_from(_ASKED_CHANNELS), label="in_chans") if written else None,
+        in_chans=draw(st.sampled_from(_ASKED_CHANNELS), label="in_chans") if written and rgb else None,
         num_classes=draw(st.sampled_from(classes), label="num_classes") if written else None,
     )

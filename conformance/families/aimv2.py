@@ -33,6 +33,7 @@ AIMV2 = Family(
     model_kwargs=_model_kwargs,
     models=("aimv2_*",),
     unreachable=frozenset({"prefix-1", "prefix-1+R"}),
+    weight=0.5,
 )
 
 FAMILIES = (AIMV2,)

@@ -44,6 +44,7 @@ BEIT3 = Family(
     tags=lambda case: frozenset({"fine-tuned" if case.arch["num_classes"] else "pretraining"}),
     own_regimes=frozenset({"fine-tuned", "pretraining"}),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
+    weight=0.6,
 )
 
 FAMILIES = (BEIT3,)

@@ -26,7 +26,7 @@ DEIT = Family(
     not_models=("*_distilled_*",),
     wrappers=_WRAPPERS,
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.5,
+    weight=0.25,
 )
 
 DEIT_DISTILLED = Family(
@@ -43,7 +43,7 @@ DEIT_DISTILLED = Family(
     models=("deit_*_distilled_*",),
     wrappers=_WRAPPERS,
     unreachable=frozenset({"prefix-0", "prefix-1"}),
-    weight=0.5,
+    weight=0.4,
 )
 
 DEIT3 = Family(
@@ -59,7 +59,7 @@ DEIT3 = Family(
     models=("deit3_*",),
     wrappers=_WRAPPERS,
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.5,
+    weight=0.4,
 )
 
 FAMILIES = (DEIT, DEIT_DISTILLED, DEIT3)

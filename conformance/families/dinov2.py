@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from ..cases import Case
@@ -56,6 +58,7 @@ DINOV2_REGISTERS = _family(
     unreachable=frozenset({"prefix-0", "prefix-1"}),
     tags=_with_registers,
     own_regimes=frozenset({"class-row-folded"}),
+    weight=0.5,
 )
 
 DINOV2_SWIGLU = _family(
@@ -67,6 +70,7 @@ DINOV2_SWIGLU = _family(
     unreachable=frozenset({"prefix-0"}),
     tags=_with_registers,
     own_regimes=frozenset({"class-row-folded"}),
+    weight=0.5,
 )
 
 
@@ -80,11 +84,21 @@ TIPSV2 = _family(
     _options(reg_tokens=st.just(1), no_embed_class=st.just(True)),
     source="google-deepmind/tips pytorch/image_encoder.py",
     models=("vit_*_tipsv2.*",),
-    by_model=lambda name: {"swiglu": name.startswith("vit_giant_")},
+    not_models=("vit_giant_*",),
     foreign=_text_encoder,
     unreachable=frozenset({"prefix-0", "prefix-1"}),
     tags=_with_registers,
     own_regimes=frozenset({"class-row-folded"}),
+    weight=0.4,
 )
 
-FAMILIES = (DINOV2, DINOV2_REGISTERS, DINOV2_SWIGLU, TIPSV2)
+TIPSV2_SWIGLU = replace(
+    TIPSV2,
+    name="tipsv2_swiglu",
+    architectures=_options(reg_tokens=st.just(1), no_embed_class=st.just(True), swiglu=st.just(True)),
+    models=("vit_giant_*_tipsv2.*",),
+    not_models=(),
+    weight=0.25,
+)
+
+FAMILIES = (DINOV2, DINOV2_REGISTERS, DINOV2_SWIGLU, TIPSV2, TIPSV2_SWIGLU)

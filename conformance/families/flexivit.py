@@ -32,7 +32,7 @@ FLEXIVIT = Family(
     resampling=_bilinear,
     models=("flexivit_*",),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.5,
+    weight=0.4,
 )
 
 FAMILIES = (FLEXIVIT,)

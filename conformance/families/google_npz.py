@@ -13,7 +13,7 @@ from ..cases import NPZ, Case
 from . import hybrid, vit
 from .base import Arch, Family, Shapes
 
-_NEVER = frozenset({"safetensors", "pth", "memory", "float16", "bfloat16", "half-precision"})
+_NEVER = frozenset({"safetensors", "pth", "memory"})
 
 
 def _no_pool_norm(**more: st.SearchStrategy) -> st.SearchStrategy[dict]:
@@ -62,6 +62,7 @@ GOOGLE_NPZ = Family(
     tags=lambda case: frozenset({"pre-logits"} if not case.arch["num_classes"] else ()),
     own_regimes=frozenset({"pre-logits"}),
     unreachable=_NEVER | {"prefix-1+R"},
+    weight=0.6,
 )
 
 GOOGLE_NPZ_STEM = replace(
@@ -80,7 +81,7 @@ GOOGLE_NPZ_STEM = replace(
     stride=hybrid.stem_stride,
     max_patch=8,
     unreachable=_NEVER | {"prefix-0", "prefix-1+R"},
-    weight=0.5,
+    weight=0.25,
 )
 
 GOOGLE_NPZ_RESNET = replace(
@@ -89,6 +90,7 @@ GOOGLE_NPZ_RESNET = replace(
     source="google-research/vision_transformer vit_jax/models_resnet.py",
     by_model=lambda name: {"stages": 2},
     models=("vit_*_r26_*", "vit_*_r50_*"),
+    weight=0.25,
 )
 
 
@@ -133,6 +135,7 @@ BIG_VISION = replace(
         | ({"pre-logits"} if not case.arch["num_classes"] else set())
     ),
     own_regimes=frozenset({"pool-avg", "pool-token", "pool-map", "scanned", "pre-logits"}),
+    weight=0.8,
 )
 
 FAMILIES = (GOOGLE_NPZ, GOOGLE_NPZ_STEM, GOOGLE_NPZ_RESNET, BIG_VISION)

@@ -56,9 +56,9 @@ def resnet_first_conv(arch: Arch) -> str:
 
 def _resnet_embed(stages: int, **kwargs: Any) -> Any:
     """timm's ``HybridEmbed`` over a ResNet of our width; runs in the worker, with the target's timm."""
-    from timm.layers import HybridEmbed, StdConv2dSame
+    from timm.layers import StdConv2dSame
     from timm.models.resnetv2 import ResNetV2
-    from timm.models.vision_transformer_hybrid import _resnetv2
+    from timm.models.vision_transformer_hybrid import HybridEmbed, _resnetv2
 
     in_chans = kwargs.get("in_chans", 3)
     if not stages:
@@ -105,7 +105,7 @@ HYBRID_RESNET = Family(
     tags=lambda case: frozenset({"stages" if case.arch["stages"] else "root-alone"}),
     own_regimes=frozenset({"stages", "root-alone"}),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.5,
+    weight=0.3,
 )
 
 
@@ -129,8 +129,7 @@ def _mobile_shapes(arch: Arch, geometry: Geometry) -> Shapes:
 
 def _mobile_embed(dim: int, **kwargs: Any) -> Any:
     """timm's ``HybridEmbed`` over a stem of our width; runs in the worker, with the target's timm."""
-    from timm.layers import HybridEmbed
-    from timm.models.vision_transformer_hybrid import ConvStem
+    from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
     from torch import nn
 
     stem = ConvStem(
@@ -180,6 +179,7 @@ MOBILECLIP = Family(
             "patch-non-square",
         }
     ),
+    weight=0.6,
 )
 
 HYBRID_CONVSTEM = replace(
@@ -189,7 +189,7 @@ HYBRID_CONVSTEM = replace(
     architectures=vit.architectures(no_embed_class=st.just(True)),
     implied=lambda arch: frozenset(),
     foreign=lambda arch: {},
-    weight=0.5,
+    weight=0.3,
 )
 
 FAMILIES = (HYBRID_RESNET, MOBILECLIP, HYBRID_CONVSTEM)

@@ -23,7 +23,7 @@ IJEPA = Family(
     wrappers=("encoder", "model.encoder"),
     containers=("pth", "memory"),
     unreachable=frozenset({"prefix-1", "prefix-1+R", "safetensors"}),
-    weight=0.5,
+    weight=0.4,
 )
 
 IJEPA_WITHOUT_DDP = replace(
@@ -31,6 +31,7 @@ IJEPA_WITHOUT_DDP = replace(
     name="ijepa_without_ddp",
     source="facebookresearch/ijepa src/train.py (an encoder saved without DistributedDataParallel)",
     shares_format="timm_native",
+    weight=0.25,
 )
 
 FAMILIES = (IJEPA, IJEPA_WITHOUT_DDP)

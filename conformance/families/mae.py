@@ -43,7 +43,7 @@ MAE = Family(
     models=("vit_*.mae", "eva_large_patch14_*"),
     wrappers=("model", "bare", "model.state_dict"),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.5,
+    weight=0.25,
 )
 
 MAE_PRETRAINING = replace(
@@ -54,6 +54,7 @@ MAE_PRETRAINING = replace(
     architectures=vit.architectures(num_classes=st.just(0)),
     models=("vit_*.mae",),
     foreign=_decoder,
+    weight=0.25,
 )
 
 FAMILIES = (MAE, MAE_PRETRAINING)

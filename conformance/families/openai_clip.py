@@ -45,6 +45,7 @@ OPENAI_CLIP_DDP = replace(
     source="mlfoundations/open_clip src/open_clip_train/main.py (checkpoints saved from DistributedDataParallel)",
     first_release="0.9.9",
     foreign=_foreign("module."),
+    weight=0.4,
 )
 
 FAMILIES = (OPENAI_CLIP, OPENAI_CLIP_DDP)

@@ -63,6 +63,7 @@ RADIO = Family(
     tags=lambda case: frozenset({"aligned-corners"} if case.arch["align_corners"] else ()),
     own_regimes=frozenset({"aligned-corners"}),
     unreachable=frozenset({"prefix-0", "prefix-1", "source-grid-non-square", "square-count-non-square"}),
+    weight=0.7,
 )
 
 FAMILIES = (RADIO,)

@@ -106,6 +106,7 @@ LEGACY_LINEAR = Family(
     undecidable=_legacy_undecidable,
     square_patch="resampled",
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
+    weight=0.5,
 )
 
 FAMILIES = (TIMM_NATIVE, LEGACY_LINEAR)

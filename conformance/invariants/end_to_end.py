@@ -22,6 +22,10 @@ def _known(trial: Trial) -> str | None:
     case = trial.case
     if case.container == "memory":
         return "the case stays in memory: half of them are written to a file"
+    if trial.family.in_place and not trial.loader.reads_npz_files:
+        return "the release reads a .npz file from a URL only"
+    if case.wrapper.startswith("img/"):
+        return "the prefix img/ has to be named, which create_model cannot"
     if not trial.loader.knows_model(case.model_name):
         return f"the release has no model {case.model_name}"
     declared = "true" if case.declared == "true" else "default"

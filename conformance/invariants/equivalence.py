@@ -8,7 +8,7 @@ import torch
 from torch.func import functional_call
 
 from .. import bounds
-from ..trial import Blocked, Problem, Trial, same
+from ..trial import Blocked, Problem, Trial, raised, same
 from .registry import invariant, unless
 
 # Attention is quadratic: three float64 passes over the 1369 tokens of DINOv2's native grid would cost as much as fifty cases.
@@ -55,8 +55,12 @@ def native_forward(trial: Trial) -> Iterator[Problem]:
     nudged = image + image * 2.0**-20 * torch.randn(image.shape, generator=generator, dtype=torch.float64).sign()
     want = trial.upstream_output(image)
     sensitivity = float((trial.upstream_output(nudged) - want).norm() / (want.norm() * 2.0**-20 + 1e-300))
-    with torch.inference_mode():
-        got = functional_call(model, state, (image,), strict=True)
+    try:
+        with torch.inference_mode():
+            got = functional_call(model, state, (image,), strict=True)
+    except Exception as error:
+        yield raised(error, "the loaded model's forward")
+        return
     bound = bounds.forward(want, _operations(trial), sensitivity)
     yield from trial.compare("output", got, want, bound, "output")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .aimv2 import AIMV2
 from .beit3 import BEIT3
-from .dinov2 import DINOV2, DINOV2_REGISTERS, DINOV2_SWIGLU, TIPSV2
+from .dinov2 import DINOV2, DINOV2_REGISTERS, DINOV2_SWIGLU, TIPSV2, TIPSV2_SWIGLU
 from .google_npz import BIG_VISION, GOOGLE_NPZ, GOOGLE_NPZ_RESNET, GOOGLE_NPZ_STEM
 from .hybrid import HYBRID_RESNET
 from .mobileclip import HYBRID_CONVSTEM, MOBILECLIP
@@ -25,6 +25,7 @@ FORMATS: dict[str, Format] = {
         DINOV2_REGISTERS,
         DINOV2_SWIGLU,
         TIPSV2,
+        TIPSV2_SWIGLU,
         OPENCLIP_TRUNK,
         OPENCLIP_TRUNK_DDP,
         IJEPA,

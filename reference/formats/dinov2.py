@@ -8,7 +8,6 @@ prefix tokens, so the class token's row is folded into the class token.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -93,4 +92,5 @@ DINOV2_SWIGLU = Format(
 )
 
 # google-deepmind/tips pytorch/image_encoder.py: a DINOv2 encoder with one register token, beside a text encoder.
-TIPSV2 = replace(DINOV2_SWIGLU, evidence=lambda state: _kind(state) is not None).prefixed("vision_encoder.", "tipsv2")
+TIPSV2 = DINOV2_REGISTERS.prefixed("vision_encoder.", "tipsv2")
+TIPSV2_SWIGLU = DINOV2_SWIGLU.prefixed("vision_encoder.", "tipsv2_swiglu")
