@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2024.4.15"
@@ -33,6 +35,15 @@ def tests(session: nox.Session) -> None:
     """The project's own tests; further arguments go to pytest."""
     session.install("-e", ".", *_group("test"), *_PINNED)
     session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
+
+
+@nox.session
+def upstream(session: nox.Session) -> None:
+    """Real upstream models against the reference's forward and timm, see docs/upstream.md; further arguments go to pytest."""
+    session.install("-e", ".", *_group("test"), *_group("upstream"), *_PINNED)
+    packages = str(Path(session.virtualenv.location) / "upstream-packages")
+    session.run("python", "-m", "tests.upstream.packages", packages)
+    session.run("pytest", "tests/upstream", *session.posargs, env={"TIMM_CONFORMANCE_UPSTREAM": packages})
 
 
 @nox.session

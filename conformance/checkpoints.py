@@ -79,8 +79,9 @@ def foreign(family: Family, case: Case) -> StateDict:
 def wrap(state: StateDict, wrapper: str) -> dict[str, Any]:
     """``state`` inside the wrapper a training script saves, with the entries that usually stand beside it.
 
-    ``model.state_dict`` nests; ``params/img/`` prefixes every key, as Flax trees do, but those that begin with a slash and
-    belong beside such a prefix (left out where nothing is beside it);     ``scan`` stacks the blocks into one, before any prefix (``params/+scan``).
+    ``model.state_dict`` nests. ``params/img/`` prefixes every key as Flax trees do, except those that begin with a slash:
+    they belong beside the prefix, and are left out where nothing is beside it. ``scan`` stacks the blocks into one, before
+    any prefix (``params/+scan``).
     """
     if wrapper == "bare":
         return {k: v for k, v in state.items() if not k.startswith("/")}

@@ -21,9 +21,10 @@ from .families import Family
 from .invariants import INVARIANTS, Invariant
 from .ledger import Entry, Ledger, WitnessFile
 from .loaders import Loader, Unsupported
+from .problems import Problem
 from .profiles import Profile
 from .strategies import Stratum, cases, strata_of
-from .trial import Blocked, Problem, Trial
+from .trial import Blocked, Trial
 
 # Judgements a shrink may spend; past it the smallest failing case so far is reported.
 _SHRINK_BUDGET = 200

@@ -44,6 +44,7 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     shows        signatures ``invariant:kind:tensor`` of its failures; ``*`` and ``?`` match any text
     regime       classes of cases that show it, one of which must hold; ``a & b`` demands both, ``!a`` its absence
     torch        for a dependency: the torch versions that have it
+    view_of      the entry whose fault this is, as another invariant sees it
     explanation  two sentences: what happens, and why
     """
 
@@ -57,6 +58,7 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     explanation: str
     link: str = ""
     torch: str = ""
+    view_of: str = ""
 
     @cached_property
     def range(self) -> SpecifierSet:
@@ -143,6 +145,9 @@ def load(path: str | Path) -> Ledger:
         _lint(entry, path)
         witnesses[entry.id] = read_witness(path.parent / "witnesses" / f"{entry.id}.json")
     ids = [e.id for e in entries]
+    lost = next((e for e in entries if e.view_of and e.view_of not in ids), None)
+    if lost:
+        raise UserError(f"ledger {path}, entry {lost.id!r}: view_of = {lost.view_of!r} is no entry")
     twice = sorted({i for i in ids if ids.count(i) > 1})
     if twice:
         raise UserError(f"ledger {path}: entry {twice[0]!r} appears twice")

@@ -26,7 +26,11 @@ _POLL = 0.05
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. No ``invariants`` mean all; ``witnesses`` given means replay only those; ``focused``: few families, in full."""
+    """What to run.
+
+    No ``invariants`` mean all; ``witnesses`` given means replay only those; ``focused`` draws a whole profile of cases for
+    each family, however much of its code path others share.
+    """
 
     targets: tuple[str, ...]
     families: tuple[str, ...]

@@ -6,13 +6,9 @@ Loading is expensive and judging is cheap, so invariants ask the trial, and the 
 from __future__ import annotations
 
 import random
-import re
-import sysconfig
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +28,7 @@ from .cases import Case, Contents, Geometry, Size, regimes
 from .families import Family
 from .families.base import KERNEL
 from .loaders import Loader, declared_size, default_size
+from .problems import Problem, raised
 
 GRID = "pos_embed"
 CLASSIFIERS = ("head.", "head_dist.")
@@ -39,18 +36,6 @@ CLASSIFIERS = ("head.", "head_dist.")
 
 class Blocked(Exception):
     """An invariant cannot be judged on this case because another promise is broken already; that one reports it."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One way a case breaks an invariant. ``kind`` and ``tensor`` are its identity, the message is for people."""
-
-    kind: str
-    tensor: str
-    message: str
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tensor", re.sub(r"\.\d+\.", ".*.", self.tensor))
 
 
 @dataclass(frozen=True)
@@ -69,24 +54,6 @@ class Loaded:
     def problem(self, doing: str) -> Problem:
         """The raised exception as a problem."""
         return raised(self.error, doing)
-
-
-def raised(error: BaseException, doing: str) -> Problem:
-    """An exception of the loader as a problem: its type and the function that raised it are its identity."""
-    text = " ".join(str(error).split())[:300]
-    kind = type(error).__name__
-    return Problem(f"raises-{kind}", f"{_culprit(error)}()", f"{doing} raised {kind}: {text}")
-
-
-def _culprit(error: BaseException) -> str:
-    """The innermost function on the traceback that is neither torch's nor the standard library's."""
-    ours = [frame.name for frame in traceback.extract_tb(error.__traceback__) if not _of_a_library(frame.filename)]
-    return ours[-1] if ours else "unknown"
-
-
-def _of_a_library(filename: str) -> bool:
-    standard = filename.startswith(sysconfig.get_paths()["stdlib"]) and "site-packages" not in filename
-    return standard or filename.startswith(str(Path(torch.__file__).parent))
 
 
 class Trial:
@@ -303,20 +270,3 @@ class Trial:
             return []
         worst = float(error.nan_to_num(float("inf")).max())
         return [Problem(kind, name, f"{name} is off by {worst:.3g}, {fraction:.3g} times what rounding allows")]
-
-
-def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[Problem]:
-    """Differences between two state dicts that should agree bit for bit (names, dtypes, shapes, values; not order)."""
-    problems = [Problem("missing-key", k, f"{k} is missing") for k in first if k not in second]
-    problems += [Problem("unexpected-key", k, f"{k} appears") for k in second if k not in first]
-    for k, a in first.items():
-        b = second.get(k)
-        if b is None:
-            continue
-        if a.shape != b.shape:
-            problems.append(Problem("shape", k, f"{k} is {tuple(b.shape)}, should be {tuple(a.shape)}"))
-        elif a.dtype != b.dtype:
-            problems.append(Problem("dtype", k, f"{k} is {b.dtype}, should be {a.dtype}"))
-        elif not torch.equal(a.nan_to_num(), b.nan_to_num()) or not torch.equal(a.isnan(), b.isnan()):
-            problems.append(Problem("value", k, f"{k} has other values"))
-    return problems

@@ -10,14 +10,13 @@ from conformance import outcome
 from conformance.cases import Case, Geometry, regimes
 from conformance.engine import Explorer, judge
 from conformance.families import FAMILIES
-from conformance.families.base import undecidable_grid
 from conformance.invariants import INVARIANTS
 from conformance.invariants.registry import invariant
 from conformance.ledger import Ledger
 from conformance.loaders import Loader
 from conformance.profiles import PROFILES
 from conformance.results import Header, Results, Verdict, Witness
-from conformance.strategies import MAX_GRID, MAX_PATCH, STRATA, cases
+from conformance.strategies import MAX_GRID, MAX_PATCH, STRATA, cases, strata_of
 from conformance.targets import parse_target
 from conformance.trial import Trial
 
@@ -52,7 +51,7 @@ def drawn(family, stratum, count=15):
 def test_drawn_cases_keep_to_their_bounds(name):
     """Patches 1 to 32, free grids 1 to 8, widths 8 to 48, depth 1 or 2; decidable; JSON both ways; reachable regimes."""
     family, met = FAMILIES[name], set()
-    for stratum in STRATA:
+    for stratum in strata_of(family):
         for case in drawn(family, stratum):
             for geometry in (case.source, case.destination):
                 assert all(1 <= p <= MAX_PATCH for p in geometry.patch_size)
@@ -126,7 +125,8 @@ GRIDS = {"2x8": (2, 8), "4x4": (4, 4), "3x5": (3, 5), "2x2": (2, 2)}
 def test_what_a_loader_is_entitled_to_know(source, destination, declared, decidable):
     """A square number of tokens is a square, as many tokens as the model has are its grid, anything else must be declared."""
     geometries = [Geometry((4, 4), GRIDS[g]) for g in (source, destination)]
-    assert (undecidable_grid(*geometries, declared, (16, 16)) is None) is decidable
+    case = Case("timm_native", {}, *geometries, declared=declared)
+    assert (FAMILIES["timm_native"].undecidable_grid(case, (16, 16)) is None) is decidable
 
 
 def header(*invariants):

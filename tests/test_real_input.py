@@ -25,7 +25,7 @@ from conformance import bounds
 from conformance.cases import Contents, Geometry
 from conformance.checkpoints import fill
 from conformance.families import FAMILIES
-from conformance.trial import same
+from conformance.problems import same
 from reference import BICUBIC_ANTIALIAS
 from reference.embeddings import resample_patch_kernel, resample_position_grid
 from tests.small_vit import Model

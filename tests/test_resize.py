@@ -177,7 +177,7 @@ def kernel_error(old, new, how: Resampling, weight: torch.Tensor) -> float:
 @given(short_sizes, st.tuples(st.integers(0, 6), st.integers(0, 6)), resamplings, seeds)
 def test_growing_a_kernel_keeps_every_response(old, more, how: Resampling, seed: int) -> None:
     """``<B x, w_new> = <x, w>`` for every patch ``x``, that is ``B.T @ w_new = w``."""
-    new = (old[0] + more[0], old[1] + more[1])
+    new, how = (old[0] + more[0], old[1] + more[1]), how.of_kernels
     operator = resize_matrix(old, new, how)
     assert torch.linalg.matrix_rank(operator) == old[0] * old[1]
     weight = normal(seed, 2, *old)
@@ -191,6 +191,7 @@ def test_growing_a_kernel_keeps_every_response(old, more, how: Resampling, seed:
 @given(short_sizes, short_sizes, resamplings, seeds)
 def test_any_resampled_kernel_solves_the_normal_equations_with_the_least_norm(old, new, how: Resampling, seed) -> None:
     """``B (B.T w_new - w) = 0``, and ``w_new`` lies in the range of ``B``: shrinking and mixed included."""
+    how = how.of_kernels
     operator, weight = resize_matrix(old, new, how), normal(seed, 2, *old)
     resampled = resample_patch_kernel(weight, new, how).flatten(1)
     norm = float(torch.linalg.matrix_norm(operator, 2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
@@ -54,32 +53,9 @@ def resnet_first_conv(arch: Arch) -> str:
     return f"{_BACKBONE}{'stem.' if arch['stages'] else ''}conv.weight"
 
 
-def _resnet_embed(stages: int, **kwargs: Any) -> Any:
-    """timm's ``HybridEmbed`` over a ResNet of our width; runs in the worker, with the target's timm."""
-    from timm.layers import StdConv2dSame
-    from timm.models.resnetv2 import ResNetV2
-    from timm.models.vision_transformer_hybrid import HybridEmbed, _resnetv2
-
-    in_chans = kwargs.get("in_chans", 3)
-    if not stages:
-        return HybridEmbed(_resnetv2((), in_chans=in_chans), **kwargs)
-    backbone = ResNetV2(
-        layers=(1,) * stages,
-        channels=(128,) * stages,
-        stem_chs=32,
-        num_classes=0,
-        global_pool="",
-        in_chans=in_chans,
-        preact=False,
-        stem_type="same",
-        conv_layer=partial(StdConv2dSame, eps=1e-8),
-    )
-    return HybridEmbed(backbone, **kwargs)
-
-
 def resnet_kwargs(arch: Arch) -> dict[str, Any]:
     """Constructor arguments of a hybrid."""
-    return vit.model_kwargs(arch) | {"embed_layer": partial(_resnet_embed, arch["stages"])}
+    return vit.model_kwargs(arch) | {"embed_layer": ("conformance.backbones:resnet_embed", {"stages": arch["stages"]})}
 
 
 def resnet_created_kwargs(arch: Arch) -> dict[str, Any]:
@@ -127,24 +103,10 @@ def _mobile_shapes(arch: Arch, geometry: Geometry) -> Shapes:
     return out
 
 
-def _mobile_embed(dim: int, **kwargs: Any) -> Any:
-    """timm's ``HybridEmbed`` over a stem of our width; runs in the worker, with the target's timm."""
-    from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
-    from torch import nn
-
-    stem = ConvStem(
-        channels=(dim // 4, dim // 4, dim),
-        stride=(4, 2, 2),
-        kernel_size=(4, 2, 2),
-        padding=(1, 0, 0),
-        in_chans=kwargs.get("in_chans", 3),
-        act_layer=nn.GELU,
-    )
-    return HybridEmbed(stem, proj=False, **kwargs)
-
-
 def _mobile_kwargs(arch: Arch) -> dict[str, Any]:
-    return vit.model_kwargs(arch, eps=1e-5) | {"embed_layer": partial(_mobile_embed, arch["embed_dim"])}
+    return vit.model_kwargs(arch, eps=1e-5) | {
+        "embed_layer": ("conformance.backbones:mobileclip_embed", {"dim": arch["embed_dim"]})
+    }
 
 
 def _text_tower(arch: Arch) -> Shapes:

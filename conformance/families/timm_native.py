@@ -49,8 +49,8 @@ def _native(draw: st.DrawFn) -> dict:
 
 def _tags(case: Case) -> frozenset[str]:
     arch = case.arch
-    tags = {f"pool-{arch['global_pool']}", f"channels-{arch['in_chans']}"}
-    flags = {"no-positions": arch["pos_embed"] == "none", "dynamic-size": arch["dynamic_img_size"]}
+    tags = {f"pool-{arch['global_pool']}", f"channels-{arch.get('in_chans', 3)}"}
+    flags = {"no-positions": arch.get("pos_embed") == "none", "dynamic-size": arch.get("dynamic_img_size", False)}
     return frozenset(tags | {name for name, holds in flags.items() if holds})
 
 

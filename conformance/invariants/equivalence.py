@@ -8,7 +8,8 @@ import torch
 from torch.func import functional_call
 
 from .. import bounds
-from ..trial import Blocked, Problem, Trial, raised, same
+from ..problems import Problem, raised, same
+from ..trial import Blocked, Trial
 from .registry import invariant, unless
 
 # Attention is quadratic: three float64 passes over the 1369 tokens of DINOv2's native grid would cost as much as fifty cases.

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import checkpoints
-from ..trial import Blocked, Problem, Trial, same
+from ..problems import Problem, same
+from ..trial import Blocked, Trial
 from .registry import invariant, unless
 
 _IN_MEMORY = unless(

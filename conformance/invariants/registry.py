@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ..trial import Problem, Trial
+from ..problems import Problem
+from ..trial import Trial
 
 Check = Callable[[Trial], Iterator[Problem]]
 

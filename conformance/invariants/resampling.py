@@ -11,7 +11,8 @@ from reference.resize import axis_matrix, axis_pinv
 
 from .. import bounds
 from ..cases import relation
-from ..trial import GRID, KERNEL, Blocked, Loaded, Problem, Trial
+from ..problems import Problem
+from ..trial import GRID, KERNEL, Blocked, Loaded, Trial
 from .registry import invariant, unless
 
 

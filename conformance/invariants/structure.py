@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..trial import GRID, KERNEL, Loaded, Problem, Trial, same
+from ..problems import Problem, same
+from ..trial import GRID, KERNEL, Loaded, Trial
 from .registry import invariant, unless
 
 _RESAMPLED = ("patch-grow", "patch-shrink", "patch-mixed", "grid-grow", "grid-shrink", "grid-mixed")

@@ -1,0 +1,51 @@
+"""docs/findings.md is a claim about timm: every script in it is run, on the release it accuses and on one that is fixed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+from conformance import ledger
+from conformance.docs import REPRODUCERS
+from conformance.releases import ensure
+from conformance.targets import MODEL_RELEASE
+
+BOOK = ledger.load(ledger.DEFAULT_PATH)
+LIVE = [e.id for e in BOOK.entries if e.range.contains(Version(MODEL_RELEASE)) and not e.view_of]
+SHIM = "import sys; from conformance.torchvision_shim import install; install(); sys.argv = sys.argv[1:]; "
+RUN = SHIM + "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+def run(script: Path, release: str) -> subprocess.CompletedProcess:
+    """Run a script on a side-loaded release, as a maintainer would on an installed one."""
+    search = f"{ensure(release)}:{Path(__file__).resolve().parent.parent}"
+    environment = {"PYTHONPATH": search, "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", RUN, str(script)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_every_live_entry_has_a_script_and_every_script_an_entry() -> None:
+    """Nothing is accused without proof, and no proof is left of what is gone."""
+    scripts = {p.stem for p in REPRODUCERS.glob("*.py")}
+    assert scripts >= set(LIVE)
+    assert scripts <= {e.id for e in BOOK.entries}
+
+
+@pytest.mark.parametrize("name", [*LIVE, "beside-the-loader/mobileclip-stem-padding"])
+def test_a_script_shows_its_fault_in_the_newest_release(name: str) -> None:
+    """Exit 1, with what was expected and what came instead."""
+    done = run(REPRODUCERS / f"{name}.py", MODEL_RELEASE)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "expected" in done.stdout
+    assert "got" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_the_script_of_2120_tells_the_releases_apart() -> None:
+    """The bug this project began with: there in 0.9.16, gone in 1.0.31."""
+    codes = [run(REPRODUCERS / "clip-early-return.py", r).returncode for r in ("0.9.16", MODEL_RELEASE)]
+    assert codes == [1, 0]

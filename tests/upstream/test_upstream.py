@@ -1,0 +1,167 @@
+"""Real upstream models against the reference's forward and against timm loading their checkpoints: ``nox -s upstream``."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from packaging.version import Version
+from torch import Tensor, nn
+
+import reference
+from conformance import bounds, cases, checkpoints, ledger
+from conformance.families import FAMILIES
+from conformance.loaders import Loader, declared_size
+from conformance.problems import same
+from conformance.targets import MODEL_RELEASE, parse_target
+from reference import FORMATS, Facts, Format
+from reference.embeddings import resample_position_window
+from reference.formats.rules import Drop, match
+
+from . import beit3, clip, dino, flax_vit, masked, mobileclip, packages, radio
+from .model import Upstream
+
+if packages.VARIABLE not in os.environ:
+    pytest.skip("needs the upstream packages: run nox -s upstream", allow_module_level=True)
+
+TIMM = f"timm=={MODEL_RELEASE}"
+BUILDERS: dict[str, Callable[[], Upstream]] = {
+    builder.__name__: builder
+    for module in (clip, dino, masked, beit3, radio, mobileclip, flax_vit)
+    for builder in module.BUILDERS
+}
+# Before registers, the class token's row of the positions is added to the token; encoding gives another pair of that sum.
+_FOLDED = ("cls_token", "pos_embed")
+
+# Families whose upstream no package ships, or whose upstream is timm: docs/upstream.md says what stands in for it.
+WITHOUT = {"aimv2", "deit", "deit_distilled", "deit3", "google_npz_stem", "google_npz_resnet"}
+WITHOUT |= {"timm_native", "legacy_linear", "flexivit", "hybrid_resnet", "hybrid_convstem"}
+
+
+@pytest.fixture(scope="session")
+def loaders() -> dict[str, Loader]:
+    """timm's loader and the reference; making them also fixes which timm the upstream packages import."""
+    return {target: Loader(parse_target(target)) for target in (TIMM, "reference")}
+
+
+@pytest.fixture(scope="module", params=BUILDERS)
+def upstream(request: pytest.FixtureRequest, loaders: dict[str, Loader]) -> Upstream:
+    return BUILDERS[request.param]()
+
+
+def model_for(loader: Loader, upstream: Upstream) -> nn.Module:
+    """A destination model of its own, built from the family's arguments, declaring the checkpoint's true input size."""
+    family, case = upstream.suite_family, upstream.case
+    return copy.deepcopy(loader.model(family, case, case.destination, declared_size(family, case, case.source)))
+
+
+def convert(loader: Loader, upstream: Upstream, model: nn.Module) -> dict[str, Tensor]:
+    """What a loader makes of the checkpoint, through a real file where that is what timm reads."""
+    checkpoint = checkpoints.copy(upstream.checkpoint, "cpu")
+    return loader.convert(upstream.suite_family, upstream.arch, checkpoint, model)
+
+
+def double(checkpoint: Any) -> Any:
+    """A checkpoint with every floating point tensor in float64."""
+    if isinstance(checkpoint, Mapping):
+        return {key: double(value) for key, value in checkpoint.items()}
+    return checkpoint.double() if isinstance(checkpoint, Tensor) and checkpoint.is_floating_point() else checkpoint
+
+
+def assert_as_upstream(upstream: Upstream, output: Tensor, record: Callable[[str, object], None]) -> None:
+    """``output`` is upstream's, within rounding."""
+    assert output.shape == upstream.output.shape
+    assert float(upstream.output.std()) > 0.1, "an output that hardly varies shows nothing"
+    difference = (output - upstream.output).abs()
+    record("difference", (float(difference.max()), upstream.limit))
+    assert bounds.fraction(difference, upstream.limit) <= 1, f"off by {float(difference.max()):.3g}"
+
+
+def test_the_format_is_found(upstream: Upstream) -> None:
+    state = reference.unwrap(upstream.checkpoint)
+    assert reference.detect(state).name == upstream.suite_family.format
+
+
+def test_the_reference_forward_computes_what_upstream_computes(
+    upstream: Upstream, record_property: Callable[[str, object], None]
+) -> None:
+    family, arch, checkpoint = upstream.suite_family, upstream.arch, double(upstream.checkpoint)
+    if upstream.positions:
+        sizes = upstream.source.grid_size, upstream.case.destination.grid_size
+        stored = checkpoint[upstream.positions]
+        checkpoint[upstream.positions] = resample_position_window(stored, *sizes, family.resampling(arch))
+    output = reference.forward(checkpoint, upstream.image, {**arch, **family.forward_arch(upstream.case)})
+    assert_as_upstream(upstream, output, record_property)
+
+
+@pytest.mark.parametrize("target", [TIMM, "reference"])
+def test_a_loaded_model_computes_what_upstream_computes(
+    upstream: Upstream, loaders: dict[str, Loader], target: str, record_property: Callable[[str, object], None]
+) -> None:
+    model = model_for(loaders[target], upstream)
+    state = convert(loaders[target], upstream, model)
+    if target == TIMM and upstream.known:
+        assert_fails_as_the_ledger_says(upstream, state, convert(loaders["reference"], upstream, model), model)
+        return
+    model.load_state_dict(state, strict=True)
+    with torch.inference_mode():
+        output = model.double().eval()(upstream.image).clone()
+    assert_as_upstream(upstream, output, record_property)
+
+
+def assert_fails_as_the_ledger_says(
+    upstream: Upstream, state: dict[str, Tensor], right: dict[str, Tensor], model: nn.Module
+) -> None:
+    """timm's state dict is right but for the one bug: each difference is that ledger entry's, and there is one."""
+    entry = ledger.load(ledger.DEFAULT_PATH).entry(upstream.known)
+    assert entry is not None
+    assert entry.applies_to(Version(MODEL_RELEASE))
+    family, case = upstream.suite_family, upstream.case
+    regimes = cases.regimes(case, family.num_prefix_tokens(case.arch)) | family.tags(case)
+    problems = same(right, state)
+    assert problems
+    assert [p for p in problems if not entry.covers(family.name, "native-identity", p.kind, p.tensor, regimes)] == []
+    if state.keys() == model.state_dict().keys():
+        return
+    with pytest.raises(RuntimeError, match=r"(Missing|Unexpected) key"):
+        model.load_state_dict(state, strict=True)
+
+
+def test_the_real_keys_obey_the_law_of_the_format(upstream: Upstream) -> None:
+    family, form = upstream.suite_family, FORMATS[upstream.suite_family.format]
+    state = {k: v for k, v in reference.unwrap(upstream.checkpoint).items() if k.startswith(form.namespace)}
+    facts = Facts(num_heads=upstream.arch["num_heads"])
+    decoded = form.decode(state, facts)  # refuses a name it does not know
+    assert {k: tuple(v.shape) for k, v in decoded.items()} == family.shapes(upstream.arch, upstream.source)
+    implied = family.implied(upstream.arch)
+    encoded = form.encode({k: v for k, v in decoded.items() if k not in implied}, facts)
+    assert not same(decoded, form.decode(encoded, facts))
+    assert not same(kept(form, state), kept(form, encoded))
+
+
+def kept(form: Format, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that decoding and encoding must give back bit for bit, Hugging Face's spelling of "gamma" aside."""
+    folds = any(key.endswith("register_tokens") for key in state)
+    out = {}
+    for key, value in state.items():
+        if any(isinstance(rule, Drop) and match(rule.upstream, key) is not None for rule in form.rules):
+            continue
+        if folds and key.endswith(_FOLDED):
+            value = torch.zeros_like(value)
+        if key.endswith("embed_positions.A.weight"):  # BEiT-3 never reads the first two
+            value = value[2:]
+        out[key.replace(".grandma", ".gamma")] = value
+    return out
+
+
+def test_every_family_is_compared_or_said_not_to_be(loaders: dict[str, Loader]) -> None:
+    compared = {build().family for build in BUILDERS.values()}
+    page = (Path(__file__).parents[2] / "docs" / "upstream.md").read_text(encoding="utf-8")
+    assert compared.isdisjoint(WITHOUT)
+    assert compared | WITHOUT == FAMILIES.keys()
+    assert [name for name in FAMILIES if f"`{name}`" not in page] == []
