@@ -30,9 +30,10 @@ def _edited(checkpoint, model, edit):
     return state | edit(state) if _upstream(checkpoint) else state
 
 
-def perfect(checkpoint, model):
-    """Breaks nothing."""
-    return reference.load_state_dict(checkpoint, model)
+def perfect(checkpoint, model, interpolation=None, antialias=None, align_corners=False):
+    """Breaks nothing; resamples as it is asked to, or as the format says."""
+    how = Resampling(interpolation, antialias, align_corners) if interpolation else None
+    return reference.load_state_dict(checkpoint, model, resampling=how)
 
 
 # -- names and shapes --------------------------------------------------------------------------------------------------

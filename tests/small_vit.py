@@ -38,7 +38,7 @@ class Model(nn.Module):
                     module.add_module(part, nn.Module())
                 module = module._modules[part]
             module.register_parameter(leaf, nn.Parameter(torch.zeros(shape)))
-        self.patch_embed.grid_size = geometry.grid_size
+        self.patch_embed.grid_size, self.patch_embed.img_size = geometry.grid_size, family.img_size(arch, geometry)
         if declared is not None:
             self.pretrained_cfg = {"input_size": (3, *declared)}
 
