@@ -128,13 +128,11 @@ class Loader:
     def _build_uncached(self, family_name: str, arch: tuple, geometry: Geometry, device: str) -> nn.Module:
         family, options = FAMILIES[family_name], dict(arch)
         kwargs = self.model_kwargs(family, options)
-        if "weight_init" in _parameters(self._model_class(family)):
+        model_class = self._model_class(family)
+        if "weight_init" in inspect.signature(model_class).parameters:
             kwargs["weight_init"] = "skip"  # every weight is about to be loaded
         size = {"img_size": family.img_size(options, geometry), "patch_size": geometry.patch_size}
-        try:
-            model = self._model_class(family)(**size, **kwargs)
-        except (AssertionError, TypeError) as error:
-            raise Unsupported(f"the release cannot build the model: {error or type(error).__name__}") from None
+        model = model_class(**size, **kwargs)
         return model.eval() if device == "cpu" else model.eval().to(device)
 
     def model_kwargs(self, family: Family, arch: Mapping[str, Any], created: bool = False) -> dict[str, Any]:

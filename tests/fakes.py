@@ -5,11 +5,14 @@ Every fake is the corrected loader with one part replaced, or with one edit of i
 
 from __future__ import annotations
 
+import re
 from collections import deque
+from unittest import mock
 
 import torch
 
 import reference
+from reference.flax import PREFIXES
 from reference.resize import BICUBIC_ANTIALIAS, Resampling
 
 from .fakes_resampling import *  # noqa: F403 - one module to name in a target
@@ -24,10 +27,23 @@ def _upstream(checkpoint):
     return reference.detect(reference.unwrap(checkpoint)).name != "timm_native"
 
 
-def _edited(checkpoint, model, edit):
+def _edited(checkpoint, model, edit, how=None):
     """The perfect result with the tensors that ``edit(state)`` returns replaced, where a conversion took place."""
-    state = reference.load_state_dict(checkpoint, model)
+    state = reference.load_state_dict(checkpoint, model, resampling=how)
     return state | edit(state) if _upstream(checkpoint) else state
+
+
+def _misread(checkpoint, model, edit, how=None):
+    """The perfect result for a checkpoint with the tensors that ``edit(state)`` returns replaced, where it is upstream's."""
+    state = reference.unwrap(checkpoint)
+    return reference.load_state_dict(state | edit(state) if _upstream(state) else state, model, resampling=how)
+
+
+def _exchanged(checkpoint, model, one, other):
+    """The perfect result with every tensor of a module or parameter called ``one`` and that called ``other`` exchanged."""
+    turned = {one: other, other: one}
+    names = lambda s: {k: ".".join(turned.get(part, part) for part in k.split(".")) for k in s}  # noqa: E731
+    return _edited(checkpoint, model, lambda s: {new: s[old] for old, new in names(s).items() if new != old})
 
 
 def perfect(checkpoint, model, interpolation=None, antialias=None, align_corners=False):
@@ -133,9 +149,7 @@ def fuses_qkv_in_wrong_order(checkpoint, model):
 
 def swaps_norms(checkpoint, model):
     """Exchanges the two norms of a block."""
-    other = {"norm1": "norm2", "norm2": "norm1"}
-    pairs = lambda s: [(k, k.replace(n, other[n])) for k in s for n in other if f".{n}." in k]  # noqa: E731
-    return _edited(checkpoint, model, lambda state: {new: state[old] for old, new in pairs(state)})
+    return _exchanged(checkpoint, model, "norm1", "norm2")
 
 
 def transposes_the_head(checkpoint, model):
@@ -261,3 +275,74 @@ def overflows_in_half(checkpoint, model):
     """Scales half-precision tensors beyond their range and back."""
     scaled = lambda v: v * 2.0**18 / 2.0**18 if v.dtype == torch.float16 else v  # noqa: E731
     return {k: scaled(v) for k, v in perfect(checkpoint, model).items()}
+
+
+# -- one format's own --------------------------------------------------------------------------------------------------
+
+
+def fuses_projections_as_met(checkpoint, model):
+    """Stacks BEiT-3's q, k and v in the order it meets them."""
+    met = [k for k in reference.unwrap(checkpoint) if re.search(r"\.self_attn\.[qkv]_proj\.A\.", k)]
+    named = {k: re.sub(r"[qkv](?=_proj)", "{}", k) for k in met}
+    order = {group: [k for k in met if named[k] == group] for group in named.values()}
+    return _misread(
+        checkpoint, model, lambda s: {g.format(n): s[k] for g, keys in order.items() for n, k in zip("qkv", keys)}
+    )
+
+
+def skips_one_row_at_either_end(checkpoint, model):
+    """Takes BEiT-3's unused position rows to be the first and the last, not the first two."""
+    key = "beit3.encoder.embed_positions.A.weight"
+    shifted = lambda rows: torch.cat([rows[:1], rows[:-1]])  # noqa: E731
+    return _misread(checkpoint, model, lambda state: {key: shifted(state[key])})
+
+
+def swaps_fc1_and_fc3(checkpoint, model):
+    """Takes AIMv2's third layer for the gate."""
+    return _exchanged(checkpoint, model, "fc1_g", "fc1_x")
+
+
+def takes_a_register_for_the_class_token(checkpoint, model, align_corners):
+    """Exchanges RADIO's class token and its first register."""
+    key = "radio_model.model.patch_generator.cls_token.token"
+    swapped = lambda rows: torch.cat([rows[1:2], rows[:1], rows[2:]])  # noqa: E731
+    return _misread(checkpoint, model, lambda s: {key: swapped(s[key])}, Resampling("bilinear", False, align_corners))
+
+
+def keeps_the_out_kernel_as_stored(checkpoint, model):
+    """Flattens the heads of Flax's output projection and does not transpose it."""
+    out = lambda s: [k for k in s if k.endswith("attn.proj.weight")]  # noqa: E731
+    return _edited(checkpoint, model, lambda s: {k: s[k].T.contiguous() for k in out(s)})
+
+
+def reads_scanned_blocks_in_reverse(checkpoint, model):
+    """Takes the first of big_vision's stacked blocks for the last."""
+    return perfect({k: v[::-1] if "/encoderblock/" in k else v for k, v in checkpoint.items()}, model)
+
+
+def knows_no_image_prefix(checkpoint, model):
+    """Looks for parameters under ``params/``, not under ``params/img/``."""
+    known = tuple(p for p in PREFIXES if p != "params/img/")
+    with mock.patch("reference.flax.PREFIXES", known):
+        return perfect(checkpoint, model)
+
+
+def swaps_running_statistics(checkpoint, model):
+    """Exchanges the running mean and variance of MobileCLIP's stem."""
+    return _exchanged(checkpoint, model, "running_mean", "running_var")
+
+
+def takes_the_target_encoder(checkpoint, model):
+    """Takes I-JEPA's averaged encoder, which stands beside the one that was trained."""
+    inner = checkpoint.get("model", checkpoint)
+    return perfect(inner.get("target_encoder", inner), model)
+
+
+def swaps_layer_scales(checkpoint, model):
+    """Exchanges the two layer scales of a DeiT-III block."""
+    return _exchanged(checkpoint, model, "ls1", "ls2")
+
+
+def swaps_the_two_tokens(checkpoint, model):
+    """Exchanges DeiT's class token and distillation token."""
+    return _edited(checkpoint, model, lambda s: {"cls_token": s["dist_token"], "dist_token": s["cls_token"]})

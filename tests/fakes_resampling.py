@@ -11,16 +11,16 @@ import torch.nn.functional as F
 
 import reference
 from reference.embeddings import resample_patch_kernel, resample_position_grid
-from reference.resize import Resampling, axis_matrix, axis_pinv, resize, resize_matrix
+from reference.resize import BILINEAR, Resampling, axis_matrix, axis_pinv, resize, resize_matrix
 
 KERNEL, GRID = "patch_embed.proj.weight", "pos_embed"
 _GRIDS: dict = {}
 
 
-def loader_with(checkpoint, model, **parts):
+def loader_with(checkpoint, model, how=None, **parts):
     """The corrected loader with some functions of its module replaced."""
     with mock.patch.multiple("reference.loader", **parts):
-        return reference.load_state_dict(checkpoint, model)
+        return reference.load_state_dict(checkpoint, model, resampling=how)
 
 
 def _kernel(checkpoint, model, resample):
@@ -212,3 +212,43 @@ def resamples_the_class_token(checkpoint, model):
         return out if out is pos else torch.cat([out[:, :rows] + out[:, rows:].mean(1, True), out[:, rows:]], dim=1)
 
     return loader_with(checkpoint, model, resample_position_grid=part)
+
+
+# -- what is asked of the loader, and RADIO's window -------------------------------------------------------------------
+
+
+def ignores_the_filter_asked_for(checkpoint, model):
+    """Resamples as the format says, whatever the caller asks."""
+    return reference.load_state_dict(checkpoint, model)
+
+
+def aligns_no_corners(checkpoint, model):
+    """Resizes RADIO's positions without aligned corners for every model."""
+    return reference.load_state_dict(checkpoint, model, resampling=BILINEAR)
+
+
+def _window(checkpoint, model, align_corners, resample):
+    """The perfect loader that makes a window of RADIO's positions by ``resample(image, size, how)``."""
+
+    def part(pos, old, new, how):
+        image = pos[0].double().unflatten(0, old).permute(2, 0, 1)
+        return resample(image, new, how).flatten(1).T[None].to(pos.dtype)
+
+    how = Resampling("bilinear", False, align_corners)
+    return loader_with(checkpoint, model, how, resample_position_window=part)
+
+
+def window_from_the_centre(checkpoint, model, align_corners):
+    """Keeps the middle of the square of positions, not its top left."""
+
+    def centre(image, size, how):
+        side = max(size)
+        top, left = ((side - n) // 2 for n in size)
+        return resize(image, (side, side), how)[:, top : top + size[0], left : left + size[1]]
+
+    return _window(checkpoint, model, align_corners, centre)
+
+
+def window_without_a_square(checkpoint, model, align_corners):
+    """Resizes the square of positions to the grid itself, however long and narrow."""
+    return _window(checkpoint, model, align_corners, resize)

@@ -104,6 +104,23 @@ FAKES = (
     Fake("through_numpy", "openai_clip", "device-kept", "strict-load"),
     Fake("overflows_in_half", "openai_clip", "finite", f"{_NATIVE} {_NAN} prefix-tokens-kept"),
     Fake("divides_by_the_norm", "openai_clip", "finite", _NAN),
+    # one format's own
+    Fake("fuses_qkv_in_wrong_order", "beit3", "native-identity", _NATIVE),
+    Fake("fuses_projections_as_met", "beit3", "order-independent"),
+    Fake("skips_one_row_at_either_end", "beit3", "native-identity", _NATIVE),
+    Fake("swaps_fc1_and_fc3", "aimv2", "native-forward", _NATIVE),
+    Fake("takes_a_register_for_the_class_token", "radio", "native-identity", f"{_NATIVE} prefix-tokens-kept"),
+    Fake("window_from_the_centre", "radio", "reference-agreement"),
+    Fake("window_without_a_square", "radio", "reference-agreement"),
+    Fake("aligns_no_corners", "radio", "reference-agreement"),
+    Fake("ignores_the_filter_asked_for", "flexivit", "pi-adjoint", _PI),
+    Fake("keeps_the_out_kernel_as_stored", "google_npz", "native-identity", _NATIVE),
+    Fake("reads_scanned_blocks_in_reverse", "big_vision", "wrapper-transparent", _NATIVE),
+    Fake("knows_no_image_prefix", "big_vision", "wrapper-transparent", "strict-load"),
+    Fake("swaps_running_statistics", "mobileclip", "native-identity", _NATIVE),
+    Fake("takes_the_target_encoder", "ijepa", "native-identity", f"{_NATIVE} {_PI}"),
+    Fake("swaps_layer_scales", "deit3", "native-identity", _NATIVE),
+    Fake("swaps_the_two_tokens", "deit_distilled", "native-identity", f"{_NATIVE} prefix-tokens-kept"),
     # the path a user walks
     Fake("differs_under_create_model", "openai_clip", "create-model"),
 )
@@ -149,7 +166,7 @@ def broken(fake: Fake, invariants: list[Invariant], seed: int) -> dict[str, set[
     return found
 
 
-@pytest.mark.parametrize("fake", FAKES, ids=lambda fake: fake.name)
+@pytest.mark.parametrize("fake", FAKES, ids=lambda fake: f"{fake.name}-{fake.family}")
 def test_fake_is_caught_by_the_invariant_meant_for_it(fake: Fake) -> None:
     judged = [i for i in INVARIANTS.values() if i.name == fake.meant or i.name not in _ALWAYS]
     found = broken(fake, judged, seed=0)

@@ -62,7 +62,7 @@ GOOGLE_NPZ = Family(
     tags=lambda case: frozenset({"pre-logits"} if not case.arch["num_classes"] else ()),
     own_regimes=frozenset({"pre-logits"}),
     unreachable=_NEVER | {"prefix-1+R"},
-    weight=0.6,
+    weight=0.5,
 )
 
 GOOGLE_NPZ_STEM = replace(
@@ -90,7 +90,7 @@ GOOGLE_NPZ_RESNET = replace(
     source="google-research/vision_transformer vit_jax/models_resnet.py",
     by_model=lambda name: {"stages": 2},
     models=("vit_*_r26_*", "vit_*_r50_*"),
-    weight=0.25,
+    weight=0.12,
 )
 
 
@@ -135,7 +135,7 @@ BIG_VISION = replace(
         | ({"pre-logits"} if not case.arch["num_classes"] else set())
     ),
     own_regimes=frozenset({"pool-avg", "pool-token", "pool-map", "scanned", "pre-logits"}),
-    weight=0.8,
+    weight=0.6,
 )
 
 FAMILIES = (GOOGLE_NPZ, GOOGLE_NPZ_STEM, GOOGLE_NPZ_RESNET, BIG_VISION)

@@ -81,7 +81,7 @@ HYBRID_RESNET = Family(
     tags=lambda case: frozenset({"stages" if case.arch["stages"] else "root-alone"}),
     own_regimes=frozenset({"stages", "root-alone"}),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.3,
+    weight=0.25,
 )
 
 
