@@ -47,6 +47,13 @@ def upstream(session: nox.Session) -> None:
 
 
 @nox.session
+def alarm(session: nox.Session) -> None:
+    """Name formats that timm releases know and no family covers; further arguments are targets (default: every release)."""
+    session.install("-e", ".", *_PINNED)
+    session.run("python", "-m", "conformance.alarm", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style and import order."""
     session.install(*_group("lint"), *_PINNED)
