@@ -7,9 +7,7 @@ its own, by Hypothesis, over the very sequence of draws that found it.
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from zlib import crc32
 
 import hypothesis
@@ -19,58 +17,19 @@ from . import results
 from .cases import Case
 from .families import Family
 from .invariants import INVARIANTS, Invariant
+from .judging import Tally, inapplicable, judge
 from .ledger import Entry, Ledger, WitnessFile
-from .loaders import Loader, Unsupported
+from .loaders import Loader
 from .problems import Problem
 from .profiles import Profile
 from .strategies import Stratum, cases, strata_of
-from .trial import Blocked, Trial
+from .trial import Trial
 
 # Judgements a shrink may spend; past it the smallest failing case so far is reported.
 _SHRINK_BUDGET = 200
 _MAX_SHRUNK = 3
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """One invariant on one case: pass, fail, blocked, not-applicable or error."""
-
-    outcome: str
-    problems: tuple[Problem, ...] = ()
-    worst: float | None = None
-    reason: str = ""
-
-
-def judge(invariant: Invariant, trial: Trial) -> Judgement:
-    """Judge one case. A mistake of the suite itself becomes an ``error``, never a failure of the loader."""
-    try:
-        reason = trial.undecidable or invariant.applies(trial)
-        if reason:
-            return Judgement("not-applicable", reason=reason)
-        seen = len(trial.fractions)
-        problems = tuple(invariant.check(trial))
-        fractions = trial.fractions[seen:]
-    except Blocked as blocked:
-        return Judgement("blocked", reason=str(blocked))
-    except Unsupported as unsupported:
-        return Judgement("not-applicable", reason=str(unsupported))
-    except Exception as error:
-        return Judgement("error", reason=f"{type(error).__name__}: {error}")
-    if problems:
-        return Judgement("fail", problems)
-    return Judgement("pass", worst=max(fractions, default=None))
-
-
-@dataclass
-class Tally:
-    """What came of one invariant over the cases of a family."""
-
-    cases: Counter[str] = field(default_factory=Counter)
-    regimes: Counter[str] = field(default_factory=Counter)
-    known: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    new: dict[tuple[str, str], list] = field(default_factory=dict)
-    worst: float | None = None
+# Cases to look through in each stratum for a regime not met yet; drawing costs a twentieth of judging.
+_EXTRA = 12
 
 
 class Explorer:
@@ -99,16 +58,23 @@ class Explorer:
 
     # -- drawing -----------------------------------------------------------------------------------------------------
 
-    def _run(self, family: Family, stratum: Stratum, visit: Callable[[Case], None], shrink: bool = False) -> None:
-        """Draw a stratum's cases and visit each; deterministic for a seed.
+    def _run(
+        self,
+        family: Family,
+        stratum: Stratum,
+        visit: Callable[[Case], None],
+        shrink: bool = False,
+        extra: int = 0,
+    ) -> None:
+        """Draw a stratum's cases, or ``extra`` other ones, and visit each; deterministic for a seed.
 
         Hypothesis's first case is always the simplest one it can make, in every stratum nearly the same: exploring
         skips it, shrinking starts from it.
         """
         skip = not shrink
         # Not the bare seed: the same draws would repeat in every stratum and family.
-        seed = crc32(f"{self.seed}/{family.name}/{stratum.name}".encode())
-        count = self._count(family, stratum, seed)
+        seed = crc32(f"{self.seed}/{family.name}/{stratum.name}{'/extra' if extra else ''}".encode())
+        count = extra or self._count(family, stratum, seed)
         if not count:
             return
 
@@ -172,7 +138,35 @@ class Explorer:
 
             self._run(family, stratum, visit)
             self.alive(family.name, judged)
+        if self.focused:
+            self._meet(family, tallies)
         return [self._verdict(family, i, tallies[i.name]) for i in self.invariants]
+
+    def _meet(self, family: Family, tallies: dict[str, Tally]) -> None:
+        """Judge cases of regimes that a few cases of one family happened to miss, until none is left or none is found."""
+
+        def unmet(trial: Trial | None = None) -> list[Invariant]:
+            """Invariants that still want a regime; with a trial, those whose it is in and that can judge it."""
+            wanting = []
+            for invariant in self.invariants:
+                met = tallies[invariant.name].regimes
+                missing = {r for r in invariant.regimes if not met[r] and family.reaches(r, invariant.name)}
+                if missing and (trial is None or (missing & trial.regimes and not inapplicable(invariant, trial))):
+                    wanting.append(invariant)
+            return wanting
+
+        for stratum in strata_of(family):
+
+            def visit(case: Case, stratum: Stratum = stratum) -> None:
+                trial = Trial(family, case, self.loader)
+                if unmet(trial):
+                    for invariant in self.invariants:
+                        self._tally(tallies[invariant.name], invariant, trial, stratum)
+
+            if not unmet():
+                return
+            self._run(family, stratum, visit, extra=_EXTRA)
+            self.alive(family.name, 0)
 
     def _tally(self, tally: Tally, invariant: Invariant, trial: Trial, stratum: Stratum) -> None:
         result = judge(invariant, trial)

@@ -195,7 +195,7 @@ class Loader:
         own = case.num_classes is not None
         more = {"keep_classifier": own} if self.target.kind == "reference" else {}
         state = self._converted(family, arch, checkpoints.read(path), model, **more)
-        model.load_state_dict(state, strict=not own)
+        model.load_state_dict(state, strict=True)
         return model
 
 

@@ -30,7 +30,7 @@ def vacuous(results: Results, families: list[str], narrowed: bool) -> list[str]:
                 gaps.append(f"{target}: {name} met no case it could judge")
                 continue
             for regime in regimes:
-                possible = not narrowed or any(regime not in f.unreachable for f in reachable)
+                possible = not narrowed or any(f.reaches(regime, name) for f in reachable)
                 if possible and not met[regime]:
                     gaps.append(f"{target}: {name} met no case of regime {regime}")
     return gaps

@@ -147,8 +147,8 @@ def real_geometries(draw: st.DrawFn, model: RealModel, how: str, family: Family)
 
 
 # Cases in memory are never given to create_model, and so ask nothing of it.
-_ASKED_CHANNELS = (None, None, None, None, None, None, 1, 4)
-_ASKED_CLASSES = (None, None, None, None, None, 0, 7)
+_ASKED_CHANNELS = (None, None, 1, 4)
+_ASKED_CLASSES = (None, None, 0, 7)
 
 
 @st.composite

@@ -21,7 +21,8 @@ def forward(checkpoint: Mapping, image: Tensor, arch: Mapping) -> Tensor:
     """Output of the upstream model of a checkpoint on ``image`` ``(batch, in_chans, height, width)``.
 
     ``arch`` holds what the tensors do not say: ``num_heads`` always, ``act``, ``eps``, ``global_pool``,
-    ``no_embed_class`` and ``patch_size`` (linear patch embeddings) where they differ from the format's defaults.
+    ``no_embed_class``, ``patch_size`` (linear patch embeddings), ``stem_padding``, ``stem_constants`` and ``pre_logits``
+    where they differ from the format's defaults.
     """
     state_dict = unwrap(checkpoint)
     return detect(state_dict).forward(state_dict, image, arch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 from torch import Tensor
 
 from . import flax
@@ -25,7 +24,7 @@ def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
     """
     if not isinstance(checkpoint, Mapping):
         raise LoadError(f"a checkpoint is a dict of tensors, this is a {type(checkpoint).__name__}")
-    state = {k: flax.tensor(v) if isinstance(v, np.ndarray) else v for k, v in checkpoint.items()}
+    state = flax.tensors(checkpoint)
     for _ in range(_MAX_NESTING):
         inner = next((state[w] for w in WRAPPERS if _holds_tensors(state.get(w))), None)
         if inner is None:

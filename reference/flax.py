@@ -22,12 +22,24 @@ _STACK = "Transformer/encoderblock/"
 
 def tensor(array: np.ndarray) -> Tensor:
     """A NumPy array as a tensor of its own; ``|V2`` is how NumPy stores bfloat16. Raises :class:`LoadError`."""
-    if array.dtype.kind == "V" and array.dtype.itemsize == 2:
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2 and array.dtype.names is None:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     try:
-        return torch.from_numpy(np.array(array))
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
     except TypeError:
         raise LoadError(f"an array of dtype {array.dtype} is no tensor") from None
+
+
+def tensors(tree: Mapping) -> dict:
+    """The entries of a mapping, an open ``.npz`` file too, with arrays as tensors. Raises :class:`LoadError` naming the key."""
+    out = {}
+    for key in tree:
+        try:
+            value = tree[key]
+            out[key] = tensor(value) if isinstance(value, np.ndarray) else value
+        except ValueError as error:  # NumPy's refusal of pickled objects, or ours
+            raise LoadError(f"{key}: {error}") from None
+    return out
 
 
 def plain(tree: Mapping[str, Tensor]) -> dict[str, Tensor]:

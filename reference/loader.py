@@ -95,6 +95,12 @@ def load_state_dict(
     how = resampling or form.resampling
     facts = Facts(in_chans=destination.in_chans, patch_size=destination.patch_size)
     state = form.decode(state_dict, facts)
+    representation = [k for k in state_dict if k.startswith("pre_logits")]
+    if representation and "head.weight" in state and "head.weight" in destination.shapes and not keep_classifier:
+        raise LoadError(
+            f"the classifier reads the output of {some(representation)}, a layer the model does not have: load into a model "
+            "with num_classes=0, or pass keep_classifier=True"
+        )
     if keep_classifier:
         own = {k: v for k, v in model.state_dict().items() if k.startswith(_CLASSIFIERS)}
         state = {k: v for k, v in state.items() if not k.startswith(_CLASSIFIERS)} | own

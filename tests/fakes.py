@@ -24,7 +24,7 @@ _SEEN: deque = deque(maxlen=256)
 
 def _upstream(checkpoint):
     """Whether the checkpoint still has to be converted."""
-    return reference.detect(reference.unwrap(checkpoint)).name != "timm_native"
+    return reference.detect(reference.unwrap(checkpoint)).name not in ("timm_native", "hybrid_convstem")
 
 
 def _edited(checkpoint, model, edit, how=None):

@@ -38,6 +38,7 @@ _ALWAYS = {"reference-agreement", "create-model"}
 _NATIVE = "native-identity native-forward"
 _PI = "pi-adjoint pi-normal-equations no-early-return"
 _NAN = f"{_PI} linear transpose-symmetric constant-preserved"
+_ROWS = "prefix-tokens-kept constant-preserved transpose-symmetric no-early-return"
 
 FAKES = (
     # names and shapes
@@ -84,12 +85,7 @@ FAKES = (
     Fake("swaps_height_and_width", "openai_clip", "transpose-symmetric", "no-early-return"),
     Fake("grid_by_column_rule", "openai_clip", "transpose-symmetric", "no-early-return"),
     Fake("assumes_a_square_grid", "timm_native", "idempotent", f"{_NATIVE} no-early-return transpose-symmetric"),
-    Fake(
-        "interpolates_the_class_row",
-        "openai_clip",
-        "prefix-tokens-kept",
-        "constant-preserved transpose-symmetric no-early-return",
-    ),
+    Fake("interpolates_the_class_row", "openai_clip", "prefix-tokens-kept", _ROWS),
     Fake("resamples_the_class_token", "openai_clip", "prefix-tokens-kept", "transpose-symmetric no-early-return"),
     # manners
     Fake("pops_from_its_input", "dinov2", "input-unmodified"),
@@ -107,7 +103,7 @@ FAKES = (
     # one format's own
     Fake("fuses_qkv_in_wrong_order", "beit3", "native-identity", _NATIVE),
     Fake("fuses_projections_as_met", "beit3", "order-independent"),
-    Fake("skips_one_row_at_either_end", "beit3", "native-identity", _NATIVE),
+    Fake("skips_one_row_at_either_end", "beit3", "native-identity", f"{_NATIVE} {_ROWS}"),
     Fake("swaps_fc1_and_fc3", "aimv2", "native-forward", _NATIVE),
     Fake("takes_a_register_for_the_class_token", "radio", "native-identity", f"{_NATIVE} prefix-tokens-kept"),
     Fake("window_from_the_centre", "radio", "reference-agreement"),
@@ -118,9 +114,9 @@ FAKES = (
     Fake("reads_scanned_blocks_in_reverse", "big_vision", "wrapper-transparent", _NATIVE),
     Fake("knows_no_image_prefix", "big_vision", "wrapper-transparent", "strict-load"),
     Fake("swaps_running_statistics", "mobileclip", "native-identity", _NATIVE),
-    Fake("takes_the_target_encoder", "ijepa", "native-identity", f"{_NATIVE} {_PI}"),
+    Fake("takes_the_target_encoder", "ijepa", "native-identity", f"{_NATIVE} {_NAN}"),
     Fake("swaps_layer_scales", "deit3", "native-identity", _NATIVE),
-    Fake("swaps_the_two_tokens", "deit_distilled", "native-identity", f"{_NATIVE} prefix-tokens-kept"),
+    Fake("swaps_the_two_tokens", "deit_distilled", "native-identity", f"{_NATIVE} prefix-tokens-kept idempotent"),
     # the path a user walks
     Fake("differs_under_create_model", "openai_clip", "create-model"),
 )

@@ -75,7 +75,7 @@ class Family:
     needs           first release that knows what is special about a case, and what that is, or None
     tags            regimes of a case beyond the common ones; ``own_regimes`` lists all a family can produce
     undecidable     why no loader could know the answer for a case, or None
-    unreachable     regimes no case of the family can be in
+    unreachable     regimes no case of the family can be in; ``invariant:regime`` where that invariant cannot judge such a case
     weight          share of a profile's cases to draw: less where a family shares its code path with another
     """
 
@@ -126,6 +126,10 @@ class Family:
     def supported_by(self, release: Version) -> bool:
         """Whether a timm release knows this format."""
         return release >= Version(self.first_release)
+
+    def reaches(self, regime: str, invariant: str) -> bool:
+        """Whether an invariant can meet a regime in cases of this family alone."""
+        return not {regime, f"{invariant}:{regime}"} & self.unreachable
 
     def lacking(self, case: Case, release: Version) -> str | None:
         """What a release that knows the format does not know yet about a case, or None."""

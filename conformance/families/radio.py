@@ -62,7 +62,16 @@ RADIO = Family(
     forward_arch=lambda case: {"patch_size": case.source.patch_size},
     tags=lambda case: frozenset({"aligned-corners"} if case.arch["align_corners"] else ()),
     own_regimes=frozenset({"aligned-corners"}),
-    unreachable=frozenset({"prefix-0", "prefix-1", "source-grid-non-square", "square-count-non-square"}),
+    unreachable=frozenset(
+        {
+            "prefix-0",
+            "prefix-1",
+            "source-grid-non-square",
+            "square-count-non-square",
+            "native-identity:destination-grid-non-square",
+            "native-identity:patch-non-square",
+        }
+    ),
     weight=0.7,
 )
 

@@ -100,7 +100,7 @@ LEGACY_LINEAR = Family(
     model_kwargs=vit.model_kwargs,
     # No tag ships this layout today; the models are those whose first weights had it.
     models=("vit_base_patch16_224.augreg*", "vit_small_patch16_224.augreg*"),
-    forward_arch=lambda case: {"patch_size": case.source.patch_size},
+    forward_arch=lambda case: {"patch_size": case.source.patch_size, "pre_logits": False},
     tags=lambda case: frozenset({"linear-kernel"} | ({"pre-logits"} if not case.arch["num_classes"] else set())),
     own_regimes=frozenset({"linear-kernel", "pre-logits"}),
     undecidable=_legacy_undecidable,

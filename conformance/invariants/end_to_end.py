@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import checkpoints
 from ..loaders import Unsupported, default_size
 from ..problems import Problem, raised
-from ..trial import Trial
+from ..trial import CLASSIFIERS, Trial
 from .registry import invariant
 
 
@@ -98,9 +98,13 @@ def create_model(trial: Trial) -> Iterator[Problem]:
 
 def _classifier(state: dict[str, Tensor], num_classes: int) -> Iterator[Problem]:
     """A classifier of other classes than the checkpoint's is the model's own: there as asked, and fit for training."""
-    weight = state.get("head.weight")
-    classes = 0 if weight is None else len(weight)
-    if classes != num_classes:
-        yield Problem("classes", "head.weight", f"the model has {classes} classes, {num_classes} were asked for")
-    elif weight is not None and not bool(torch.isfinite(weight).all()):
-        yield Problem("not-finite", "head.weight", "the new classifier holds NaN or Inf")
+    own = {k: v for k, v in state.items() if k.startswith(CLASSIFIERS)}
+    if bool(own) != bool(num_classes):
+        yield Problem(
+            "classes", "head.weight", f"{num_classes} classes were asked for, the model has {', '.join(own) or 'none'}"
+        )
+    for name, tensor in own.items():
+        if len(tensor) != num_classes:
+            yield Problem("classes", name, f"{name} has {len(tensor)} classes, {num_classes} were asked for")
+        elif not bool(torch.isfinite(tensor).all()):
+            yield Problem("not-finite", name, f"the new {name} holds NaN or Inf")

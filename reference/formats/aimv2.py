@@ -19,7 +19,7 @@ _BLOCK = "trunk.blocks.{i}."
 
 
 def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor:
-    """Mean over the tokens ``(batch, embed_dim)``, then a classifier where there is one; upstream returns the tokens."""
+    """Mean over the tokens ``(batch, embed_dim)``; upstream returns the tokens themselves."""
     x = patchify(image, state[f"{_PATCH}proj.weight"], state[f"{_PATCH}proj.bias"])
     x = rms_norm(x, state, f"{_PATCH}norm", _EPS) + state["preprocessor.pos_embed"]
     for i in range(num_blocks(state, _BLOCK + "norm_1.weight")):

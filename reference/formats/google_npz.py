@@ -196,7 +196,10 @@ def _mlp(x: Tensor, state: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def _forward(big_vision: bool, state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor:
-    """Logits, or pooled features without a head, of the class token, the mean token or the MAP head, as the file has it."""
+    """Logits, or pooled features without a head, of the class token, the mean token or the MAP head, as the file has it.
+
+    ``arch["pre_logits"]`` false leaves out the representation layer, which timm's models do not have.
+    """
     attention, mlp, second = _names(big_vision)
     x = image
     if "conv_root/kernel" in state:
@@ -220,6 +223,8 @@ def _forward(big_vision: bool, state: Mapping[str, Tensor], image: Tensor, arch:
         x = (y + _mlp(_layer_norm(y, state, "MAPHead_0/LayerNorm_0"), state, "MAPHead_0/MlpBlock_0/"))[:, 0]
     else:
         x = x[:, 0] if "cls" in state else x.mean(dim=1)
+    if "pre_logits/kernel" in state and arch.get("pre_logits", True):
+        x = torch.tanh(_dense_of(x, state, "pre_logits"))
     return _dense_of(x, state, "head") if "head/kernel" in state else x
 
 

@@ -109,11 +109,14 @@ def _pre_logits(out: Mapping[str, Tensor], which: str) -> Tensor | None:
 
 
 def _linear_forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor:
-    """Cut the image by hand and multiply by the stored matrix, as the early code did."""
+    """Logits, or pooled features without a head; ``arch["pre_logits"]`` false leaves out the representation layer."""
     height, width = arch["patch_size"]
     channels = image.shape[1]
     weight = state[_KERNEL].reshape(-1, channels, height, width)
-    return forward({**state, _KERNEL: weight}, image, arch)
+    x = trunk_forward({**state, _KERNEL: weight}, image, arch)
+    if "pre_logits.fc.weight" in state and arch.get("pre_logits", True):
+        x = torch.tanh(linear(x, state, "pre_logits.fc"))
+    return linear(x, state, "head") if "head.weight" in state else x
 
 
 def _distilled_forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor:
