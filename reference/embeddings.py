@@ -71,7 +71,8 @@ def adapt_input_channels(weight: Tensor, in_chans: int) -> Tensor:
     """A kernel ``(embed_dim, channels, h, w)`` for images of ``in_chans`` channels.
 
     One channel gets the sum over channels: a grey image gets the answer it got in colour. Otherwise channels repeat in turn,
-    scaled by ``channels / in_chans``, so that a kernel of equal channels keeps its answer. Computed in float64, returned in the kernel's dtype; the same tensor when the number does not change. Source:
+    scaled by ``channels / in_chans``, so that a kernel of equal channels keeps its answer. Computed in float64, returned
+    in the kernel's dtype; the same tensor when the number does not change. Source:
     ``huggingface/pytorch-image-models`` ``timm/models/_manipulate.py: adapt_input_conv``.
     """
     channels = weight.shape[1]

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from conformance import checkpoints
 from conformance.cases import Case, Geometry
-from conformance.engine import Judgement, judge
 from conformance.families import FAMILIES, Family
 from conformance.invariants import INVARIANTS
+from conformance.judging import Judgement, judge
 from conformance.loaders import _load_in_place
 from conformance.problems import same
 from conformance.trial import Trial

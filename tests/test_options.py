@@ -15,9 +15,9 @@ import reference
 from conformance import checkpoints
 from conformance.cases import Case, Geometry
 from conformance.catalogue import models_of
-from conformance.engine import Judgement, judge
 from conformance.families import FAMILIES
 from conformance.invariants import INVARIANTS
+from conformance.judging import Judgement, judge
 from conformance.loaders import Loader
 from conformance.problems import same
 from conformance.targets import parse_target
@@ -396,8 +396,8 @@ def test_create_model_catches_a_model_of_other_classes_than_asked(asked: int, mo
     monkeypatch.setattr(timm, "create_model", lambda *args, **kw: create(*args, **(kw | {"num_classes": 5})))
     result = judged("openai_clip", num_classes=asked)
     assert result.outcome == "fail", result
-    assert {(p.kind, p.tensor) for p in result.problems} == {("classes", "head.weight")}
-    assert f"the model has 5 classes, {asked} were asked for" in result.problems[0].message
+    assert {(p.kind, p.tensor) for p in result.problems} == {("classes", "head.weight"), ("classes", "head.bias")}
+    assert f"has 5 classes, {asked} were asked for" in result.problems[0].message
 
 
 def test_create_model_catches_a_classifier_unfit_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
