@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from . import vit
@@ -21,7 +23,6 @@ DEIT = Family(
     model_kwargs=vit.model_kwargs,
     filter_kwargs=lambda arch: {"adapt_layer_scale": True},
     module="deit",
-    model_class="VisionTransformer",
     models=("deit_*_patch16_*",),
     not_models=("*_distilled_*",),
     wrappers=_WRAPPERS,
@@ -29,36 +30,27 @@ DEIT = Family(
     weight=0.25,
 )
 
-DEIT_DISTILLED = Family(
+DEIT_DISTILLED = replace(
+    DEIT,
     name="deit_distilled",
     source="facebookresearch/deit models.py: DistilledVisionTransformer",
-    first_release="0.9.0",
+    shares_format="",
     architectures=vit.architectures(dist_token=st.just(True)),
-    shapes=vit.shapes,
-    num_prefix_tokens=vit.num_prefix_tokens,
-    model_kwargs=vit.model_kwargs,
-    filter_kwargs=lambda arch: {"adapt_layer_scale": True},
-    module="deit",
     model_class="VisionTransformerDistilled",
     models=("deit_*_distilled_*",),
-    wrappers=_WRAPPERS,
+    not_models=(),
     unreachable=frozenset({"prefix-0", "prefix-1"}),
     weight=0.4,
 )
 
-DEIT3 = Family(
+DEIT3 = replace(
+    DEIT,
     name="deit3",
     source="facebookresearch/deit models_v2.py",
-    first_release="0.9.0",
+    shares_format="",
     architectures=vit.architectures(no_embed_class=st.just(True), layer_scale=st.just(True)),
-    shapes=vit.shapes,
-    num_prefix_tokens=vit.num_prefix_tokens,
-    model_kwargs=vit.model_kwargs,
-    filter_kwargs=lambda arch: {"adapt_layer_scale": True},
-    module="deit",
     models=("deit3_*",),
-    wrappers=_WRAPPERS,
-    unreachable=frozenset({"prefix-0", "prefix-1+R"}),
+    not_models=(),
     weight=0.4,
 )
 
