@@ -193,7 +193,8 @@ def replay_witnesses(names: Sequence[str], *, device: str, jobs: int, timeout: f
         timeout=timeout,
     )
     collected = run_plan(plan)
-    for witness in collected.witnesses:
+    # Targets run side by side: whichever ends first, they are told in the order they were named.
+    for witness in sorted(collected.witnesses, key=lambda w: targets.index(w.target)):
         surprise = "" if witness.expected else "  (not as the ledger says)"
         line = f"{witness.replay.upper():<15} {witness.target:<16} {witness.id}{surprise}"
         console.print(line + (f": {witness.message}" if witness.message else ""), markup=False, soft_wrap=True)
