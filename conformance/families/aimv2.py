@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from . import vit
-from .base import Arch, Family
+from .base import Arch
 
 
 def _model_kwargs(arch: Arch) -> dict:
@@ -13,7 +13,7 @@ def _model_kwargs(arch: Arch) -> dict:
     return vit.model_kwargs(arch) | {"norm_layer": norm, "embed_norm_layer": norm}
 
 
-AIMV2 = Family(
+AIMV2 = vit.family(
     name="aimv2",
     source="apple/ml-aim aim-v2/aim/v2/torch/models.py",
     first_release="1.0.13",
@@ -28,8 +28,6 @@ AIMV2 = Family(
         embed_norm=st.just(True),
         swiglu=st.just("split"),
     ),
-    shapes=vit.shapes,
-    num_prefix_tokens=vit.num_prefix_tokens,
     model_kwargs=_model_kwargs,
     models=("aimv2_*",),
     unreachable=frozenset({"prefix-1", "prefix-1+R"}),

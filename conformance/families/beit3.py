@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from . import vit
-from .base import Arch, Family, Shapes
+from .base import Arch, Shapes
 
 
 @st.composite
@@ -30,13 +30,11 @@ def _language_branch(arch: Arch) -> Shapes:
     }
 
 
-BEIT3 = Family(
+BEIT3 = vit.family(
     name="beit3",
     source="microsoft/unilm beit3/modeling_finetune.py; microsoft/torchscale torchscale/model/BEiT3.py",
     first_release="1.0.16",
     architectures=_options(),
-    shapes=vit.shapes,
-    num_prefix_tokens=vit.num_prefix_tokens,
     model_kwargs=lambda arch: vit.model_kwargs(arch, eps=1e-5),
     models=("beit3_*",),
     foreign=_language_branch,

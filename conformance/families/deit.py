@@ -7,20 +7,16 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from . import vit
-from .base import Family
 
 # Training checkpoints of facebookresearch/deit are {"model": ...}.
 _WRAPPERS = ("model", "bare", "model.state_dict")
 
-DEIT = Family(
+DEIT = vit.family(
     name="deit",
     source="facebookresearch/deit models.py",
     shares_format="timm_native",
     first_release="0.9.0",
     architectures=vit.architectures(),
-    shapes=vit.shapes,
-    num_prefix_tokens=vit.num_prefix_tokens,
-    model_kwargs=vit.model_kwargs,
     filter_kwargs=lambda arch: {"adapt_layer_scale": True},
     module="deit",
     models=("deit_*_patch16_*",),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ..cases import Case
 from . import vit
-from .base import Arch, Family, Shapes
+from .base import Arch, Shapes
 
 _SOURCE = "facebookresearch/dinov2 dinov2/models/vision_transformer.py"
 
@@ -23,36 +23,25 @@ def _swiglu(draw: st.DrawFn) -> dict:
     return draw(_options(swiglu=st.just(True), reg_tokens=st.just(registers), no_embed_class=st.just(registers > 0)))
 
 
-def _family(name: str, first_release: str, architectures: st.SearchStrategy[dict], **more) -> Family:
-    return Family(
-        name=name,
-        source=more.pop("source", _SOURCE),
-        first_release=first_release,
-        architectures=architectures,
-        shapes=vit.shapes,
-        num_prefix_tokens=vit.num_prefix_tokens,
-        model_kwargs=vit.model_kwargs,
-        **more,
-    )
-
-
 def _with_registers(case: Case) -> frozenset[str]:
     return frozenset({"class-row-folded"} if case.arch["reg_tokens"] else ())
 
 
-DINOV2 = _family(
-    "dinov2",
-    "0.9.0",
-    _options(),
+DINOV2 = vit.family(
+    name="dinov2",
+    source=_SOURCE,
+    first_release="0.9.0",
+    architectures=_options(),
     models=("vit_*_dinov2.*",),
     not_models=("*_reg?_dinov2.*", "vit_giant_*"),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
 )
 
-DINOV2_REGISTERS = _family(
-    "dinov2_registers",
-    "0.9.9",
-    _options(reg_tokens=st.integers(1, 4), no_embed_class=st.just(True)),
+DINOV2_REGISTERS = vit.family(
+    name="dinov2_registers",
+    source=_SOURCE,
+    first_release="0.9.9",
+    architectures=_options(reg_tokens=st.integers(1, 4), no_embed_class=st.just(True)),
     models=("vit_*_reg?_dinov2.*",),
     not_models=("vit_giant_*",),
     unreachable=frozenset({"prefix-0", "prefix-1"}),
@@ -61,11 +50,11 @@ DINOV2_REGISTERS = _family(
     weight=0.5,
 )
 
-DINOV2_SWIGLU = _family(
-    "dinov2_swiglu",
-    "0.9.9",
-    _swiglu(),
+DINOV2_SWIGLU = vit.family(
+    name="dinov2_swiglu",
     source="facebookresearch/dinov2 dinov2/layers/swiglu_ffn.py",
+    first_release="0.9.9",
+    architectures=_swiglu(),
     models=("vit_giant_*_dinov2.*",),
     unreachable=frozenset({"prefix-0"}),
     tags=_with_registers,
@@ -78,11 +67,11 @@ def _text_encoder(arch: Arch) -> Shapes:
     return {"text_encoder.transformer.resblocks.0.ln_1.weight": (8,), "temperature": ()}
 
 
-TIPSV2 = _family(
-    "tipsv2",
-    "1.0.28",
-    _options(reg_tokens=st.just(1), no_embed_class=st.just(True)),
+TIPSV2 = vit.family(
+    name="tipsv2",
     source="google-deepmind/tips pytorch/image_encoder.py",
+    first_release="1.0.28",
+    architectures=_options(reg_tokens=st.just(1), no_embed_class=st.just(True)),
     models=("vit_*_tipsv2.*",),
     not_models=("vit_giant_*",),
     foreign=_text_encoder,

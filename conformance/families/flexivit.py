@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from . import vit
-from .base import Arch, Family
+from .base import Arch
 
 if TYPE_CHECKING:
     from reference import Resampling
@@ -19,15 +19,12 @@ def _bilinear(arch: Arch) -> Resampling:
     return BILINEAR
 
 
-FLEXIVIT = Family(
+FLEXIVIT = vit.family(
     name="flexivit",
     source="google-research/big_vision big_vision/models/proj/flexi/vit.py (timm's conversion; its own file is big_vision)",
     shares_format="timm_native",
     first_release="0.9.0",
     architectures=vit.architectures(no_embed_class=st.just(True)),
-    shapes=vit.shapes,
-    num_prefix_tokens=vit.num_prefix_tokens,
-    model_kwargs=vit.model_kwargs,
     filter_kwargs=lambda arch: {"interpolation": "bilinear", "antialias": False},
     resampling=_bilinear,
     models=("flexivit_*",),

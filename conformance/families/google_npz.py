@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ..cases import NPZ, Case
 from . import hybrid, vit
-from .base import Arch, Family, Shapes
+from .base import Arch, Shapes
 
 _NEVER = frozenset({"safetensors", "pth", "memory"})
 
@@ -47,14 +47,11 @@ def _text_tower(arch: Arch) -> Shapes:
     return {"/params/txt/Embed_0/embedding": (11, 8), "/params/t": (1,), "/params/b": (1,)}
 
 
-GOOGLE_NPZ = Family(
+GOOGLE_NPZ = vit.family(
     name="google_npz",
     source="google-research/vision_transformer vit_jax/models_vit.py",
     first_release="0.9.0",
     architectures=_original(),
-    shapes=vit.shapes,
-    num_prefix_tokens=vit.num_prefix_tokens,
-    model_kwargs=vit.model_kwargs,
     models=("vit_*_patch*.augreg_in21k*", "vit_*_patch*.orig_in21k*", "vit_*_patch*.sam_in1k"),
     foreign=_training_state,
     wrappers=("bare", "opt/target/"),

@@ -7,18 +7,14 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from . import vit
-from .base import Family
 
-IJEPA = Family(
+IJEPA = vit.family(
     name="ijepa",
     source="facebookresearch/ijepa src/models/vision_transformer.py, src/train.py",
     first_release="0.9.8",
     architectures=vit.architectures(
         class_token=st.just(False), num_classes=st.just(0), global_pool=st.just("avg"), fc_norm=st.just(False)
     ),
-    shapes=vit.shapes,
-    num_prefix_tokens=vit.num_prefix_tokens,
-    model_kwargs=vit.model_kwargs,
     models=("vit_*_ijepa*",),
     wrappers=("encoder", "model.encoder"),
     containers=("pth", "memory"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from . import vit
-from .base import Arch, Family, Shapes
+from .base import Arch, Shapes
 
 
 @st.composite
@@ -31,15 +31,12 @@ def _decoder(arch: Arch) -> Shapes:
     }
 
 
-MAE = Family(
+MAE = vit.family(
     name="mae",
     source="facebookresearch/mae models_vit.py",
     shares_format="timm_native",
     first_release="0.9.0",
     architectures=_encoder(),
-    shapes=vit.shapes,
-    num_prefix_tokens=vit.num_prefix_tokens,
-    model_kwargs=vit.model_kwargs,
     models=("vit_*.mae", "eva_large_patch14_*"),
     wrappers=("model", "bare", "model.state_dict"),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from . import vit
-from .base import Arch, Family, Shapes
+from .base import Arch, Shapes
 
 
 def _foreign(prefix: str):
@@ -17,13 +17,11 @@ def _foreign(prefix: str):
     return shapes
 
 
-OPENAI_CLIP = Family(
+OPENAI_CLIP = vit.family(
     name="openai_clip",
     source="openai/CLIP clip/model.py; mlfoundations/open_clip src/open_clip/transformer.py",
     first_release="0.9.0",
     architectures=vit.architectures(num_classes=st.integers(1, 6), pre_norm=st.just(True), act=vit.ACTIVATIONS),
-    shapes=vit.shapes,
-    num_prefix_tokens=vit.num_prefix_tokens,
     model_kwargs=lambda arch: vit.model_kwargs(arch, eps=1e-5),
     models=(
         "vit_*_clip_*.laion*b",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ..cases import Case
 from . import vit
-from .base import Arch, Family, Shapes
+from .base import Arch, Shapes
 
 
 @st.composite
@@ -37,14 +37,11 @@ def _foreign(prefix: str):
     return shapes
 
 
-OPENCLIP_TRUNK = Family(
+OPENCLIP_TRUNK = vit.family(
     name="openclip_trunk",
     source="mlfoundations/open_clip src/open_clip/timm_model.py",
     first_release="0.9.8",
     architectures=_trunk(),
-    shapes=vit.shapes,
-    num_prefix_tokens=vit.num_prefix_tokens,
-    model_kwargs=vit.model_kwargs,
     models=("vit_*_siglip_*",),
     not_models=("*_gap_*", "*_ft_in1k"),
     implied=lambda arch: frozenset({"head.bias"} if arch["head"] == "proj" else ()),

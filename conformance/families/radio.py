@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from . import vit
-from .base import Arch, Family, Shapes
+from .base import Arch, Shapes
 
 if TYPE_CHECKING:
     from reference import Resampling
@@ -33,7 +33,7 @@ def _beside(arch: Arch) -> Shapes:
     }
 
 
-RADIO = Family(
+RADIO = vit.family(
     name="radio",
     source="NVlabs/RADIO radio/vit_patch_generator.py",
     first_release="1.0.31",
@@ -45,9 +45,6 @@ RADIO = Family(
         layer_scale=st.booleans(),
     ),
     by_model=_by_model,
-    shapes=vit.shapes,
-    num_prefix_tokens=vit.num_prefix_tokens,
-    model_kwargs=vit.model_kwargs,
     filter_kwargs=lambda arch: {
         "interpolation": "bilinear",
         "antialias": False,

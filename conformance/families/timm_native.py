@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from ..cases import Case
 from . import vit
-from .base import Family
 
 # Names whose upstream checkpoints are another family's.
 OTHER_LAYOUTS = (
@@ -54,14 +53,11 @@ def _tags(case: Case) -> frozenset[str]:
     return frozenset(tags | {name for name, holds in flags.items() if holds})
 
 
-TIMM_NATIVE = Family(
+TIMM_NATIVE = vit.family(
     name="timm_native",
     source="huggingface/pytorch-image-models timm/models/vision_transformer.py",
     first_release="0.9.0",
     architectures=_native(),
-    shapes=vit.shapes,
-    num_prefix_tokens=vit.num_prefix_tokens,
-    model_kwargs=vit.model_kwargs,
     models=("vit_*_patch*", "eva_large_*"),
     not_models=(
         *OTHER_LAYOUTS,
@@ -90,14 +86,11 @@ def _legacy_undecidable(case: Case) -> str | None:
     return None if h == w else "a linear kernel of a non-square patch: its height and width cannot be told"
 
 
-LEGACY_LINEAR = Family(
+LEGACY_LINEAR = vit.family(
     name="legacy_linear",
     source="huggingface/pytorch-image-models timm/models/vision_transformer.py (its first weights)",
     first_release="0.9.0",
     architectures=vit.architectures(layer_scale=st.just(False)),
-    shapes=vit.shapes,
-    num_prefix_tokens=vit.num_prefix_tokens,
-    model_kwargs=vit.model_kwargs,
     # No tag ships this layout today; the models are those whose first weights had it.
     models=("vit_base_patch16_224.augreg*", "vit_small_patch16_224.augreg*"),
     forward_arch=lambda case: {"patch_size": case.source.patch_size, "pre_logits": False},

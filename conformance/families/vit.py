@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ..cases import Geometry
-from .base import Arch, Shapes
+from .base import Arch, Family, Shapes
 
 # Shrinking goes towards the first element, so the simplest choice comes first everywhere.
 ACTIVATIONS = st.sampled_from(["gelu", "quick_gelu"])
@@ -168,6 +168,10 @@ def model_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
         split = arch["swiglu"] == "split"
         kwargs |= {"mlp_layer": f"timm.layers:{'SwiGLU' if split else 'SwiGLUPacked'}", "act_layer": nn.SiLU}
     return kwargs
+
+
+# A family whose models are plain VisionTransformers, described by the functions above.
+family = partial(Family, shapes=shapes, num_prefix_tokens=num_prefix_tokens, model_kwargs=model_kwargs)
 
 
 def text_tower(dim: int = 8) -> Shapes:
