@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..forward import layer_norm, linear, num_blocks, patchify, self_attention
-from .rules import Drop, Facts, Fold, Format, Rename
+from .rules import SAME, Drop, Facts, Fold, Format, Rename
 
 _EPS = 1e-6
 
@@ -66,7 +66,6 @@ _SWIGLU = (
     Rename("blocks.{i}.mlp.w12.{p}", "blocks.{i}.mlp.fc1.{p}"),
     Rename("blocks.{i}.mlp.w3.{p}", "blocks.{i}.mlp.fc2.{p}"),
 )
-_REST = Rename("{rest}", "{rest}")
 
 
 def _kind(state: Mapping[str, Tensor]) -> str | None:
@@ -77,16 +76,16 @@ def _kind(state: Mapping[str, Tensor]) -> str | None:
     return "dinov2_registers" if "register_tokens" in state else "dinov2"
 
 
-DINOV2 = Format("dinov2", "", (_MASK, _REST), lambda state: _kind(state) == "dinov2", _forward)
+DINOV2 = Format("dinov2", "", (_MASK, SAME), lambda state: _kind(state) == "dinov2", _forward)
 
 DINOV2_REGISTERS = Format(
-    "dinov2_registers", "", (_MASK, _REGISTERS, _REST), lambda state: _kind(state) == "dinov2_registers", _forward
+    "dinov2_registers", "", (_MASK, _REGISTERS, SAME), lambda state: _kind(state) == "dinov2_registers", _forward
 )
 
 DINOV2_SWIGLU = Format(
     "dinov2_swiglu",
     "",
-    (_MASK, _REGISTERS, *_SWIGLU, _REST),
+    (_MASK, _REGISTERS, *_SWIGLU, SAME),
     lambda state: _kind(state) == "dinov2_swiglu",
     _forward,
 )

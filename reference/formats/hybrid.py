@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..forward import linear, patchify
 from ..stems import TIMM, features
-from .rules import Format, Rename, strip
+from .rules import SAME, Format, strip
 from .timm_native import encode_tokens
 
 _BACKBONE = "patch_embed.backbone."
@@ -55,7 +55,7 @@ def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tenso
 HYBRID_RESNET = Format(
     name="hybrid_resnet",
     namespace="",
-    rules=(Rename("{rest}", "{rest}"),),
+    rules=(SAME,),
     evidence=lambda state: (
         _KERNEL in state
         and (f"{_BACKBONE}conv.weight" in state or f"{_BACKBONE}stem.conv.weight" in state)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..forward import layer_norm, linear, num_blocks, self_attention
-from .rules import Fill, Format, Rename, batch, transpose, unbatch
+from .rules import SAME, Fill, Format, Rename, batch, transpose, unbatch
 
 _MODEL = "image_encoder.model."
 _BLOCK = _MODEL + "transformer.{i}."
@@ -82,7 +82,7 @@ MOBILECLIP = Format(
 HYBRID_CONVSTEM = Format(
     name="hybrid_convstem",
     namespace="",
-    rules=(Rename("{rest}", "{rest}"),),
+    rules=(SAME,),
     evidence=lambda state: "patch_embed.backbone.0.conv.weight" in state,
     forward=_timm_forward,
 )

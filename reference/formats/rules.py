@@ -221,6 +221,10 @@ class Format:
         )
 
 
+# Names that are timm's already.
+SAME = Rename("{rest}", "{rest}")
+
+
 def concatenated(upstream: tuple[str, ...], timm: str) -> Fold:
     """Tensors stacked along their first axis in timm: q, k, v as qkv."""
     return Fold(

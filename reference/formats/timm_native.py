@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import LoadError
 from ..forward import ACTIVATIONS, attend, layer_norm, linear, num_blocks, patchify, self_attention
-from .rules import Drop, Facts, Format, Rename
+from .rules import SAME, Drop, Facts, Format, Rename
 
 _KERNEL = "patch_embed.proj.weight"
 
@@ -143,9 +143,7 @@ def is_native(state: Mapping[str, Tensor], ndim: int = 4) -> bool:
     return kernel is not None and kernel.ndim == ndim and not behind_stem and not any(k in state for k in _OTHERS)
 
 
-_SAME = Rename("{rest}", "{rest}")
-
-TIMM_NATIVE = Format("timm_native", "", (_SAME,), is_native, forward)
+TIMM_NATIVE = Format("timm_native", "", (SAME,), is_native, forward)
 
 # facebookresearch/ijepa src/models/vision_transformer.py, saved from DistributedDataParallel under "encoder".
 IJEPA = TIMM_NATIVE.prefixed("module.", "ijepa")
@@ -161,7 +159,7 @@ MAE_PRETRAINING = Format(
         Drop("decoder_blocks.{rest}"),
         Drop("decoder_norm.{p}"),
         Drop("decoder_pred.{p}"),
-        _SAME,
+        SAME,
     ),
     evidence=lambda state: {"mask_token", "decoder_pos_embed", _KERNEL} <= state.keys(),
     forward=forward,
@@ -171,7 +169,7 @@ MAE_PRETRAINING = Format(
 DEIT_DISTILLED = Format(
     "deit_distilled",
     "",
-    (_SAME,),
+    (SAME,),
     lambda state: {"dist_token", _KERNEL} <= state.keys(),
     _distilled_forward,
 )
@@ -180,7 +178,7 @@ DEIT_DISTILLED = Format(
 DEIT3 = Format(
     name="deit3",
     namespace="",
-    rules=(Rename("blocks.{i}.gamma_{n}", "blocks.{i}.ls{n}.gamma"), _SAME),
+    rules=(Rename("blocks.{i}.gamma_{n}", "blocks.{i}.ls{n}.gamma"), SAME),
     evidence=lambda state: {"blocks.0.gamma_1", _KERNEL} <= state.keys() and "blocks.0.attn.q_bias" not in state,
     forward=_deit3_forward,
 )
@@ -192,7 +190,7 @@ LEGACY_LINEAR = Format(
         Rename(_KERNEL, _KERNEL, to_conv, to_linear),
         Drop("pre_logits.fc.weight", lambda out: _pre_logits(out, "weight")),
         Drop("pre_logits.fc.bias", lambda out: _pre_logits(out, "bias")),
-        _SAME,
+        SAME,
     ),
     evidence=lambda state: is_native(state, 2),
     forward=_linear_forward,
