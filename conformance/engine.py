@@ -126,18 +126,13 @@ class Explorer:
                 for i in self.invariants
             ]
         tallies = {i.name: Tally() for i in self.invariants}
-        judged = 0
         for stratum in strata_of(family):
 
             def visit(case: Case, stratum: Stratum = stratum) -> None:
-                nonlocal judged
-                judged += 1
-                trial = Trial(family, case, self.loader)
-                for invariant in self.invariants:
-                    self._tally(tallies[invariant.name], invariant, trial, stratum)
+                self._judge_all(tallies, Trial(family, case, self.loader), stratum)
 
             self._run(family, stratum, visit)
-            self.alive(family.name, judged)
+            self._report_alive(family, tallies)
         if self.focused:
             self._meet(family, tallies)
         return [self._verdict(family, i, tallies[i.name]) for i in self.invariants]
@@ -160,13 +155,20 @@ class Explorer:
             def visit(case: Case, stratum: Stratum = stratum) -> None:
                 trial = Trial(family, case, self.loader)
                 if unmet(trial):
-                    for invariant in self.invariants:
-                        self._tally(tallies[invariant.name], invariant, trial, stratum)
+                    self._judge_all(tallies, trial, stratum)
 
             if not unmet():
                 return
             self._run(family, stratum, visit, extra=_EXTRA)
-            self.alive(family.name, 0)
+            self._report_alive(family, tallies)
+
+    def _report_alive(self, family: Family, tallies: dict[str, Tally]) -> None:
+        """Every case was judged by every invariant, so each tally has counted them all."""
+        self.alive(family.name, max((t.cases.total() for t in tallies.values()), default=0))
+
+    def _judge_all(self, tallies: dict[str, Tally], trial: Trial, stratum: Stratum) -> None:
+        for invariant in self.invariants:
+            self._tally(tallies[invariant.name], invariant, trial, stratum)
 
     def _tally(self, tally: Tally, invariant: Invariant, trial: Trial, stratum: Stratum) -> None:
         result = judge(invariant, trial)
