@@ -14,6 +14,7 @@ from conformance.cases import Case, Geometry, Size
 from conformance.families import FAMILIES, Family
 from reference import LoadError, load_state_dict
 
+GEOMETRY = Geometry((4, 4), (2, 2))
 ARCH = {
     "embed_dim": 8,
     "depth": 1,
@@ -23,6 +24,44 @@ ARCH = {
     "reg_tokens": 0,
     "num_classes": 3,
 }
+
+# What the smallest models of these families need beyond ARCH.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "timm_native": {},
+    "legacy_linear": {},
+    "openai_clip": {"pre_norm": True},
+    "dinov2": {"num_classes": 0, "layer_scale": True},
+    "radio": {
+        "num_classes": 0,
+        "reg_tokens": 2,
+        "no_embed_class": True,
+        "final_norm": False,
+        "align_corners": False,
+    },
+    "aimv2": {
+        "class_token": False,
+        "num_classes": 0,
+        "global_pool": "avg",
+        "fc_norm": False,
+        "qkv_bias": False,
+        "proj_bias": False,
+        "rms_norm": True,
+        "embed_norm": True,
+        "swiglu": "split",
+    },
+    "deit_distilled": {"dist_token": True},
+    "google_npz": {"fc_norm": False},
+    "google_npz_stem": {"fc_norm": False, "stages": 0},
+    "google_npz_resnet": {"fc_norm": False, "stages": 2},
+    "hybrid_resnet": {"stages": 0},
+    "mobileclip": {"no_embed_class": True},
+    "hybrid_convstem": {"no_embed_class": True},
+}
+WITHOUT_KERNEL = {"mobileclip", "hybrid_convstem"}
+
+
+def geometry_of(family: str) -> Geometry:
+    return Geometry((1, 1), (2, 2)) if family in WITHOUT_KERNEL else GEOMETRY
 
 
 class Model(nn.Module):
