@@ -1,0 +1,117 @@
+"""Relative position biases: tables with a row for every offset between two tokens of a window, resized to another window.
+
+A window of ``(h, w)`` tokens has offsets ``-(h-1)..h-1`` down and ``-(w-1)..w-1`` across. Near offsets matter most, so
+BEiT does not stretch the table evenly: it takes the old rows to lie at distances ``0, 1, 1+q, 1+q+q^2, ...`` that reach
+the new window's farthest offset, and reads off the new integer offsets between them. The nearest neighbours keep their bias.
+
+Sources: ``microsoft/unilm`` ``beit/run_class_finetuning.py`` (which interpolates by cubic splines);
+``huggingface/pytorch-image-models`` ``timm/layers/pos_embed_rel.py: resize_rel_pos_bias_table`` (piecewise linear, as here);
+``facebookresearch/segment-anything`` ``segment_anything/modeling/image_encoder.py: get_rel_pos`` (one axis, stretched evenly).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+
+import torch
+from torch import Tensor
+
+from .resize import BILINEAR, axis_matrix
+
+Window = tuple[int, ...]
+
+
+def offsets(window: Window) -> tuple[int, ...]:
+    """How many offsets each axis of a window has."""
+    return tuple(2 * side - 1 for side in window)
+
+
+def _distances(old: int, new: int) -> list[float]:
+    """Where the offsets beyond 0 of an axis of ``old`` offsets lie on one of ``new``: a geometric progression of steps.
+
+    The ratio is found as the source finds it, by bisection of 1.01 to 1.5 until the interval is 1e-6 long.
+    """
+    low, high = 1.01, 1.5
+    ratio = low
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        if (1 - ratio ** (old // 2)) / (1 - ratio) > new // 2:
+            high = ratio
+        else:
+            low = ratio
+    reached, out = 0.0, []
+    for step in range(old // 2):
+        reached += ratio**step
+        out.append(reached)
+    return out
+
+
+@lru_cache(maxsize=4096)
+def offset_matrix(old: int, new: int) -> Tensor:
+    """Matrix ``(new, old)``, float64, that resizes one axis of ``old`` offsets to ``new``, both odd. Cached: do not modify it.
+
+    Not the identity for equal sizes: the smallest ratio of steps is 1.01. A window that changes on one axis alone is resized
+    on both, as the source does.
+    """
+    beyond = _distances(old, new)
+    at = torch.tensor([*(-d for d in reversed(beyond)), 0.0, *beyond], dtype=torch.float64)
+    wanted = torch.arange(-(new // 2), new // 2 + 1, dtype=torch.float64).clamp(at[0], at[-1])
+    matrix = torch.zeros(new, old, dtype=torch.float64)
+    if old == 1:
+        return matrix + 1
+    right = torch.searchsorted(at, wanted).clamp(1, old - 1)
+    share = (wanted - at[right - 1]) / (at[right] - at[right - 1])
+    rows = torch.arange(new)
+    matrix[rows, right - 1] = 1 - share
+    matrix[rows, right] = share
+    return matrix
+
+
+@torch.no_grad()
+def resize_bias_table(table: Tensor, old: Window, new: Window) -> Tensor:
+    """Resize a table ``((2h-1) * (2w-1) + extra, num_heads)`` of window ``old`` ``(h, w)`` to window ``new``.
+
+    The extra rows (the class token's) come last and are kept bit for bit. Computed in float64, returned in the table's
+    dtype on its device; the same tensor when the window does not change. Raises ``ValueError`` for a table of another window.
+    """
+    if tuple(old) == tuple(new):
+        return table
+    sizes = offsets(old)
+    if len(table) < prod(sizes):
+        raise ValueError(f"{len(table)} rows do not hold the offsets of a {old[0]}x{old[1]} window")
+    grid = table[: prod(sizes)].to(torch.float64).reshape(*sizes, -1)
+    rows, cols = (offset_matrix(o, n).to(table.device) for o, n in zip(sizes, offsets(new)))
+    grid = torch.einsum("ya,xb,abh->yxh", rows, cols, grid).flatten(0, 1).to(table.dtype)
+    return torch.cat([grid, table[prod(sizes) :]])
+
+
+@torch.no_grad()
+def resize_axis_table(table: Tensor, new: int) -> Tensor:
+    """Resize SAM's decomposed table ``(2s-1, head_dim)`` of one axis to a window of ``new`` tokens, linearly.
+
+    Computed in float64, returned in the table's dtype; the same tensor when the window does not change.
+    """
+    rows = 2 * new - 1
+    if len(table) == rows:
+        return table
+    return (axis_matrix(len(table), rows, BILINEAR).to(table.device) @ table.to(torch.float64)).to(table.dtype)
+
+
+def attention_bias(table: Tensor, window: Window) -> Tensor:
+    """Biases ``(num_heads, n, n)`` of ``n`` tokens, queries first, from a table of ``window`` ``(h, w)``: of its patches, row
+    by row, before them the class token where the table has its three rows: it to patches, patches to it, it to itself."""
+    (h, w), (rows, cols) = window, offsets(window)
+    y, x = (t.flatten() for t in torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
+    index = (y[:, None] - y + h - 1) * cols + (x[:, None] - x + w - 1)
+    if len(table) > rows * cols:
+        index = torch.nn.functional.pad(index, (1, 0, 1, 0))
+        index[0, 1:], index[1:, 0], index[0, 0] = (rows * cols + n for n in range(3))
+    return table[index].permute(2, 0, 1)
+
+
+def transpose_bias_table(table: Tensor, window: Window) -> Tensor:
+    """The table of the same biases with height and width exchanged, ``window`` ``(h, w)`` being the one it has."""
+    rows, cols = offsets(window)
+    grid = table[: rows * cols].reshape(rows, cols, -1).transpose(0, 1)
+    return torch.cat([grid.flatten(0, 1), table[rows * cols :]])
