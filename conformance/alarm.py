@@ -21,8 +21,20 @@ from .detection_strings import Detection, detection_strings
 from .errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, UserError
 from .targets import parse_target
 
-MODULES = ("vision_transformer", "deit", "vision_transformer_hybrid")
 FIRST_RELEASE = "0.9.0"
+# The modules whose loaders we judge, with the release each came with.
+MODULES = {
+    "vision_transformer": FIRST_RELEASE,
+    "deit": FIRST_RELEASE,
+    "vision_transformer_hybrid": FIRST_RELEASE,
+    "vision_transformer_relpos": FIRST_RELEASE,
+    "vision_transformer_sam": "0.9.5",
+    "eva": FIRST_RELEASE,
+    "beit": FIRST_RELEASE,
+    "naflexvit": "1.0.16",
+    "swin_transformer": FIRST_RELEASE,
+    "swin_transformer_v2": FIRST_RELEASE,
+}
 STRATA = ("native", "real-own")
 EXAMPLES = 20  # cases of a family and stratum; keys depend on the architecture options and the wrapper alone
 
@@ -76,8 +88,16 @@ def _covered(pattern: str, name: str) -> bool:
         return False
 
 
-def uncovered(folder: Path, modules: Sequence[str] = MODULES) -> list[Detection]:
-    """The strings a release tests that are in no key of any checkpoint our families generate."""
+def _modules(folder: Path) -> list[str]:
+    """The modules a release has, by its version; one that is gone is an error where it is read."""
+    found = re.search(r"__version__ = ['\"]([^'\"]+)", (folder / "timm" / "version.py").read_text(encoding="utf-8"))
+    version = Version(found[1]) if found else None
+    return [module for module, first in MODULES.items() if version is None or version >= Version(first)]
+
+
+def uncovered(folder: Path, modules: Sequence[str] = ()) -> list[Detection]:
+    """The strings a release tests, in ``modules`` or all it has, that are in no key of any checkpoint our families generate."""
+    modules = modules or _modules(folder)
     return [
         d
         for d in detection_strings(folder, modules)

@@ -17,6 +17,18 @@ from .cases import Geometry, Size
 from .families import Family
 
 PATH = Path(__file__).with_name("models.json")
+_MODULES = (
+    "vision_transformer",
+    "vision_transformer_hybrid",
+    "vision_transformer_relpos",
+    "vision_transformer_sam",
+    "deit",
+    "eva",
+    "beit",
+    "naflexvit",
+    "swin_transformer",
+    "swin_transformer_v2",
+)
 
 
 class RealModel(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,7 +70,7 @@ def _matching(module: str, globs: tuple[str, ...], but: tuple[str, ...]) -> tupl
 
 def models_of(family: Family) -> tuple[RealModel, ...]:
     """The registered models whose upstream checkpoints are of ``family``."""
-    return _matching(family.module, family.models, family.not_models)
+    return _matching(family.models_module or family.module, family.models, family.not_models)
 
 
 def read_registry() -> list[RealModel]:
@@ -70,16 +82,22 @@ def read_registry() -> list[RealModel]:
     for name in timm.list_models(pretrained=True):
         architecture, size = name.split(".")[0], tuple(timm.get_pretrained_cfg(name).input_size[-2:])
         module = timm.models.model_entrypoint(architecture).__module__.rsplit(".", 1)[-1]
-        if not module.startswith(("vision_transformer", "deit", "eva", "beit")):
+        if module not in _MODULES:
             continue
         if architecture not in built:
             with torch.device("meta"):
-                built[architecture] = _shallow(architecture).patch_embed
+                model = _shallow(architecture)
+            built[architecture] = getattr(model, "patch_embed", None) or model.embeds
         embed = built[architecture]
-        patch = tuple(getattr(getattr(embed, "proj", None), "kernel_size", (1, 1)))
-        stride = embed.img_size[0] // (embed.grid_size[0] * patch[0]) if embed.grid_size else 1
+        patch = tuple(getattr(embed, "patch_size", (1, 1)) if module == "naflexvit" else _kernel_size(embed))
+        grid = getattr(embed, "grid_size", None)
+        stride = embed.img_size[0] // (grid[0] * patch[0]) if grid else 1
         found.append(RealModel(name, module, patch, size, stride))
     return sorted(found, key=lambda m: m.name)
+
+
+def _kernel_size(embed) -> Size:
+    return getattr(getattr(embed, "proj", None), "kernel_size", (1, 1))
 
 
 def _shallow(architecture: str):
@@ -88,7 +106,7 @@ def _shallow(architecture: str):
 
     try:
         return timm.create_model(architecture, depth=1)
-    except AssertionError:
+    except (AssertionError, TypeError):
         return timm.create_model(architecture)
 
 
