@@ -65,10 +65,27 @@ def grid(exact: Tensor, source: Tensor, old: Size, new: Size, how: Resampling) -
     return _UNIT * _work(old, new) * rows * largest + rounding(exact, source.dtype)
 
 
-def forward(reference_output: Tensor, operations: int, sensitivity: float) -> float:
-    """Bound for a float64 forward pass: ``operations`` accumulated products, amplified by the network's own sensitivity."""
-    unit = torch.finfo(torch.float64).eps
-    return unit * operations * max(1.0, sensitivity) * float(reference_output.abs().max() + 1)
+def table(exact: Tensor, source: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
+    """Element-wise bound for a resized relative position table ``exact`` ``(rows, heads)`` of ``source``, float64.
+
+    Interpolation between rows: weights sum to 1, and are as exact as float32 places offsets, which reach the window's side.
+    The extra rows at the end are kept, so their bound is 0.
+    """
+    sizes = [tuple(2 * side - 1 for side in window) for window in (old, new)]
+    largest = source.to(torch.float64).abs().amax(dim=0, keepdim=True)
+    bound = _UNIT * _work(*sizes) * largest + rounding(exact, source.dtype)
+    bound[prod(sizes[1]) :] = 0
+    return bound
+
+
+def forward(reference_output: Tensor, operations: int, sensitivity: float, turns: float = 0.0) -> float:
+    """Bound for a float64 forward pass: ``operations`` accumulated products, amplified by the network's own sensitivity.
+
+    Rotary embeddings are made in float32, upstream as in timm: an angle of ``turns`` radians comes of four operations, each
+    off by half a unit.
+    """
+    unit = torch.finfo(torch.float64).eps * operations + 2 * _UNIT * turns
+    return unit * max(1.0, sensitivity) * float(reference_output.abs().max() + 1)
 
 
 def fraction(error: Tensor, bound: Tensor | float) -> float:

@@ -67,7 +67,8 @@ def truth(family: Family, case: Case, contents: Contents | None = None) -> State
 def encode(family: Family, case: Case, state: Mapping[str, Tensor]) -> StateDict:
     """``state`` in the upstream layout; every tensor owns its memory, as a saved file demands."""
     implied, facts = family.implied(case.arch), Facts(num_heads=case.arch["num_heads"])
-    upstream = FORMATS[family.format].encode({k: v for k, v in state.items() if k not in implied}, facts)
+    kept = family.stored(case, {k: v for k, v in state.items() if k not in implied})
+    upstream = FORMATS[family.format].encode(kept, facts)
     return {k: v.clone(memory_format=torch.contiguous_format) for k, v in upstream.items()}
 
 

@@ -45,7 +45,7 @@ def families() -> str:
         text = f"{len(models)}, e.g. `{models[0].name}`"
         layout = f"`{f.shares_format}`" if f.shares_format else "its own"
         wrappers = ", ".join(
-            f"`{w}`" + (f" ({f.wrapper_since[w]})" if w in f.wrapper_since else "") for w in f.wrappers
+            f"`{w}`" + (f" ({f.wrapper_since[w]})" if w in f.wrapper_since else "") for w in dict.fromkeys(f.wrappers)
         )
         lines.append(f"| `{f.name}` | {f.source} | {layout} | {wrappers} | `{f.module}` | {f.first_release} | {text} |")
     return "\n".join(lines) + "\n"

@@ -121,11 +121,8 @@ class Explorer:
         """Verdicts of every invariant for one family."""
         if not self.loader.supports(family):
             reason = f"timm {self.loader.timm_version} does not know the format (first release: {family.first_release})"
-            return [
-                results.Verdict(self.target, family.name, i.name, "not-applicable", reason=reason)
-                for i in self.invariants
-            ]
-        tallies = {i.name: Tally() for i in self.invariants}
+            return [self._not_applicable(family, i, reason) for i in self.invariants]
+        tallies = {i.name: Tally() for i in self.invariants if i.concerns(family)}
         for stratum in strata_of(family):
 
             def visit(case: Case, stratum: Stratum = stratum) -> None:
@@ -135,7 +132,18 @@ class Explorer:
             self._report_alive(family, tallies)
         if self.focused:
             self._meet(family, tallies)
-        return [self._verdict(family, i, tallies[i.name]) for i in self.invariants]
+        verdicts = {i.name: self._verdict(family, i, tallies[i.name]) for i in self._concerned(tallies)}
+        return [
+            verdicts.get(i.name) or self._not_applicable(family, i, "has nothing to judge here")
+            for i in self.invariants
+        ]
+
+    def _concerned(self, tallies: dict[str, Tally]) -> list[Invariant]:
+        return [i for i in self.invariants if i.name in tallies]
+
+    def _not_applicable(self, family: Family, invariant: Invariant, reason: str) -> results.Verdict:
+        """An invariant that meets no case of a family."""
+        return results.Verdict(self.target, family.name, invariant.name, "not-applicable", reason=reason)
 
     def _meet(self, family: Family, tallies: dict[str, Tally]) -> None:
         """Judge cases of regimes that a few cases of one family happened to miss, until none is left or none is found."""
@@ -143,7 +151,7 @@ class Explorer:
         def unmet(trial: Trial | None = None) -> list[Invariant]:
             """Invariants that still want a regime; with a trial, those whose it is in and that can judge it."""
             wanting = []
-            for invariant in self.invariants:
+            for invariant in self._concerned(tallies):
                 met = tallies[invariant.name].regimes
                 missing = {r for r in invariant.regimes if not met[r] and family.reaches(r, invariant.name)}
                 if missing and (trial is None or (missing & trial.regimes and not inapplicable(invariant, trial))):
@@ -167,7 +175,7 @@ class Explorer:
         self.alive(family.name, max((t.cases.total() for t in tallies.values()), default=0))
 
     def _judge_all(self, tallies: dict[str, Tally], trial: Trial, stratum: Stratum) -> None:
-        for invariant in self.invariants:
+        for invariant in self._concerned(tallies):
             self._tally(tallies[invariant.name], invariant, trial, stratum)
 
     def _tally(self, tally: Tally, invariant: Invariant, trial: Trial, stratum: Stratum) -> None:

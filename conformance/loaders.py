@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import logging
 import os
 import sys
 import tempfile
+import typing
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache, partial
@@ -48,10 +50,15 @@ def _resolve(value: Any) -> Any:
 
 @cache
 def _parameters(cls: type) -> frozenset[str]:
-    """Constructor arguments of a model class, those of its base where it passes any on."""
+    """Constructor arguments of a model class: where it passes any on, those of its base or the fields of its ``cfg``."""
     own = inspect.signature(cls).parameters
-    passes_on = any(p.kind is p.VAR_KEYWORD for p in own.values())
-    return frozenset(own) | (_parameters(cls.__base__) if passes_on else frozenset())
+    if not any(p.kind is p.VAR_KEYWORD for p in own.values()):
+        return frozenset(own)
+    if "cfg" in own:
+        hint = typing.get_type_hints(cls.__init__)["cfg"]
+        (config,) = (c for c in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(c))
+        return frozenset(own) | {f.name for f in dataclasses.fields(config)}
+    return frozenset(own) | _parameters(cls.__base__)
 
 
 class Loader:
@@ -104,10 +111,17 @@ class Loader:
         options = family.filter_kwargs(arch)
         if self._function is not None:
             return self._function(checkpoint, model, **{k: v for k, v in options.items() if k in self._options})
-        module = importlib.import_module(f"timm.models.{family.module}")
-        if not hasattr(module, "checkpoint_filter_fn"):  # the hybrids' own came late
-            module = importlib.import_module("timm.models.vision_transformer")
-        return module.checkpoint_filter_fn(checkpoint, model, **options)
+        convert = self._filter(family)
+        return dict(checkpoint) if convert is None else convert(checkpoint, model, **options)
+
+    def _filter(self, family: Family) -> Convert | None:
+        """The release's function for a family, or None where it loads such checkpoints as they are."""
+        for name in family.filters:
+            module, _, function = name.rpartition(":")
+            found = getattr(importlib.import_module(f"timm.models.{module or family.module}"), function, None)
+            if found is not None:
+                return found
+        return None
 
     # -- destination models ------------------------------------------------------------------------------------------
 
@@ -132,7 +146,12 @@ class Loader:
         if "weight_init" in inspect.signature(model_class).parameters:
             kwargs["weight_init"] = "skip"  # every weight is about to be loaded
         size = {"img_size": family.img_size(options, geometry), "patch_size": geometry.patch_size}
-        model = model_class(**size, **kwargs)
+        try:
+            model = model_class(**size, **kwargs)
+        except TypeError as error:
+            if error.__traceback__.tb_next is None:  # the call itself: our arguments
+                raise
+            raise Unsupported(f"the release cannot build the model: {error}") from None
         return model.eval() if device == "cpu" else model.eval().to(device)
 
     def model_kwargs(self, family: Family, arch: Mapping[str, Any], created: bool = False) -> dict[str, Any]:
@@ -142,6 +161,10 @@ class Loader:
         """
         given = ((created and family.created_kwargs) or family.model_kwargs)(arch)
         known = _parameters(self._model_class(family))
+        if created and family.models_module:
+            known |= {"use_naflex"}
+        if created and family.classic:  # their functions take the classic model's arguments
+            known |= _parameters(self._model_class(FAMILIES[family.classic]))
         kwargs = {k: _resolve(v) for k, v in given.items()}
         missing = [k for k, v in kwargs.items() if k not in known and v]
         if missing:

@@ -12,9 +12,9 @@ from .results import Results, Verdict
 def vacuous(results: Results, families: list[str], narrowed: bool) -> list[str]:
     """Invariants that met no case, or missed a regime they must meet, one line each.
 
-    Judged for each target over all its families; cases that were blocked or not applicable do not count. With a narrowed
-    selection, only the regimes the chosen families can produce are asked for, and only of invariants that apply to them
-    and that no reported failure blocks. Targets that failed to run are errors, not gaps.
+    Judged for each target over all its families that an invariant concerns; cases that were blocked or not applicable do not
+    count. With a narrowed selection, only the regimes the chosen families can produce are asked for, and only of invariants
+    that apply to them and that no reported failure blocks. Targets that failed to run are errors, not gaps.
     """
     gaps = []
     for target, invariants in {h.target: h.invariants for h in results.headers}.items():
@@ -24,13 +24,15 @@ def vacuous(results: Results, families: list[str], narrowed: bool) -> list[str]:
             continue
         for name, regimes in invariants.items():
             total, met = results.judged(target, name)
-            if narrowed and not _open_to(results.of(target, invariant=name)):
+            concerned = [FAMILIES[v.family] for v in results.of(target, invariant=name) if not _unsupported(v)]
+            if not concerned or (narrowed and not _open_to(results.of(target, invariant=name))):
                 continue
             if not total:
                 gaps.append(f"{target}: {name} met no case it could judge")
                 continue
             for regime in regimes:
-                possible = not narrowed or any(f.reaches(regime, name) for f in reachable)
+                whole = not narrowed and len(concerned) == len(reachable)
+                possible = whole or any(f.reaches(regime, name) for f in concerned)
                 if possible and not met[regime]:
                     gaps.append(f"{target}: {name} met no case of regime {regime}")
     return gaps

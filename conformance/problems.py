@@ -33,8 +33,12 @@ def raised(error: BaseException, doing: str) -> Problem:
 
 
 def _culprit(error: BaseException) -> str:
-    """The innermost function on the traceback that is neither torch's nor the standard library's."""
-    ours = [frame.name for frame in traceback.extract_tb(error.__traceback__) if not _of_a_library(frame.filename)]
+    """The innermost named function on the traceback that is neither torch's nor the standard library's.
+
+    Comprehensions do not count: newer Pythons have no frame for them.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f.name for f in frames if not _of_a_library(f.filename) and not f.name.startswith("<")]
     return ours[-1] if ours else "unknown"
 
 

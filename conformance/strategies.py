@@ -121,6 +121,9 @@ def free_geometries(draw: st.DrawFn, stratum: Stratum, family: Family) -> tuple[
     square_patch = family.square_patch == "always" or (family.square_patch == "resampled" and stratum.patch != "native")
     patches = draw(patch_sizes(stratum.patch, stratum.sizes, square_patch, family.max_patch))
     grids = draw(_pairs(stratum.grid, MAX_GRID if family.max_patch > 8 else 4, family.square_source_grid))
+    if family.square_grids:
+        grids = (grids[0][0], grids[0][0]), (grids[1][0], grids[1][0])
+    grids = [(h * family.grid_multiple, w * family.grid_multiple) for h, w in grids]
     return Geometry(patches[0], grids[0]), Geometry(patches[1], grids[1])
 
 
@@ -141,9 +144,11 @@ def real_geometries(draw: st.DrawFn, model: RealModel, how: str, family: Family)
         patch
     ]
     new = draw(st.sampled_from(right_way), label="new patch")
-    h, w = draw(st.sampled_from([model.input_size, (224, 224), (112, 160)]), label="new image size")
-    pixels = new * model.stride
-    return source, Geometry((new, new), (max(h // pixels, 1), max(w // pixels, 1)))
+    sizes = [model.input_size, (224, 224), (112, 160)]
+    h, w = draw(st.sampled_from([(h, h) for h, _ in sizes] if family.square_grids else sizes), label="new image size")
+    whole = family.grid_multiple
+    rows, cols = (max(side // (new * model.stride * whole), 1) * whole for side in (h, w))
+    return source, Geometry((new, new), (rows, cols))
 
 
 # Cases in memory are never given to create_model, and so ask nothing of it.

@@ -6,9 +6,10 @@ Loading is expensive and judging is cheap, so invariants ask the trial, and the 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import isqrt, prod
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from reference.embeddings import (
     resample_position_grid,
     resample_position_window,
 )
+from reference.relative import offsets, resize_axis_table, resize_bias_table, transpose_bias_table
 
 from . import bounds, checkpoints
 from .cases import Case, Contents, Geometry, Size, regimes
@@ -40,8 +42,13 @@ class Blocked(Exception):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What came of a conversion: a state dict, or what was raised; ``given`` is the checkpoint as it was afterwards."""
+    """What came of a conversion: a state dict, or what was raised.
 
+    ``raw`` is the state dict as it was returned, ``state`` the same by VisionTransformer's names and in its layout;
+    ``given`` is the checkpoint as it was afterwards.
+    """
+
+    raw: dict[str, Tensor] | None
     state: dict[str, Tensor] | None
     error: Exception | None
     given: Any
@@ -54,6 +61,12 @@ class Loaded:
     def problem(self, doing: str) -> Problem:
         """The raised exception as a problem."""
         return raised(self.error, doing)
+
+
+def _passes_for_square(window: tuple[int, ...]) -> bool:
+    """Whether a window is not square, and its relative position table has as many rows as a square one's: 1x5, 14x2."""
+    rows = prod(offsets(window))
+    return len(set(window)) > 1 and isqrt(rows) ** 2 == rows
 
 
 class Trial:
@@ -75,8 +88,10 @@ class Trial:
     @cached_property
     def regimes(self) -> frozenset[str]:
         """The regimes the case is in."""
-        device = frozenset({self.device}) if self.device != "cpu" else frozenset()
-        return regimes(self.case, self.prefix_tokens) | self.family.tags(self.case) | device
+        own = {self.device} - {"cpu"}
+        if any(_passes_for_square(window) for pair in self.tables.values() for window in pair):
+            own.add("table-passes-for-square")
+        return regimes(self.case, self.prefix_tokens) | self.family.tags(self.case) | own
 
     @cached_property
     def undecidable(self) -> str | None:
@@ -99,15 +114,50 @@ class Trial:
         return checkpoints.encode(self.family, self.case, self.truth)
 
     @cached_property
+    def tables(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Old and new windows of the relative position tables, by name."""
+        old, new = (self.family.tables(self.case.arch, g) for g in (self.case.source, self.case.destination))
+        return {name: (old[name], new[name]) for name in old}
+
+    @cached_property
+    def geometric(self) -> tuple[str, ...]:
+        """The tensors whose shape depends on the geometry: patch kernel, position grid, relative position tables."""
+        return tuple(name for name in (KERNEL, GRID, *self.tables) if name in self.truth)
+
+    def changed(self, name: str) -> bool:
+        """Whether a geometry-dependent tensor has to be resampled for this case."""
+        source, destination = self.case.source, self.case.destination
+        if name == KERNEL:
+            return source.patch_size != destination.patch_size
+        if name == GRID:
+            return source.grid_size != destination.grid_size
+        return self.tables[name][0] != self.tables[name][1]
+
+    def resampled(self, name: str, tensor: Tensor) -> Tensor:
+        """One geometry-dependent tensor of the source, resampled to the destination by the reference's matrices."""
+        source, destination = self.case.source, self.case.destination
+        if name == KERNEL:
+            return resample_patch_kernel(tensor, destination.patch_size, self.resampling)
+        if name == GRID:
+            return self._positions(tensor, source.grid_size, destination.grid_size)
+        old, new = self.tables[name]
+        return resize_bias_table(tensor, old, new) if len(old) == 2 else resize_axis_table(tensor, new[0])
+
+    @cached_property
     def expected(self) -> dict[str, Tensor]:
         """What a correct loader returns: the truth, resampled by the reference's matrices."""
-        source, destination = self.case.source, self.case.destination
-        state = dict(self.truth)
-        if KERNEL in state:
-            state[KERNEL] = resample_patch_kernel(state[KERNEL], destination.patch_size, self.resampling)
-        if GRID in state:
-            state[GRID] = self._positions(state[GRID], source.grid_size, destination.grid_size)
-        return state
+        return {**self.truth, **{name: self.resampled(name, self.truth[name]) for name in self.geometric}}
+
+    def loaded(self, other: Loaded, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """Tensors of another load on the CPU; :class:`Blocked` where that load is broken otherwise."""
+        if not other.ok:
+            raise Blocked("the load itself raises")
+        out = {}
+        for name in names:
+            if name not in other.state or other.state[name].numel() != self.expected[name].numel():
+                raise Blocked(f"{name} is missing or of the wrong shape")
+            out[name] = other.state[name].cpu()
+        return out
 
     def _positions(self, pos_embed: Tensor, old: Size, new: Size) -> Tensor:
         if self.format.windowed:
@@ -140,14 +190,16 @@ class Trial:
         """Error bound for tensor ``name`` of a correct load of ``state`` (the truth), broadcastable to it; 0 if it is kept."""
         state = self.truth if state is None else state
         source, destination = self.case.source, self.case.destination
-        if name == KERNEL and source.patch_size != destination.patch_size:
+        if name not in self.geometric or not self.changed(name):
+            return torch.zeros((), dtype=torch.float64)
+        if name == KERNEL:
             return bounds.kernel(state[KERNEL], destination.patch_size, self.resampling)
-        if name == GRID and source.grid_size != destination.grid_size:
+        if name == GRID:
             rows, sizes = self.prefix_rows, (source.grid_size, destination.grid_size)
             exact = self._positions(state[GRID], *sizes)
             bound = bounds.grid(exact[:, rows:], state[GRID][:, rows:], *sizes, self.resampling)
             return torch.cat([torch.zeros(1, rows, bound.shape[2], dtype=bound.dtype), bound], dim=1)
-        return torch.zeros((), dtype=torch.float64)
+        return bounds.table(self.resampled(name, state[name]), state[name], *self.tables[name])
 
     # -- loading -----------------------------------------------------------------------------------------------------
 
@@ -157,15 +209,19 @@ class Trial:
         declared = declared_size(self.family, self.case, source or self.case.source)
         return self.loader.model(self.family, self.case, destination, declared, self.device)
 
-    def convert(self, checkpoint: Mapping[str, Any], model: nn.Module) -> Loaded:
+    def convert(
+        self, checkpoint: Mapping[str, Any], *, destination: Geometry | None = None, source: Geometry | None = None
+    ) -> Loaded:
         """Run the loader on ``checkpoint`` as it stands; what it raises is kept, not passed on."""
+        model = self.model(destination, source)
         try:
-            state = self.loader.convert(self.family, self.case.arch, checkpoint, model)
-            if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-                raise TypeError(f"the loader returned {type(state).__name__}, not a dict of tensors")
+            raw = self.loader.convert(self.family, self.case.arch, checkpoint, model)
+            if not isinstance(raw, Mapping) or not all(isinstance(v, Tensor) for v in raw.values()):
+                raise TypeError(f"the loader returned {type(raw).__name__}, not a dict of tensors")
         except Exception as error:
-            return Loaded(None, error, checkpoint)
-        return Loaded(dict(state), None, checkpoint)
+            return Loaded(None, None, error, checkpoint)
+        case = replace(self.case, destination=destination or self.case.destination, in_chans=None)
+        return Loaded(dict(raw), self.family.canonical(case, dict(raw)), None, checkpoint)
 
     def load(
         self,
@@ -175,9 +231,10 @@ class Trial:
         source: Geometry | None = None,
     ) -> Loaded:
         """Encode a timm-layout ``state`` of geometry ``source``, wrap it as the case says, and load it."""
-        upstream = self.upstream if state is None else checkpoints.encode(self.family, self.case, state)
+        case = replace(self.case, source=source) if source else self.case
+        upstream = self.upstream if state is None else checkpoints.encode(self.family, case, state)
         wrapped = checkpoints.wrap(upstream, self.case.wrapper)
-        return self.convert(self.place(wrapped), self.model(destination, source))
+        return self.convert(self.place(wrapped), destination=destination, source=source)
 
     def place(self, checkpoint: Any) -> Any:
         """A deep copy of ``checkpoint`` on the trial's device: whatever a loader does to it, the trial keeps its own."""
@@ -194,6 +251,11 @@ class Trial:
         if self.base.state is None:
             raise Blocked("the load itself raises")
         return self.base.state
+
+    @cached_property
+    def raw(self) -> dict[str, Tensor]:
+        """The loaded state dict in the model's own names and layout; :class:`Blocked` like :attr:`state`."""
+        return self.base.raw if self.state is not None else {}
 
     def tensor(self, name: str) -> Tensor:
         """A loaded tensor on the CPU; :class:`Blocked` when it is missing or of another shape than the model's."""
@@ -214,6 +276,28 @@ class Trial:
         if GRID in state:
             state[GRID][:, self.prefix_rows :] = state[GRID][:, -1:]
         return state, self.load(state)
+
+    def transposed(self, state: Mapping[str, Tensor], geometry: Geometry) -> dict[str, Tensor]:
+        """Height and width exchanged in the geometry-dependent tensors of ``state``, which are of ``geometry``."""
+        out = dict(state)
+        if KERNEL in state:
+            out[KERNEL] = state[KERNEL].transpose(-1, -2).contiguous()
+        if GRID in state:
+            prefix, patches = state[GRID][:, : self.prefix_rows], state[GRID][:, self.prefix_rows :]
+            image = patches.reshape(1, *geometry.grid_size, -1).transpose(1, 2)
+            out[GRID] = torch.cat([prefix, image.reshape(patches.shape)], dim=1)
+        for name, window in self.family.tables(self.case.arch, geometry).items():
+            if name in state and len(window) == 2:
+                out[name] = transpose_bias_table(state[name], window)
+            elif name in state:
+                out[name[:-1] + {"h": "w", "w": "h"}[name[-1]]] = state[name]
+        return out
+
+    @cached_property
+    def flipped(self) -> Loaded:
+        """The case with height and width exchanged everywhere, loaded."""
+        source, destination = self.case.source.transposed(), self.case.destination.transposed()
+        return self.load(self.transposed(self.truth, self.case.source), destination=destination, source=source)
 
     @cached_property
     def variant(self) -> Loaded:
@@ -240,15 +324,15 @@ class Trial:
         if shuffle:
             random.Random(self.case.contents.seed).shuffle(entries)
         wrapped = checkpoints.wrap(dict(entries), wrapper or self.case.wrapper)
-        return self.convert(self.place(wrapped), self.model())
+        return self.convert(self.place(wrapped))
 
     def on_meta(self) -> Trial:
         """The same case with checkpoint and model on the meta device."""
         return Trial(self.family, self.case, self.loader, checkpoint_device="meta")
 
-    def upstream_output(self, image: Tensor) -> Tensor:
-        """Output of the upstream model on ``image``, in float64."""
-        state = {k: v.to(torch.float64) if v.is_floating_point() else v for k, v in self.upstream.items()}
+    def upstream_output(self, image: Tensor, nudged: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
+        """Output of the upstream model on ``image``, in float64, its tensors ``nudged`` where asked."""
+        state = {k: nudged(v.to(torch.float64)) if v.is_floating_point() else v for k, v in self.upstream.items()}
         arch = {**self.case.arch, **self.family.forward_arch(self.case)}
         return self.format.forward(state, image, arch)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -11,8 +11,10 @@ from .errors import LoadError, some
 from .formats import FORMATS, Format
 
 # I-JEPA's training checkpoints keep the context encoder under "encoder", beside the predictor and the target encoder.
-WRAPPERS = ("model", "state_dict", "encoder")
+WRAPPERS = ("model_ema", "model", "module", "state_dict", "encoder")
+CLASSIFIERS = ("head.", "head_dist.")
 _MAX_NESTING = 8
+_KERNEL = "patch_embed.proj.weight"
 
 
 def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
@@ -45,8 +47,15 @@ def _holds_tensors(entry: object, depth: int = _MAX_NESTING) -> bool:
     )
 
 
-def detect(state_dict: Mapping[str, Tensor]) -> Format:
-    """The format of an unwrapped checkpoint. Raises :class:`LoadError` when none or several fit."""
+def detect(state_dict: Mapping[str, Tensor], names: Collection[str] = ()) -> Format:
+    """The format of an unwrapped checkpoint. Raises :class:`LoadError` when none or several fit.
+
+    ``names`` are the tensors of the model it is meant for. A checkpoint of just these, whatever its classifiers, with a
+    convolution as its patch kernel is the model's own: DeiT-III's names are also those of timm's Eva, whose they are.
+    """
+    own = _but_classifiers(names)
+    if own and own == _but_classifiers(state_dict) and (_KERNEL not in own or state_dict[_KERNEL].ndim == 4):
+        return FORMATS["timm_native"]
     fits = [f for f in FORMATS.values() if f.evidence(state_dict)]
     if len(fits) == 1:
         return fits[0]
@@ -54,3 +63,7 @@ def detect(state_dict: Mapping[str, Tensor]) -> Format:
     if fits:
         raise LoadError(f"ambiguous checkpoint: fits {', '.join(f.name for f in fits)}; keys seen: {seen}")
     raise LoadError(f"unknown checkpoint format; known are {', '.join(FORMATS)}; keys seen: {seen}")
+
+
+def _but_classifiers(names: Collection[str]) -> set[str]:
+    return {name for name in names if not name.startswith(CLASSIFIERS)}

@@ -38,17 +38,20 @@ def linear(x: Tensor, state: Mapping[str, Tensor], name: str) -> Tensor:
     return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
-    """Multi-head attention of ``q`` ``(batch, n, dim)`` over ``k``, ``v`` ``(batch, m, dim)``, heads in order, no projection."""
+def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bias: Tensor | float = 0.0) -> Tensor:
+    """Multi-head attention of ``q`` ``(batch, n, dim)`` over ``k``, ``v`` ``(batch, m, dim)``, heads in order, no projection.
+
+    ``bias`` ``(num_heads, n, m)`` is added to the scaled products.
+    """
     batch, _, dim = q.shape
     q, k, v = (t.reshape(batch, -1, num_heads, dim // num_heads).transpose(1, 2) for t in (q, k, v))
-    weight = ((q @ k.transpose(-2, -1)) * (dim // num_heads) ** -0.5).softmax(dim=-1)
+    weight = ((q @ k.transpose(-2, -1)) * (dim // num_heads) ** -0.5 + bias).softmax(dim=-1)
     return (weight @ v).transpose(1, 2).reshape(batch, -1, dim)
 
 
-def self_attention(qkv: Tensor, num_heads: int) -> Tensor:
+def self_attention(qkv: Tensor, num_heads: int, bias: Tensor | float = 0.0) -> Tensor:
     """Attention of packed projections ``qkv`` ``(batch, n, 3 * dim)``: the first third is q, the second k, the last v."""
-    return attend(*qkv.chunk(3, dim=-1), num_heads)
+    return attend(*qkv.chunk(3, dim=-1), num_heads, bias)
 
 
 def patchify(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

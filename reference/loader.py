@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isqrt
+from math import isqrt, prod
 
 from torch import Tensor, nn
 
-from .detect import detect, unwrap
+from . import naflex
+from .detect import CLASSIFIERS, detect, unwrap
 from .embeddings import (
     adapt_input_channels,
     resample_patch_kernel,
@@ -19,12 +20,17 @@ from .embeddings import (
     resample_position_window,
 )
 from .errors import LoadError, some
-from .formats import Facts
+from .formats import Facts, Format
+from .formats.naflex_native import NAFLEX_NATIVE, to_model
+from .relative import offsets, resize_axis_table, resize_bias_table
 from .resize import Resampling
 
 _KERNEL = "patch_embed.proj.weight"
 _GRID = "pos_embed"
-_CLASSIFIERS = ("head.", "head_dist.")
+_TABLE = "relative_position_bias_table"
+_AXIS_TABLES = (".rel_pos_h", ".rel_pos_w")
+# Models without a bias of queries and values take checkpoints in which it was trained to nothing (DINOv3).
+_ATTENTION_BIASES = (".q_bias", ".v_bias")
 # The convolution that meets the image: of a plain model, of a ResNet stem alone or in front of its stages, of MobileCLIP's.
 _FIRST = (
     _KERNEL,
@@ -36,10 +42,12 @@ _FIRST = (
 
 @dataclass(frozen=True)
 class Destination:
-    """What the loader needs to know of a model: every tensor's shape, its patch and grid size.
+    """What the loader needs to know of a model: every tensor's shape, its patch, grid and window sizes.
 
+    ``shapes`` are by the names a VisionTransformer gives its tensors; ``naflex`` is set for a model with its own.
     ``patch_size`` is the kernel's; ``stride`` says how many pixels one pixel of it stands for, above 1 behind a
-    convolutional stem. Without a kernel of its own (MobileCLIP) the stem is the patch embedding: patch size 1.
+    convolutional stem. Without a kernel of its own (MobileCLIP) the stem is the patch embedding: patch size 1. ``windows``
+    are those of its relative position bias tables, by the table's name.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -47,11 +55,22 @@ class Destination:
     grid_size: tuple[int, int]
     stride: tuple[int, int]
     in_chans: int
+    windows: Mapping[str, tuple[int, int]]
+    naflex: Facts | None
 
     @classmethod
     def of(cls, model: nn.Module) -> Destination:
         """Read a timm VisionTransformer, or anything with its attributes. Raises :class:`LoadError`."""
-        shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+        tensors = model.state_dict()
+        if NAFLEX_NATIVE.evidence(tensors):
+            embeds = model.embeds
+            last = getattr(embeds, "channels_last", True)
+            facts = Facts(embeds.in_chans, tuple(embeds.patch_size), channels_last=last)
+            classic = NAFLEX_NATIVE.decode({k: v.to("meta") for k, v in tensors.items()}, facts)
+            shapes = {k: tuple(v.shape) for k, v in classic.items()}
+            grid = tuple(embeds.pos_embed_grid_size or (1, 1))
+            return cls(shapes, facts.patch_size, grid, (1, 1), facts.in_chans, {}, facts)
+        shapes = {k: tuple(v.shape) for k, v in tensors.items()}
         embed = getattr(model, "patch_embed", None)
         grid, image = getattr(embed, "grid_size", None), getattr(embed, "img_size", None)
         first = next((k for k in reversed(_FIRST) if len(shapes.get(k, ())) == 4), None)
@@ -61,7 +80,9 @@ class Destination:
             )
         patch = shapes[_KERNEL][-2:] if _KERNEL in shapes else (1, 1)
         stride = tuple(i // (g * p) for i, g, p in zip(image, grid, patch)) if image else (1, 1)
-        return cls(shapes, patch, tuple(grid), stride, shapes[first][1])
+        owners = {k: model.get_submodule(k.removesuffix(_TABLE).rstrip(".")) for k in shapes if k.endswith(_TABLE)}
+        windows = {k: tuple(owner.window_size) for k, owner in owners.items()}
+        return cls(shapes, patch, tuple(grid), stride, shapes[first][1], windows, None)
 
 
 def load_state_dict(
@@ -91,9 +112,9 @@ def load_state_dict(
     """
     destination = Destination.of(model)
     state_dict = unwrap(checkpoint)
-    form = detect(state_dict)
+    facts = destination.naflex or Facts(in_chans=destination.in_chans, patch_size=destination.patch_size)
+    form = detect(state_dict, destination.shapes)
     how = resampling or form.resampling
-    facts = Facts(in_chans=destination.in_chans, patch_size=destination.patch_size)
     state = form.decode(state_dict, facts)
     representation = [k for k in state_dict if k.startswith("pre_logits")]
     if representation and "head.weight" in state and "head.weight" in destination.shapes and not keep_classifier:
@@ -102,24 +123,71 @@ def load_state_dict(
             "with num_classes=0, or pass keep_classifier=True"
         )
     if keep_classifier:
-        own = {k: v for k, v in model.state_dict().items() if k.startswith(_CLASSIFIERS)}
-        state = {k: v for k, v in state.items() if not k.startswith(_CLASSIFIERS)} | own
+        own = {k: v for k, v in model.state_dict().items() if k.startswith(CLASSIFIERS)}
+        state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIERS)} | own
     state = _for_model(state, destination)
+    declared = _declared(input_size, model)
     source_patch = (1, 1)
     if _KERNEL in state:
         source_patch = tuple(state[_KERNEL].shape[-2:])
         state[_KERNEL] = resample_patch_kernel(state[_KERNEL], destination.patch_size, how)
-    if _GRID in state and form.windowed:
-        side = isqrt(state[_GRID].shape[1])
-        if side * side != state[_GRID].shape[1]:
-            raise LoadError(f"the {form.name} format has a square of position tokens, not {state[_GRID].shape[1]}")
-        state[_GRID] = resample_position_window(state[_GRID], (side, side), destination.grid_size, how)
-    elif _GRID in state:
-        rows = destination.shapes[_GRID][1] - destination.grid_size[0] * destination.grid_size[1]
-        pixels = (source_patch[0] * destination.stride[0], source_patch[1] * destination.stride[1])
-        old_grid = _source_grid(state[_GRID].shape[1] - rows, pixels, destination.grid_size, input_size, model)
-        state[_GRID] = resample_position_grid(state[_GRID], old_grid, destination.grid_size, rows, how)
-    return _complete(_with_channels(state, destination), destination)
+    pixels = (source_patch[0] * destination.stride[0], source_patch[1] * destination.stride[1])
+    claimed = (declared[0] // pixels[0], declared[1] // pixels[1]) if declared else None
+    if _GRID in state:
+        state = _with_grid(state, destination, form, claimed, input_size, how)
+    state = _with_tables(state, destination, form, claimed)
+    state = _complete(_with_channels(state, destination), destination)
+    return to_model(state, model.state_dict(), facts) if destination.naflex else state
+
+
+def _declared(input_size: tuple[int, int] | None, model: nn.Module) -> tuple[int, int] | None:
+    """The checkpoint's image size ``(height, width)``, as passed or as the model declares it."""
+    declared = input_size or (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+    return (declared[-2], declared[-1]) if declared else None
+
+
+def _with_grid(
+    state: dict[str, Tensor],
+    destination: Destination,
+    form: Format,
+    claimed: tuple[int, int] | None,
+    insisted: tuple[int, int] | None,
+    how: Resampling,
+) -> dict[str, Tensor]:
+    """Positions resampled to the model's grid, and stored as the model stores them: as a list of tokens or as a grid."""
+    position, new = state[_GRID], destination.grid_size
+    as_grid = position.ndim == 4
+    old = tuple(position.shape[1:3]) if as_grid else None
+    position = position.flatten(1, 2) if as_grid else position
+    rows = destination.shapes[_GRID][1] - new[0] * new[1] if len(destination.shapes[_GRID]) == 3 else 0
+    if destination.naflex and not as_grid and not form.windowed:
+        stored = naflex.prefix_rows(state, new, claimed, form.prefix_rows)
+        state, position = naflex.fold_prefix_rows(state, stored)
+    if form.windowed and not as_grid:
+        side = isqrt(position.shape[1])
+        if side * side != position.shape[1]:
+            raise LoadError(f"the {form.name} format has a square of position tokens, not {position.shape[1]}")
+        position = resample_position_window(position, (side, side), new, how)
+    else:
+        old = old or _source_grid(position.shape[1] - rows, new, claimed, insisted)
+        position = resample_position_grid(position, old, new, rows, how)
+    return state | {_GRID: position.unflatten(1, new) if len(destination.shapes[_GRID]) == 4 else position}
+
+
+def _with_tables(
+    state: dict[str, Tensor], destination: Destination, form: Format, claimed: tuple[int, int] | None
+) -> dict[str, Tensor]:
+    """Relative position biases resized to the model's windows."""
+    resized = {}
+    for key, window in destination.windows.items():
+        extra = destination.shapes[key][0] - prod(offsets(window))
+        known = () if form.square_windows else tuple(filter(None, (claimed, window)))
+        old = _source_window(key, len(state[key]) - extra, known)
+        resized[key] = resize_bias_table(state[key], old, window)
+    for key in state:
+        if key.endswith(_AXIS_TABLES):
+            resized[key] = resize_axis_table(state[key], (destination.shapes[key][0] + 1) // 2)
+    return state | resized
 
 
 def _with_channels(state: dict[str, Tensor], destination: Destination) -> dict[str, Tensor]:
@@ -131,39 +199,38 @@ def _with_channels(state: dict[str, Tensor], destination: Destination) -> dict[s
 
 
 def _for_model(state: dict[str, Tensor], destination: Destination) -> dict[str, Tensor]:
-    """Drop the classifier a model without one has no use for; refuse other names, and what cannot be resampled."""
+    """Drop a classifier or zero biases the model has no place for; refuse other names, and what cannot be resampled."""
     shapes = destination.shapes
-    for head in _CLASSIFIERS:
-        if f"{head}weight" not in shapes:
+    for head in CLASSIFIERS:
+        if not any(name.startswith(head) for name in shapes):
             state = {k: v for k, v in state.items() if not k.startswith(head)}
+    state = {k: v for k, v in state.items() if k in shapes or not (k.endswith(_ATTENTION_BIASES) and _is_zero(v))}
     names = (("missing", [k for k in shapes if k not in state]), ("unexpected", [k for k in state if k not in shapes]))
     if any(found for _, found in names):
         raise LoadError("checkpoint does not fit the model: " + "; ".join(f"{t}: {some(n)}" for t, n in names if n))
-    for key, ndim in ((_KERNEL, 4), (_GRID, 3)):
-        if key in state and (state[key].ndim != ndim or (key == _GRID and len(state[key]) != 1)):
+    for key, ndims in ((_KERNEL, (4,)), (_GRID, {3, len(shapes.get(_GRID, ()))})):
+        if key in state and (state[key].ndim not in ndims or (key == _GRID and len(state[key]) != 1)):
             raise LoadError(f"{key} has shape {tuple(state[key].shape)}, which is none of a Vision Transformer")
     return state
 
 
+def _is_zero(tensor: Tensor) -> bool:
+    """Whether a bias adds nothing; one on the meta device, of which nobody knows, is given the benefit of the doubt."""
+    return tensor.is_meta or not bool(tensor.any())
+
+
 def _source_grid(
-    tokens: int,
-    pixels: tuple[int, int],
-    model_grid: tuple[int, int],
-    input_size: tuple[int, int] | None,
-    model: nn.Module,
+    tokens: int, model_grid: tuple[int, int], claimed: tuple[int, int] | None, insisted: tuple[int, int] | None
 ) -> tuple[int, int]:
-    """The grid of ``tokens`` position tokens of ``pixels`` each, by the three rules of :func:`load_state_dict`."""
+    """The grid of ``tokens`` position tokens, by the three rules of :func:`load_state_dict`."""
     if tokens < 1:
         raise LoadError("pos_embed has fewer rows than the model has prefix tokens: the model has other prefix tokens")
-    declared = input_size or (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
-    if declared:
-        grid = (declared[-2] // pixels[0], declared[-1] // pixels[1])
-        if grid[0] * grid[1] == tokens:
-            return grid
-    if input_size is not None:
+    if claimed and claimed[0] * claimed[1] == tokens:
+        return claimed
+    if insisted is not None:
         raise LoadError(
-            f"input_size {tuple(input_size)} is not the checkpoint's: at {pixels} pixels a token it gives "
-            f"{grid[0]}x{grid[1]} position tokens, the checkpoint has {tokens}"
+            f"input_size {tuple(insisted)} is not the checkpoint's: it gives {claimed[0]}x{claimed[1]} position tokens, "
+            f"the checkpoint has {tokens}"
         )
     if tokens == model_grid[0] * model_grid[1]:
         return model_grid
@@ -171,6 +238,20 @@ def _source_grid(
         return isqrt(tokens), isqrt(tokens)
     raise LoadError(
         f"{tokens} position tokens form no square grid and the declared input size does not explain them: "
+        "pass input_size=(height, width) of the checkpoint"
+    )
+
+
+def _source_window(key: str, rows: int, known: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+    """The window whose offsets fill ``rows`` rows of a bias table: a ``known`` one (declared, the model's), else a square."""
+    for window in known:
+        if prod(offsets(window)) == rows:
+            return window
+    side = isqrt(max(rows, 0))
+    if side % 2 and side * side == rows:
+        return (side + 1) // 2, (side + 1) // 2
+    raise LoadError(
+        f"the {rows} rows of {key} are the offsets of no square window and the declared input size does not explain them: "
         "pass input_size=(height, width) of the checkpoint"
     )
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from conformance import checkpoints
 from conformance.cases import Case, Geometry, Size
 from conformance.families import FAMILIES, Family
-from reference import LoadError, load_state_dict
+from reference import FORMATS, Facts, LoadError, load_state_dict
 
 GEOMETRY = Geometry((4, 4), (2, 2))
 ARCH = {
@@ -69,7 +69,12 @@ class Model(nn.Module):
 
     def __init__(self, family: Family, arch: Mapping[str, Any], geometry: Geometry, declared: Size | None) -> None:
         super().__init__()
-        for name, shape in family.shapes(arch, geometry).items():
+        naflex, shapes = family.module == "naflexvit", family.shapes(arch, geometry)
+        if "pos_embed" in shapes and (naflex or family.module == "vision_transformer_sam"):
+            shapes["pos_embed"] = (1, *geometry.grid_size, arch["embed_dim"])
+        if naflex:
+            shapes = self._naflex(shapes, arch)
+        for name, shape in shapes.items():
             *path, leaf = name.split(".")
             module = self
             for part in path:
@@ -77,9 +82,31 @@ class Model(nn.Module):
                     module.add_module(part, nn.Module())
                 module = module._modules[part]
             module.register_parameter(leaf, nn.Parameter(torch.zeros(shape)))
-        self.patch_embed.grid_size, self.patch_embed.img_size = geometry.grid_size, family.img_size(arch, geometry)
+        for name, window in family.tables(arch, geometry).items():
+            if len(window) == 2:
+                self.get_submodule(name.rpartition(".")[0]).window_size = window
+        if naflex:
+            embeds = self.embeds
+            embeds.patch_size, embeds.pos_embed_grid_size = geometry.patch_size, geometry.grid_size
+            embeds.in_chans, embeds.channels_last = arch.get("in_chans", 3), facts_of(arch, geometry).channels_last
+        else:
+            self.patch_embed.grid_size, self.patch_embed.img_size = geometry.grid_size, family.img_size(arch, geometry)
         if declared is not None:
             self.pretrained_cfg = {"input_size": (3, *declared)}
+
+    @staticmethod
+    def _naflex(shapes: Mapping[str, tuple[int, ...]], arch: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        classic = {name: torch.zeros(shape, device="meta") for name, shape in shapes.items()}
+        own = FORMATS["naflex_native"].encode(classic)
+        if arch.get("projection") == "conv":
+            own["embeds.proj.weight"] = classic["patch_embed.proj.weight"]
+        return {name: tuple(tensor.shape) for name, tensor in own.items()}
+
+
+def facts_of(arch: Mapping[str, Any], geometry: Geometry) -> Facts:
+    """What a model of ``arch`` tells a loader."""
+    chans, last = arch.get("in_chans", 3), arch.get("projection") != "channels-first"
+    return Facts(in_chans=chans, patch_size=geometry.patch_size, num_heads=arch["num_heads"], channels_last=last)
 
 
 def image_encoder(source: Geometry, family: str = "timm_native", **options: Any) -> tuple[dict[str, Tensor], Case]:

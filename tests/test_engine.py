@@ -51,11 +51,12 @@ def drawn(family, stratum, count=15):
 def test_drawn_cases_keep_to_their_bounds(name):
     """Patches 1 to 32, free grids 1 to 8, widths 8 to 48, depth 1 or 2; decidable; JSON both ways; reachable regimes."""
     family, met = FAMILIES[name], set()
+    top = MAX_GRID * family.grid_multiple
     for stratum in strata_of(family):
         for case in drawn(family, stratum):
             for geometry in (case.source, case.destination):
                 assert all(1 <= p <= MAX_PATCH for p in geometry.patch_size)
-                assert stratum.sizes == "real" or all(1 <= g <= MAX_GRID for g in geometry.grid_size)
+                assert stratum.sizes == "real" or all(1 <= g <= top for g in geometry.grid_size)
             assert 8 <= case.arch["embed_dim"] <= 48
             assert case.arch["depth"] in (1, 2)
             assert Case.from_json(case.to_json()) == case

@@ -87,6 +87,15 @@ FAKES = (
     Fake("assumes_a_square_grid", "timm_native", "idempotent", f"{_NATIVE} no-early-return transpose-symmetric"),
     Fake("interpolates_the_class_row", "openai_clip", "prefix-tokens-kept", _ROWS),
     Fake("resamples_the_class_token", "openai_clip", "prefix-tokens-kept", "transpose-symmetric no-early-return"),
+    # relative position tables
+    Fake("resizes_tables_that_fit", "beit", "rel-pos-identity", f"{_NATIVE} idempotent no-early-return"),
+    Fake("tables_like_images", "beit", "rel-pos-neighbours", "rel-pos-agreement no-early-return"),
+    Fake("tables_by_column_rule", "beit", "rel-pos-transposed", "rel-pos-neighbours rel-pos-agreement no-early-return"),
+    Fake("nearest_offsets", "beit", "rel-pos-agreement", "no-early-return"),
+    Fake("loses_the_class_rows", "beit", "rel-pos-class-rows", "rel-pos-agreement no-early-return"),
+    # attention
+    Fake("keeps_rope_buffers", "eva02", "rope-buffers-ignored", "strict-load native-identity"),
+    Fake("swaps_split_projections", "eva02", "qkv-forms-agree", f"{_NATIVE} idempotent repeatable"),
     # manners
     Fake("pops_from_its_input", "dinov2", "input-unmodified"),
     Fake("edits_in_place", "dinov2_registers", "input-unmodified", "repeatable"),

@@ -111,9 +111,7 @@ def test_an_input_size_that_explains_nothing_is_refused() -> None:
     own, _ = image_encoder(GEOMETRY)
     larger = model(Geometry((4, 4), (3, 3)))
     text = refusal(own, larger, input_size=(64, 48))
-    assert (
-        "input_size (64, 48) is not the checkpoint's: at (4, 4) pixels a token it gives 16x12 position tokens" in text
-    )
+    assert "input_size (64, 48) is not the checkpoint's: it gives 16x12 position tokens, the checkpoint has 4" in text
 
 
 def test_a_wrapper_without_tensors_is_no_wrapper() -> None:

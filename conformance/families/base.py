@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import isqrt, prod
 from typing import TYPE_CHECKING, Any
 
 from hypothesis.strategies import SearchStrategy
@@ -12,16 +13,29 @@ from packaging.version import Version
 from ..cases import CONTAINERS, NPZ, Case, Geometry, Size
 
 if TYPE_CHECKING:  # the command line reads this registry without importing torch
+    from torch import Tensor
+
     from reference import Resampling
 
 Arch = Mapping[str, Any]
 Shapes = dict[str, tuple[int, ...]]
+Windows = dict[str, tuple[int, ...]]
+State = dict[str, "Tensor"]
 
 KERNEL = "patch_embed.proj.weight"
 
 
 def _nothing(arch: Arch) -> dict[str, Any]:
     return {}
+
+
+def no_tables(arch: Arch, geometry: Geometry) -> Windows:
+    """The windows of a family without relative positions."""
+    return {}
+
+
+def _unchanged(case: Case, state: State) -> State:
+    return state
 
 
 def _no_tags(case: Case) -> frozenset[str]:
@@ -41,9 +55,11 @@ class Family:
     name            family name
     source          upstream repository and file, for the documentation
     shares_format   family whose ``reference`` format it has, where that is not its own
+    classic         family that loads the same checkpoints into the model they were made for, where ``module`` has another
     first_release   first timm release that converts the format in full
     models          globs over registered timm model names that use this format, ``not_models`` the exceptions
     module          timm module of the loader, ``model_class`` the class of its models
+    models_module   timm module of the registered models, where those build ``model_class`` when told to (``use_naflex``)
 
     What its checkpoints hold:
 
@@ -54,16 +70,25 @@ class Family:
     implied         model tensors the format has no word for: zero in the model, absent from the checkpoint
     foreign         shapes of tensors such checkpoints carry that are not the image encoder's
     wrappers        how such checkpoints are nested or prefixed, ``wrapper_since`` the releases that learnt some later
+    stored          the checkpoint's own way to hold tensors that the suite knows in timm's VisionTransformer layout
     containers      file formats they come in
     stride          pixels that one pixel of the patch kernel stands for, above 1 behind a convolutional stem
     max_patch       largest patch side to draw; 1 where the format has no patch kernel of its own
     square_patch    when the format itself says that a patch is square: "always", or only where "resampled"
     square_source_grid  whether the format itself says that the position grid is square
+    square_grids    whether such models have square grids only
+    grid_multiple   what the sides of a grid are multiples of, where stages halve it
+    grid_stored     whether positions are stored as a grid, and not as a list of tokens
+    misread_tokens  how many tokens a grid would have if rows of prefix tokens were mistaken for it or it for them, or None
+    tables          windows of the relative position tables at a geometry, by tensor name: ``(h, w)``, or ``(s,)`` for
+                    SAM's tables of one axis
 
     How it loads:
 
     model_kwargs    constructor arguments of the destination model; ``"module:name"`` strings name objects of the target,
                     with a dict of arguments beside them to be given when they are called
+    filters         the loader's function, by the names releases gave it, newest first; "module:name" in another module
+    canonical       what a loaded state is by VisionTransformer's names and in its layout, the inverse of the model's own
     created_kwargs  arguments of the registered model's function where they differ from those
     filter_kwargs   arguments timm's model function passes to the loader for ``arch``
     resampling      how kernel and grid are resampled where that differs from the format's own
@@ -89,18 +114,28 @@ class Family:
     models: tuple[str, ...]
     not_models: tuple[str, ...] = ()
     shares_format: str = ""
+    classic: str = ""
     module: str = "vision_transformer"
     model_class: str = "VisionTransformer"
+    models_module: str = ""
     by_model: Callable[[str], dict[str, Any]] = lambda name: {}
     implied: Callable[[Arch], frozenset[str]] = lambda arch: frozenset()
     foreign: Callable[[Arch], Shapes] = _nothing
     wrappers: tuple[str, ...] = ("bare", "model", "state_dict", "model.state_dict")
     wrapper_since: Mapping[str, str] = field(default_factory=dict)
+    stored: Callable[[Case, State], State] = _unchanged
     containers: tuple[str, ...] = CONTAINERS
     stride: Callable[[Arch], int] = lambda arch: 1
     max_patch: int = 32
     square_patch: str = ""
     square_source_grid: bool = False
+    square_grids: bool = False
+    grid_multiple: int = 1
+    grid_stored: bool = False
+    misread_tokens: Callable[[Case], int | None] = lambda case: None
+    tables: Callable[[Arch, Geometry], Windows] = no_tables
+    filters: tuple[str, ...] = ("checkpoint_filter_fn",)
+    canonical: Callable[[Case, State], State] = _unchanged
     created_kwargs: Callable[[Arch], dict[str, Any]] | None = None
     filter_kwargs: Callable[[Arch], dict[str, Any]] = _nothing
     resampling: Callable[[Arch], Resampling | None] = lambda arch: None
@@ -151,21 +186,49 @@ class Family:
         A position grid stored as a list of tokens does not say its shape. What a loader may use: the format, when its
         grids are square by definition; the declared input size when it accounts for every token; otherwise as many tokens
         as the model has means the model's grid, and a square number means a square. A declaration that accounts for every
-        token and is false misleads any honest loader.
+        token and is false misleads any honest loader. Where it is not known either whether the list begins with rows of
+        prefix tokens, each rule has to tell the two readings apart.
         """
-        source, destination, declared = case.source, case.destination, case.declared
-        if declared == "true" or self.square_source_grid or case.arch.get("pos_embed") == "none":
+        if case.declared == "true" or self.square_source_grid:
             return None
-        if declared == "default":
+        claimed = None
+        if case.declared == "default":
             stride = self.stride(case.arch)
-            claimed = tuple(n // (p * stride) for n, p in zip(default_input_size, source.patch_size))
-            if claimed[0] * claimed[1] == source.tokens:
-                if claimed == source.grid_size:
-                    return None
-                return "the declared input size is false and fits the token count"
-        if source.tokens == destination.tokens:
-            same = source.grid_size == destination.grid_size
-            return None if same else "as many tokens as the model has, in another grid, and no input size declared"
-        if source.grid_size[0] == source.grid_size[1]:
-            return None
-        return "a non-square grid and no input size declared"
+            claimed = tuple(n // (p * stride) for n, p in zip(default_input_size, case.source.patch_size))
+        counts = []
+        if not self.grid_stored and case.arch.get("pos_embed") != "none":
+            counts.append(prod)
+            misread = self.misread_tokens(case)
+            if misread is not None and _misled(misread, case, claimed):
+                return "the rows of prefix tokens may or may not be among the positions, and no input size tells"
+        if any(len(window) == 2 for window in self.tables(case.arch, case.source).values()):
+            counts.append(_offsets)
+        return next(filter(None, (_undecidable(count, case, claimed) for count in counts)), None)
+
+
+def _offsets(window: Size) -> int:
+    """Offsets between two tokens of a window: rows of its relative position table."""
+    return (2 * window[0] - 1) * (2 * window[1] - 1)
+
+
+def _misled(misread: int, case: Case, claimed: Size | None) -> bool:
+    """Whether the first rule that takes one of two token counts for a grid's takes the wrong one, or both."""
+    rules = (
+        lambda n: claimed is not None and prod(claimed) == n,
+        lambda n: case.destination.tokens == n,
+        lambda n: isqrt(n) ** 2 == n,
+    )
+    right = next((n for n, rule in enumerate(rules) if rule(case.source.tokens)), len(rules))
+    wrong = next((n for n, rule in enumerate(rules) if rule(misread)), len(rules))
+    return wrong <= right and wrong < len(rules)
+
+
+def _undecidable(count: Callable[[Size], int], case: Case, claimed: Size | None) -> str | None:
+    """Why no loader could know the source grid of which ``count`` is stored, told that it is ``claimed``."""
+    source, destination = case.source.grid_size, case.destination.grid_size
+    if claimed is not None and count(claimed) == count(source):
+        return None if claimed == source else "the declared input size is false and fits the token count"
+    if count(source) == count(destination):
+        same = source == destination
+        return None if same else "as many tokens as the model has, in another grid, and no input size declared"
+    return None if source[0] == source[1] else "a non-square grid and no input size declared"

@@ -74,6 +74,7 @@ HYBRID_RESNET = Family(
     model_kwargs=resnet_kwargs,
     created_kwargs=resnet_created_kwargs,
     module="vision_transformer_hybrid",
+    filters=("checkpoint_filter_fn", "vision_transformer:checkpoint_filter_fn"),  # the hybrids' own came late
     models=("vit_*_r*_s??_*", "vit_*_r_s16_*"),
     first_conv=resnet_first_conv,
     stride=stem_stride,
@@ -124,6 +125,7 @@ MOBILECLIP = Family(
     # output differs although every tensor is right, which is no loader's doing.
     model_kwargs=_mobile_kwargs,
     module="vision_transformer_hybrid",
+    filters=("checkpoint_filter_fn", "vision_transformer:checkpoint_filter_fn"),  # the hybrids' own came late
     models=("vit_base_mci_224.*",),
     first_conv=lambda arch: f"{_BACKBONE}0.conv.weight",
     implied=lambda arch: frozenset({"head.bias"}),
@@ -141,7 +143,7 @@ MOBILECLIP = Family(
             "patch-non-square",
         }
     ),
-    weight=0.6,
+    weight=0.4,
 )
 
 HYBRID_CONVSTEM = replace(

@@ -19,7 +19,7 @@ IJEPA = vit.family(
     wrappers=("encoder", "model.encoder"),
     containers=("pth", "memory"),
     unreachable=frozenset({"prefix-1", "prefix-1+R", "safetensors"}),
-    weight=0.4,
+    weight=0.25,
 )
 
 IJEPA_WITHOUT_DDP = replace(

@@ -35,6 +35,7 @@ OPENAI_CLIP = vit.family(
     implied=lambda arch: frozenset({"head.bias"}),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
     foreign=_foreign(""),
+    weight=0.7,
 )
 
 OPENAI_CLIP_DDP = replace(
@@ -43,7 +44,7 @@ OPENAI_CLIP_DDP = replace(
     source="mlfoundations/open_clip src/open_clip_train/main.py (checkpoints saved from DistributedDataParallel)",
     first_release="0.9.9",
     foreign=_foreign("module."),
-    weight=0.4,
+    weight=0.25,
 )
 
 FAMILIES = (OPENAI_CLIP, OPENAI_CLIP_DDP)

@@ -86,7 +86,7 @@ def create_model(trial: Trial) -> Iterator[Problem]:
         except Exception as error:
             yield from _refused(error)
             return
-    got = model.state_dict()
+    got = trial.family.canonical(case, dict(model.state_dict()))
     for name, want in trial.created.items():
         if name not in got:
             yield Problem("missing-key", name, f"{name} is missing")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from math import tau
 
 import torch
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from .. import bounds
@@ -16,6 +18,10 @@ from .registry import invariant, unless
 _TOKENS = 600
 
 _NATIVE = unless(lambda t: t.case.native, "holds at the native geometry only")
+COMPARABLE = unless(
+    lambda t: t.case.native and t.case.contents.kind not in ("constant", "one-hot") and t.case.source.tokens <= _TOKENS,
+    "needs the native geometry, tokens that vary (LayerNorm divides by their variance), and no more than 600 of them",
+)
 
 
 @invariant(
@@ -37,33 +43,48 @@ def native_identity(trial: Trial) -> Iterator[Problem]:
     promise="At the native geometry, the loaded model computes what the upstream model computes from the same tensors.",
     catches="conversions that are self-consistent but mean something else: wrong token order, norm, gate or bias.",
     regimes=("native", "prefix-0", "prefix-1", "prefix-1+R"),
-    applies=unless(
-        lambda t: (
-            t.case.native and t.case.contents.kind not in ("constant", "one-hot") and t.case.source.tokens <= _TOKENS
-        ),
-        "needs the native geometry, tokens that vary (LayerNorm divides by their variance), and no more than 600 of them",
-    ),
+    applies=COMPARABLE,
 )
 def native_forward(trial: Trial) -> Iterator[Problem]:
+    yield from same_outputs(trial, trial.upstream_output)
+
+
+def same_outputs(trial: Trial, other: Callable[[Tensor], Tensor]) -> Iterator[Problem]:
+    """Compare what the loaded model makes of an image, in float64, with what ``other`` does, which is right."""
     model = trial.model()
-    if {k: v.shape for k, v in model.state_dict().items()} != {k: v.shape for k, v in trial.state.items()}:
+    if not fits(model, trial.raw):
         raise Blocked("the state dict does not fit the model")
-    state = {k: v.cpu().to(torch.float64) if v.is_floating_point() else v.cpu() for k, v in trial.state.items()}
     generator = torch.Generator().manual_seed(trial.case.contents.seed)
     arch = trial.case.arch
     size = (2, arch.get("in_chans", 3), *trial.family.img_size(arch, trial.case.source))
     image = torch.randn(size, generator=generator, dtype=torch.float64)
-    nudged = image + image * 2.0**-20 * torch.randn(image.shape, generator=generator, dtype=torch.float64).sign()
-    want = trial.upstream_output(image)
-    sensitivity = float((trial.upstream_output(nudged) - want).norm() / (want.norm() * 2.0**-20 + 1e-300))
+    want = other(image)
+    sensitivity = _sensitivity(trial, other, image, want, generator)
     try:
-        with torch.inference_mode():
-            got = functional_call(model, state, (image,), strict=True)
+        got = output(model, trial.raw, image)
     except Exception as error:
         yield raised(error, "the loaded model's forward")
         return
-    bound = bounds.forward(want, _operations(trial), sensitivity)
+    bound = bounds.forward(want, _operations(trial), sensitivity, _turns(trial))
     yield from trial.compare("output", got, want, bound, "output")
+
+
+def fits(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has just a model's tensors, in their shapes."""
+    return {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in state.items()}
+
+
+def output(model: nn.Module, raw: Mapping[str, Tensor], image: Tensor) -> Tensor:
+    """What a model makes of an image with the tensors of a state dict, all in float64.
+
+    Buffers that are never stored are the model's own. Those of a rotary embedding stay as they are: it works in float32.
+    """
+    own = dict(model.named_buffers())
+    given = {**{k: v for k, v in own.items() if not k.startswith("rope.")}, **raw}
+    state = {k: v.cpu().to(torch.float64) if v.is_floating_point() else v.cpu() for k, v in given.items()}
+    state = {k: v.cpu() for k, v in own.items()} | state
+    with torch.inference_mode():
+        return functional_call(model, state, (image,), strict=True)
 
 
 def _operations(trial: Trial) -> int:
@@ -72,6 +93,30 @@ def _operations(trial: Trial) -> int:
     dim, (ph, pw) = arch["embed_dim"], source.patch_size
     inner = 3 * ph * pw + (arch["depth"] + 2) * (source.tokens + 4 * dim + 2 * dim * arch["mlp_ratio"])
     return int(inner * dim)
+
+
+def _sensitivity(
+    trial: Trial, other: Callable[[Tensor], Tensor], image: Tensor, want: Tensor, generator: torch.Generator
+) -> float:
+    """How many times larger a relative change of the image comes out; with a rotary embedding, of the tensors as well.
+
+    An angle that is off turns queries and keys, as a change of their projections would.
+    """
+    step = 2.0**-20
+
+    def nudged(tensor: Tensor) -> Tensor:
+        return tensor + tensor * step * torch.randn(tensor.shape, generator=generator, dtype=torch.float64).sign()
+
+    changes = [other(nudged(image)) - want]
+    if _turns(trial):
+        exact = trial.upstream_output(image)
+        changes += [trial.upstream_output(image, nudged) - exact for _ in range(3)]
+    return max(float(change.norm()) for change in changes) / (float(want.norm()) * step + 1e-300)
+
+
+def _turns(trial: Trial) -> float:
+    """Largest angle of a rotary embedding, in radians: the last row or column, or a full turn; 0 where there is none."""
+    return max(tau, *trial.case.source.grid_size) if trial.case.arch.get("rope") else 0.0
 
 
 @invariant(

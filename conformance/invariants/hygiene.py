@@ -55,7 +55,8 @@ def _identical(a: Tensor, b: Tensor) -> bool:
 )
 def repeatable(trial: Trial) -> Iterator[Problem]:
     first = trial.state
-    again = trial.convert(trial.base.given, trial.model())
+    # A copy of what the first load left behind: the first result may share tensors with it.
+    again = trial.convert(trial.place(trial.base.given))
     if not again.ok:
         yield again.problem("the second load")
     else:
@@ -73,7 +74,7 @@ def idempotent(trial: Trial) -> Iterator[Problem]:
     wrong = [k for k, v in trial.expected.items() if k not in state or state[k].shape != v.shape]
     if wrong:
         raise Blocked("the state dict does not fit the model")
-    again = trial.convert(trial.place(state), trial.model(destination, source=destination))
+    again = trial.convert(trial.place(trial.raw), source=destination)
     if not again.ok:
         yield again.problem("loading the result again")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from ..families import Family
 from ..problems import Problem
 from ..trial import Trial
 
@@ -16,8 +17,9 @@ class Invariant:
     """A promise a loader keeps.
 
     ``promise`` and ``catches`` are for the documentation. ``regimes`` are classes of cases the invariant must have judged
-    in a run, or the run is vacuous. ``applies`` says why a case is none of its business, or None. ``check`` yields the
-    ways a case breaks the promise; it may raise :class:`conformance.trial.Blocked`.
+    in a run, or the run is vacuous; ``concerns`` tells the families whose cases it can judge at all. ``applies`` says why a
+    case is none of its business, or None. ``check`` yields the ways a case breaks the promise; it may raise
+    :class:`conformance.trial.Blocked`.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Invariant:
     regimes: tuple[str, ...]
     applies: Callable[[Trial], str | None]
     check: Check
+    concerns: Callable[[Family], bool] = lambda family: True
 
 
 INVARIANTS: dict[str, Invariant] = {}
@@ -38,6 +41,7 @@ def invariant(
     catches: str,
     regimes: tuple[str, ...] = (),
     applies: Callable[[Trial], str | None] = lambda trial: None,
+    concerns: Callable[[Family], bool] = lambda family: True,
 ) -> Callable[[Check], Check]:
     """Register a check under its own name, hyphenated; its module is its theme. Refuses a name used twice."""
 
@@ -46,7 +50,7 @@ def invariant(
         if name in INVARIANTS:
             raise ValueError(f"two invariants are named {name}")
         theme = check.__module__.rsplit(".", 1)[-1]
-        INVARIANTS[name] = Invariant(name, theme, promise, catches, regimes, applies, check)
+        INVARIANTS[name] = Invariant(name, theme, promise, catches, regimes, applies, check, concerns)
         return check
 
     return register

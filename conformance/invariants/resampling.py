@@ -12,12 +12,17 @@ from reference.resize import axis_matrix, axis_pinv
 from .. import bounds
 from ..cases import relation
 from ..problems import Problem
-from ..trial import GRID, KERNEL, Blocked, Loaded, Trial
+from ..trial import GRID, KERNEL, Blocked, Trial
 from .registry import invariant, unless
 
 
 def _patch(trial: Trial) -> str:
     return relation(trial.case.source.patch_size, trial.case.destination.patch_size)
+
+
+def _images(trial: Trial) -> tuple[str, ...]:
+    """The geometry-dependent tensors that are resampled as images are; relative position tables have laws of their own."""
+    return tuple(name for name in trial.geometric if name in (KERNEL, GRID))
 
 
 def _operators(trial: Trial, of) -> tuple[Tensor, Tensor]:
@@ -88,19 +93,6 @@ def pi_normal_equations(trial: Trial) -> Iterator[Problem]:
 # -- position grids ----------------------------------------------------------------------------------------------------
 
 
-def _loaded(trial: Trial, loaded: Loaded, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """Geometry-dependent tensors of another load on the CPU; blocked where that load is broken otherwise."""
-    if not loaded.ok:
-        raise Blocked("the load itself raises")
-    out = {}
-    for name in names:
-        if name in trial.expected:
-            if name not in loaded.state or loaded.state[name].numel() != trial.expected[name].numel():
-                raise Blocked(f"{name} is missing or of the wrong shape")
-            out[name] = loaded.state[name].cpu()
-    return out
-
-
 @invariant(
     promise=(
         "A constant position grid stays that constant, and a grown kernel keeps its answer to a constant image: "
@@ -112,7 +104,7 @@ def _loaded(trial: Trial, loaded: Loaded, names: tuple[str, ...]) -> dict[str, T
 )
 def constant_preserved(trial: Trial) -> Iterator[Problem]:
     state, loaded = trial.constant
-    got = _loaded(trial, loaded, (KERNEL, GRID))
+    got = trial.loaded(loaded, _images(trial))
     source, destination = trial.case.source, trial.case.destination
     if source.grid_size != destination.grid_size and GRID in got:
         rows = trial.prefix_rows
@@ -134,28 +126,16 @@ def constant_preserved(trial: Trial) -> Iterator[Problem]:
     ),
 )
 def linear(trial: Trial) -> Iterator[Problem]:
-    names = (KERNEL, GRID)
+    names = trial.geometric
     second, loaded = trial.constant
-    parts = [_loaded(trial, trial.base, names), _loaded(trial, loaded, names)]
+    parts = [trial.loaded(trial.base, names), trial.loaded(loaded, names)]
     total = {k: (v + second[k] if k in names else v) for k, v in trial.truth.items()}
-    for name, got in _loaded(trial, trial.load(total), names).items():
+    for name, got in trial.loaded(trial.load(total), names).items():
         want = parts[0][name].to(torch.float64) + parts[1][name].to(torch.float64)
         bound = sum(trial.bound(name, s) for s in (trial.truth, second, total)) + bounds.rounding(want, torch.float32)
         rows = trial.prefix_rows if name == GRID else 0  # prefix rows are not resampled: prefix-tokens-kept judges them
         parts_compared = (t[:, rows:] for t in (got, want, bound.expand(want.shape)))
         yield from trial.compare(name, *parts_compared, "not-linear")
-
-
-def _transposed(state: dict[str, Tensor], rows: int, grid: tuple[int, int]) -> dict[str, Tensor]:
-    """Height and width exchanged in the patch kernel and the position grid of size ``grid``."""
-    out = dict(state)
-    if KERNEL in state:
-        out[KERNEL] = state[KERNEL].transpose(-1, -2).contiguous()
-    if GRID in state:
-        prefix, patches = state[GRID][:, :rows], state[GRID][:, rows:]
-        image = patches.reshape(1, *grid, -1).transpose(1, 2)
-        out[GRID] = torch.cat([prefix, image.reshape(patches.shape)], dim=1)
-    return out
 
 
 @invariant(
@@ -165,13 +145,12 @@ def _transposed(state: dict[str, Tensor], rows: int, grid: tuple[int, int]) -> d
     applies=unless(lambda t: not t.case.native, "nothing is resampled at the native geometry"),
 )
 def transpose_symmetric(trial: Trial) -> Iterator[Problem]:
-    source, destination = trial.case.source.transposed(), trial.case.destination.transposed()
-    flipped = _transposed(trial.truth, trial.prefix_rows, trial.case.source.grid_size)
-    other = _loaded(trial, trial.load(flipped, destination=destination, source=source), (KERNEL, GRID))
+    names, destination = _images(trial), trial.case.destination.transposed()
+    other = trial.loaded(trial.flipped, names)
     if KERNEL in other and other[KERNEL].shape[-2:] != destination.patch_size:
         raise Blocked(f"{KERNEL} is of the wrong shape")
-    back = _transposed(other, trial.prefix_rows, destination.grid_size)
-    for name in back:
+    back = trial.transposed(other, destination)
+    for name in names:
         yield from trial.compare(name, back[name], trial.tensor(name), 2 * trial.bound(name), "not-symmetric")
 
 

@@ -69,7 +69,8 @@ _SWIGLU = (
 
 
 def _kind(state: Mapping[str, Tensor]) -> str | None:
-    if not {"mask_token", "cls_token", "patch_embed.proj.weight"} <= state.keys() or "decoder_pos_embed" in state:
+    others = {"decoder_pos_embed", "storage_tokens", "lm_head.weight"} & state.keys()  # MAE's, DINOv3's, EVA's
+    if not {"mask_token", "cls_token", "patch_embed.proj.weight"} <= state.keys() or others:
         return None
     if "blocks.0.mlp.w12.weight" in state:
         return "dinov2_swiglu"

@@ -3,13 +3,15 @@
 Sources: ``google-research/vision_transformer`` ``vit_jax/models_vit.py`` (block names of its pre-Linen ancestor, in which
 all published files are); ``google-research/big_vision`` ``big_vision/models/vit.py``, and
 ``big_vision/models/proj/flexi/vit.py``, whose kernels and grids are stored at underlying sizes and resized with a plain
-half-pixel bilinear. Kernels are ``(h, w, in, out)``, dense ones ``(in, out)``, attention has an axis for heads; flax's
-``gelu`` is the tanh approximation. Names here are without prefix and with blocks one by one (``reference/flax.py``).
+half-pixel bilinear; ``big_vision/models/proj/image_text/naflex_vit.py``, with a dense patch kernel and positions as a grid.
+Kernels are ``(h, w, in, out)``, dense ones ``(in, out)``, attention has an axis for heads; flax's ``gelu`` is the tanh
+approximation. Names here are without prefix and with blocks one by one (``reference/flax.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 from ..forward import ACTIVATIONS, attend, num_blocks, patchify
 from ..resize import BILINEAR
 from ..stems import UPSTREAM, count_units, features
+from .naflex_native import to_conv
 from .rules import Drop, Facts, Fold, Format, Rename, Rule, transpose
 
 _EPS = 1e-6
@@ -29,11 +32,23 @@ _POSITIONS = {False: "Transformer/posembed_input/pos_embedding", True: "pos_embe
 
 
 def _oihw(kernel: Tensor, facts: Facts) -> Tensor:
+    """A convolution's kernel; a dense one ``(h * w * in, out)`` (NaFlex) says neither ``h`` nor ``w``."""
+    if kernel.ndim == 2:
+        return to_conv(kernel.T, replace(facts, channels_last=True))
     return kernel.permute(3, 2, 0, 1).contiguous()
 
 
 def _hwio(kernel: Tensor, facts: Facts) -> Tensor:
-    return kernel.permute(2, 3, 1, 0).contiguous()
+    return kernel.T.contiguous() if kernel.ndim == 2 else kernel.permute(2, 3, 1, 0).contiguous()
+
+
+def _positions_in(positions: Tensor, facts: Facts) -> Tensor:
+    """A list ``(1, n, dim)``, or a grid ``(h, w, dim)`` (NaFlex); one of a single row looks like a list."""
+    return positions if len(positions) == 1 else positions[None]
+
+
+def _positions_out(positions: Tensor, facts: Facts) -> Tensor:
+    return positions if positions.ndim == 3 else positions[0]
 
 
 def _flat(tensor: Tensor, facts: Facts) -> Tensor:
@@ -129,7 +144,7 @@ def _rules(big_vision: bool) -> tuple[Rule, ...]:
         Rename("embedding/kernel", "patch_embed.proj.weight", _oihw, _hwio),
         Rename("embedding/bias", "patch_embed.proj.bias"),
         Rename("cls", "cls_token"),
-        Rename(_POSITIONS[big_vision], "pos_embed"),
+        Rename(_POSITIONS[big_vision], "pos_embed", _positions_in, _positions_out),
         *_norm(f"{block}LayerNorm_0", "blocks.{i}.norm1"),
         *_norm(f"{block}{second}", "blocks.{i}.norm2"),
         *_attention_in(f"{block}{attention}", ("query", "key", "value"), "blocks.{i}.attn.qkv"),
@@ -204,8 +219,10 @@ def _forward(big_vision: bool, state: Mapping[str, Tensor], image: Tensor, arch:
     x = image
     if "conv_root/kernel" in state:
         x = _stem_forward(state, image, arch)
-    x = patchify(x, state["embedding/kernel"].permute(3, 2, 0, 1), state["embedding/bias"])
-    positions = state[_POSITIONS[big_vision]]
+    kernel = state["embedding/kernel"]
+    kernel = kernel.unflatten(0, (*arch["patch_size"], -1)) if kernel.ndim == 2 else kernel
+    x = patchify(x, kernel.permute(3, 2, 0, 1), state["embedding/bias"])
+    positions = state[_POSITIONS[big_vision]].reshape(1, -1, x.shape[-1])
     x = x + positions if big_vision else x
     if "cls" in state:
         x = torch.cat([state["cls"].expand(len(x), -1, -1), x], dim=1)
@@ -240,11 +257,11 @@ def _stem_forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> 
 
 
 def _kind(state: Mapping[str, Tensor]) -> str | None:
-    if "embedding/kernel" not in state or state["embedding/kernel"].ndim != 4:
+    if "embedding/kernel" not in state or state["embedding/kernel"].ndim not in (2, 4):
         return None
     if "pos_embedding" in state:
         return "big_vision"
-    if _POSITIONS[False] not in state:
+    if _POSITIONS[False] not in state or state["embedding/kernel"].ndim != 4:
         return None
     if "conv_root/kernel" not in state:
         return "google_npz"
@@ -259,6 +276,7 @@ def _format(name: str, big_vision: bool, *more: Rule) -> Format:
         evidence=lambda state: _kind(state) == name,
         forward=partial(_forward, big_vision),
         resampling=BILINEAR,
+        prefix_rows=not big_vision,
     )
 
 

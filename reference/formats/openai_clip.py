@@ -62,7 +62,8 @@ OPENAI_CLIP = Format(
         Rename("visual.proj", "head.weight", transpose, transpose),
         Fill("head.bias", like="head.weight"),
     ),
-    evidence=lambda state: "visual.class_embedding" in state,
+    # Perception Encoder has these names too, and a pool.
+    evidence=lambda state: "visual.class_embedding" in state and "visual.attn_pool.probe" not in state,
     forward=_forward,
 )
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..forward import linear
+from .eva import is_eva
 from .rules import Fill, Format, Rename, strip
 from .timm_native import trunk_forward
 
@@ -30,7 +31,9 @@ OPENCLIP_TRUNK = Format(
         Fill("head.bias", like="head.weight"),
         Rename("visual.trunk.{rest}", "{rest}"),
     ),
-    evidence=lambda state: "visual.trunk.patch_embed.proj.weight" in state,
+    evidence=lambda state: (
+        "visual.trunk.patch_embed.proj.weight" in state and not is_eva(strip(state, "visual.trunk."))
+    ),
     forward=_forward,
 )
 

@@ -40,11 +40,12 @@ def match(pattern: str, key: str) -> dict[str, str] | None:
 @dataclass(frozen=True)
 class Facts:
     """What the tensors do not say: the model's ``in_chans`` and ``patch_size`` (decoding linear kernels), ``num_heads``
-    (encoding Flax attention, whose kernels have an axis for heads)."""
+    (encoding Flax attention, whose kernels have an axis for heads), and whether a NaFlexViT has patches ``channels_last``."""
 
     in_chans: int = 3
     patch_size: tuple[int, int] | None = None
     num_heads: int = 1
+    channels_last: bool = True
 
 
 def _same(tensor: Tensor, facts: Facts) -> Tensor:
@@ -93,7 +94,10 @@ class Fill:
 
 @dataclass(frozen=True)
 class Drop:
-    """An upstream tensor an image encoder has no use for; ``make`` recreates one from the encoded tensors, or says None."""
+    """An upstream tensor an image encoder has no use for; ``make`` recreates one from the encoded tensors, or says None.
+
+    A tensor of every block, ``{i}``, is made for each block there is.
+    """
 
     upstream: str
     make: Callable[[StateDict], Tensor | None] | None = None
@@ -110,7 +114,9 @@ class Format:
     loss scale) and dropped, keys inside it that no rule knows are an error. ``evidence`` says whether a state dict is of
     this format; the evidence of two formats never holds for one checkpoint. ``forward(state_dict, image, arch)`` runs
     the upstream tensors by the upstream code's semantics. ``resampling`` is how the format's kernel and position grid are
-    resized. With ``windowed``, positions are a square grid of which a model reads the top left (RADIO).
+    resized. With ``windowed``, positions are a square grid of which a model reads the top left (RADIO). With
+    ``square_windows``, relative position tables are of square windows, whatever their model's (Swin). ``prefix_rows`` says
+    whether positions begin with rows for the prefix tokens, where the format itself does (None: it may be either).
     """
 
     name: str
@@ -120,6 +126,8 @@ class Format:
     forward: Callable[[Mapping[str, Tensor], Tensor, Mapping], Tensor] = field(repr=False)
     resampling: Resampling = BICUBIC_ANTIALIAS
     windowed: bool = False
+    square_windows: bool = False
+    prefix_rows: bool | None = None
 
     def decode(self, state_dict: Mapping[str, Tensor], facts: Facts = Facts()) -> StateDict:
         """Upstream tensors to timm's layout, at the checkpoint's own geometry. Raises :class:`LoadError`."""
@@ -195,7 +203,8 @@ class Format:
         for rule in self.rules:
             made = rule.make(out) if isinstance(rule, Drop) and rule.make is not None else None
             if made is not None:
-                out[rule.upstream] = made
+                names = [rule.upstream.format(i=i) for i in _blocks(rule.upstream, out)] or [rule.upstream]
+                out |= {name: made.clone() for name in names}
         return out
 
     def prefixed(self, prefix: str, name: str) -> Format:
@@ -219,6 +228,13 @@ class Format:
             evidence=lambda state: self.evidence(strip(state, prefix)),
             forward=lambda state, image, arch: self.forward(strip(state, prefix), image, arch),
         )
+
+
+def _blocks(pattern: str, state: Mapping[str, Tensor]) -> list[str]:
+    """The block indices of ``state`` under which a pattern with ``{i}`` can stand; none for one without."""
+    before, field, _ = pattern.partition("{i}")
+    inside = [key.removeprefix(before).partition(".")[0] for key in state if key.startswith(before)] if field else []
+    return [index for index in dict.fromkeys(inside) if index.isdecimal()]
 
 
 # Names that are timm's already.

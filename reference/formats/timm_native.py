@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import LoadError
 from ..forward import ACTIVATIONS, attend, layer_norm, linear, num_blocks, patchify, self_attention
+from .eva import EVAS_OWN, is_eva
 from .rules import SAME, Drop, Facts, Format, Rename
 
 _KERNEL = "patch_embed.proj.weight"
@@ -133,14 +134,16 @@ def _deit3_forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) ->
 
 
 # Keys that make a checkpoint in timm's names another format than timm's plain one.
-_OTHERS = ("mask_token", "dist_token", "blocks.0.gamma_1", "blocks.0.attn.q_bias")
+_OTHERS = ("mask_token", "storage_tokens", "dist_token", "blocks.0.gamma_1", *EVAS_OWN)
+# How keys of other models begin: behind a stem, with relative positions, in stages.
+_ELSEWHERE = ("patch_embed.backbone.", "blocks.0.attn.rel_pos.", "shared_rel_pos.", "layers.")
 
 
 def is_native(state: Mapping[str, Tensor], ndim: int = 4) -> bool:
     """Whether a state dict is a plain VisionTransformer in timm's names, its patch kernel of ``ndim`` axes."""
     kernel = state.get(_KERNEL)
-    behind_stem = any(key.startswith("patch_embed.backbone.") for key in state)
-    return kernel is not None and kernel.ndim == ndim and not behind_stem and not any(k in state for k in _OTHERS)
+    elsewhere = any(key.startswith(_ELSEWHERE) for key in state) or any(k in state for k in _OTHERS)
+    return kernel is not None and kernel.ndim == ndim and not elsewhere
 
 
 TIMM_NATIVE = Format("timm_native", "", (SAME,), is_native, forward)
@@ -179,7 +182,9 @@ DEIT3 = Format(
     name="deit3",
     namespace="",
     rules=(Rename("blocks.{i}.gamma_{n}", "blocks.{i}.ls{n}.gamma"), SAME),
-    evidence=lambda state: {"blocks.0.gamma_1", _KERNEL} <= state.keys() and "blocks.0.attn.q_bias" not in state,
+    evidence=lambda state: (
+        {"blocks.0.gamma_1", _KERNEL} <= state.keys() and "blocks.0.attn.q_bias" not in state and not is_eva(state)
+    ),
     forward=_deit3_forward,
 )
 

@@ -1,0 +1,96 @@
+"""BEiT and BEiT v2, fine-tuned."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from hypothesis import strategies as st
+
+from ..cases import Case, Geometry
+from . import vit
+from .base import Arch, Family, Shapes, Windows
+
+_TABLE = "relative_position_bias_table"
+
+
+@st.composite
+def _architectures(draw: st.DrawFn) -> dict[str, Any]:
+    """Where positions are: in tables ("block" or "shared"), in ``pos_embed``, or in both."""
+    tables = draw(st.sampled_from(["block", "block", "shared", "none"]), label="tables")
+    positions = st.just(True) if tables == "none" else st.sampled_from([False, False, True])
+    options = vit.architectures(
+        global_pool=st.sampled_from(["avg", "token"]),
+        tables=st.just(tables),
+        pos_embed=positions.map(lambda absolute: "learn" if absolute else "none"),
+        # Without tables and without layer scale, nothing tells these names from those of an EVA.
+        layer_scale=st.just(True) if tables == "none" else st.booleans(),
+    )
+    return draw(options)
+
+
+def _tables(arch: Arch, geometry: Geometry) -> Windows:
+    names = {
+        "block": [f"blocks.{i}.attn.{_TABLE}" for i in range(arch["depth"])],
+        "shared": [f"rel_pos_bias.{_TABLE}"],
+        "none": [],
+    }
+    return dict.fromkeys(names[arch["tables"]], geometry.grid_size)
+
+
+def _shapes(arch: Arch, geometry: Geometry) -> Shapes:
+    out = {}
+    for name, shape in vit.shapes(arch, geometry).items():
+        if name.endswith("attn.qkv.bias"):
+            out |= {name.replace("qkv.bias", bias): (arch["embed_dim"],) for bias in ("q_bias", "v_bias")}
+        else:
+            out[name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2")] = shape
+    h, w = geometry.grid_size
+    return out | dict.fromkeys(_tables(arch, geometry), ((2 * h - 1) * (2 * w - 1) + 3, arch["num_heads"]))
+
+
+def _model_kwargs(arch: Arch) -> dict[str, Any]:
+    from torch import nn
+
+    return {
+        "embed_dim": arch["embed_dim"],
+        "depth": arch["depth"],
+        "num_heads": arch["num_heads"],
+        "mlp_ratio": arch["mlp_ratio"],
+        "num_classes": arch["num_classes"],
+        "global_pool": arch["global_pool"],
+        "init_values": 0.1 if arch["layer_scale"] else 0.0,
+        "use_abs_pos_emb": arch["pos_embed"] == "learn",
+        "use_rel_pos_bias": arch["tables"] == "block",
+        "use_shared_rel_pos_bias": arch["tables"] == "shared",
+        "norm_layer": partial(nn.LayerNorm, eps=1e-6),
+    }
+
+
+def _tags(case: Case) -> frozenset[str]:
+    absolute = {"absolute-positions"} if case.arch["pos_embed"] == "learn" else set()
+    return frozenset({f"tables-{case.arch['tables']}"} | absolute)
+
+
+BEIT = Family(
+    name="beit",
+    source="microsoft/unilm beit/modeling_finetune.py",
+    first_release="0.9.6",
+    architectures=_architectures(),
+    shapes=_shapes,
+    num_prefix_tokens=vit.num_prefix_tokens,
+    model_kwargs=_model_kwargs,
+    models=("beit_*", "beitv2_*"),
+    module="beit",
+    model_class="Beit",
+    # Old releases import vision_transformer's under the other name.
+    filters=("_beit_checkpoint_filter_fn", "checkpoint_filter_fn"),
+    wrappers=("bare", "model", "module", "model.module"),
+    tables=_tables,
+    tags=_tags,
+    own_regimes=frozenset({"tables-block", "tables-shared", "tables-none", "absolute-positions"}),
+    unreachable=frozenset({"prefix-0", "prefix-1+R"}),
+    weight=0.6,
+)
+
+FAMILIES = (BEIT,)

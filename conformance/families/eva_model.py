@@ -1,0 +1,193 @@
+"""Pieces the families of timm's Eva class share: tensor shapes and constructor arguments.
+
+Source: ``huggingface/pytorch-image-models`` ``timm/models/eva.py: Eva``. Options are those of :mod:`.vit` where the two models
+share them (``class_token``, ``reg_tokens``, ``global_pool``, ``fc_norm``, ``final_norm``, ``no_embed_class``, ``pos_embed``,
+``pre_norm``, ``qkv_bias``, ``qk_norm``, ``rms_norm``, ``in_chans``, ``dynamic_img_size``), and these:
+
+    attn_type       "eva" (no bias for k, those of q and v apart from a fused weight), or "rope" (an ordinary bias)
+    qkv_fused       one projection (the default) or three; only where the format comes in both forms, since an invariant
+                    compares them: a family of one form adds it in front of these functions
+    num_kv_heads    heads of k and v, where fewer than of q; needs three projections
+    scale_attn      a norm between attention and its projection
+    layer_scale     none, True, or "attn" for the attention branch alone
+    post_norm       blocks whose norms come after attention and MLP (without layer scale)
+    swiglu          none, "packed" (gate and value in one weight) or "split"
+    scale_mlp       a norm inside the MLP; timm packs no SwiGLU that has one
+    rope            none, "cat", "mixed" (learnt frequencies, a parameter) or "dinov3"
+    rope_xy, rope_offset, rope_temperature, rope_half, ref_grid    its coordinates (``ref_grid`` 0: as they are)
+    pool_heads, pool_mlp_ratio    of attention pooling, where not the blocks' own
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ..cases import Geometry
+from .base import Arch, Family, Shapes
+from .vit import num_prefix_tokens, pools_by_average
+
+
+def _tokens(arch: Arch, geometry: Geometry) -> Shapes:
+    """What stands before the blocks."""
+    dim = arch["embed_dim"]
+    out: Shapes = {}
+    if arch["class_token"]:
+        out["cls_token"] = (1, 1, dim)
+    if arch["reg_tokens"]:
+        out["reg_token"] = (1, arch["reg_tokens"], dim)
+    if arch.get("pos_embed") != "none":
+        outside = arch.get("no_embed_class", False)
+        out["pos_embed"] = (1, geometry.tokens + (0 if outside else num_prefix_tokens(arch)), dim)
+    out["patch_embed.proj.weight"] = (dim, arch.get("in_chans", 3), *geometry.patch_size)
+    if not arch.get("pre_norm"):
+        out["patch_embed.proj.bias"] = (dim,)
+    return out
+
+
+def shapes(arch: Arch, geometry: Geometry) -> Shapes:
+    """Tensor shapes of a checkpoint in Eva's layout. Written from the layout's definition, not read off timm."""
+    dim, heads = arch["embed_dim"], arch["num_heads"]
+    hidden, head_dim = int(dim * arch["mlp_ratio"]), dim // heads
+    kv_dim = head_dim * (arch.get("num_kv_heads") or heads)
+    fused, bias, ordinary = arch.get("qkv_fused", True), arch.get("qkv_bias", True), arch.get("attn_type") == "rope"
+    out = _tokens(arch, geometry)
+
+    def linear(name: str, rows: int, cols: int, bias: bool = True) -> None:
+        out[f"{name}.weight"] = (rows, cols)
+        if bias:
+            out[f"{name}.bias"] = (rows,)
+
+    def norm(name: str, width: int = dim) -> None:
+        out[f"{name}.weight"] = (width,)
+        if not arch.get("rms_norm"):
+            out[f"{name}.bias"] = (width,)
+
+    if arch.get("rope") == "mixed":
+        out["rope.freqs"] = (2, arch["depth"], heads, head_dim // 2)
+    if arch.get("pre_norm"):
+        norm("norm_pre")
+    for i in range(arch["depth"]):
+        attn, mlp = f"blocks.{i}.attn.", f"blocks.{i}.mlp."
+        norm(f"blocks.{i}.norm1")
+        if fused:
+            linear(f"{attn}qkv", 3 * dim, dim, bias and ordinary)
+            if bias and not ordinary:
+                out[f"{attn}q_bias"] = out[f"{attn}v_bias"] = (dim,)
+        else:
+            linear(f"{attn}q_proj", dim, dim, bias)
+            linear(f"{attn}k_proj", kv_dim, dim, bias and ordinary)
+            linear(f"{attn}v_proj", kv_dim, dim, bias)
+        if arch.get("qk_norm"):
+            norm(f"{attn}q_norm", head_dim)
+            norm(f"{attn}k_norm", head_dim)
+        if arch.get("scale_attn"):
+            norm(f"{attn}norm")
+        linear(f"{attn}proj", dim, dim)
+        norm(f"blocks.{i}.norm2")
+        if arch.get("swiglu") == "split":
+            linear(f"{mlp}fc1_g", hidden, dim)
+            linear(f"{mlp}fc1_x", hidden, dim)
+        else:
+            linear(f"{mlp}fc1", 2 * hidden if arch.get("swiglu") else hidden, dim)
+        if arch.get("scale_mlp"):
+            norm(f"{mlp}norm", hidden)
+        linear(f"{mlp}fc2", dim, hidden)
+        for branch in {True: (1, 2), "attn": (1,)}.get(arch.get("layer_scale"), ()):
+            out[f"blocks.{i}.gamma_{branch}"] = (dim,)
+    if arch.get("final_norm", True):
+        norm("fc_norm" if pools_by_average(arch) else "norm")
+    if arch.get("global_pool") == "map":
+        width = int(dim * (arch.get("pool_mlp_ratio") or arch["mlp_ratio"]))
+        out["attn_pool.latent"] = (1, 1, dim)
+        linear("attn_pool.q", dim, dim)
+        linear("attn_pool.kv", 2 * dim, dim)
+        linear("attn_pool.proj", dim, dim)
+        norm("attn_pool.norm")
+        linear("attn_pool.mlp.fc1", width, dim)
+        linear("attn_pool.mlp.fc2", dim, width)
+    if arch["num_classes"]:
+        linear("head", arch["num_classes"], dim)
+    return out
+
+
+def model_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
+    """Arguments of timm's Eva constructor for ``arch``, without the geometry.
+
+    What a release may not know yet is given only where it asks for something.
+    """
+    return {k: v for k, v in created_kwargs(arch, eps).items() if k not in _LATER or v != _LATER[k](arch)}
+
+
+# Arguments that Eva got later (after 0.9.0), and what they are by default.
+_LATER = {
+    "attn_type": lambda arch: "eva",
+    "use_fc_norm": lambda arch: arch.get("global_pool", "token") == "avg",
+    "use_post_transformer_norm": lambda arch: not (arch.get("final_norm", True) and pools_by_average(arch)),
+    "rope_type": lambda arch: "cat",
+    "rope_grid_indexing": lambda arch: "ij",
+    "rope_grid_offset": lambda arch: 0.0,
+    "rope_temperature": lambda arch: 10000.0,
+    "attn_pool_num_heads": lambda arch: None,
+    "attn_pool_mlp_ratio": lambda arch: None,
+    "num_kv_heads": lambda arch: None,
+}
+
+
+def created_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
+    """The same with everything said that model functions of registered names ask for themselves."""
+    from torch import nn
+
+    split, scaled = arch.get("swiglu") == "split", arch.get("scale_mlp", False)
+    by_average, final = pools_by_average(arch), arch.get("final_norm", True)
+    side, scale = arch.get("ref_grid"), arch.get("layer_scale")
+    return {
+        "embed_dim": arch["embed_dim"],
+        "depth": arch["depth"],
+        "num_heads": arch["num_heads"],
+        "num_kv_heads": arch.get("num_kv_heads"),
+        "mlp_ratio": arch["mlp_ratio"],
+        "num_classes": arch["num_classes"],
+        "in_chans": arch.get("in_chans", 3),
+        "class_token": arch["class_token"],
+        "num_reg_tokens": arch["reg_tokens"],
+        "global_pool": arch.get("global_pool", "token"),
+        "attn_type": arch.get("attn_type", "eva"),
+        "qkv_fused": arch.get("qkv_fused", True),
+        "qkv_bias": arch.get("qkv_bias", True),
+        "qk_norm": arch.get("qk_norm", False),
+        "scale_attn_inner": arch.get("scale_attn", False),
+        "swiglu_mlp": bool(arch.get("swiglu")),
+        "swiglu_align_to": int(split and not scaled),  # aligned to 1: timm splits what is to be aligned
+        "scale_mlp": scaled,
+        "init_values": 1e-5 if scale else None,
+        "attn_only_layer_scale": scale == "attn",
+        "norm_layer": ("timm.layers:RmsNorm", {"eps": eps}) if arch.get("rms_norm") else partial(nn.LayerNorm, eps=eps),
+        "no_embed_class": arch.get("no_embed_class", False),
+        "use_abs_pos_emb": arch.get("pos_embed") != "none",
+        "use_rot_pos_emb": bool(arch.get("rope")),
+        "rope_type": arch.get("rope") or "cat",
+        "rope_grid_indexing": "xy" if arch.get("rope_xy") else "ij",
+        "rope_grid_offset": float(arch.get("rope_offset", 0)),
+        "rope_temperature": float(arch.get("rope_temperature", 10000)),
+        "rope_rotate_half": arch.get("rope_half", False),
+        "ref_feat_shape": (side, side) if side else None,
+        "use_post_norm": arch.get("post_norm", False),
+        "use_pre_transformer_norm": arch.get("pre_norm", False),
+        "use_post_transformer_norm": final and not by_average,
+        "use_fc_norm": final and by_average,
+        "attn_pool_num_heads": arch.get("pool_heads"),
+        "attn_pool_mlp_ratio": arch.get("pool_mlp_ratio"),
+        "dynamic_img_size": arch.get("dynamic_img_size", False),
+    }
+
+
+# A family whose models are Evas, described by the functions above.
+family = partial(
+    Family,
+    shapes=shapes,
+    num_prefix_tokens=num_prefix_tokens,
+    model_kwargs=model_kwargs,
+    module="eva",
+    model_class="Eva",
+)

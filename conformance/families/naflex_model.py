@@ -1,0 +1,135 @@
+"""Pieces the families of timm's NaFlexVit class share: its layout, its constructor's arguments.
+
+A NaFlexViT has positions for patches only, as a grid; a linear patch embedding; and its tokens, patch embedding and positions
+under ``embeds``. The suite knows them by their classic names (:func:`canonical`). What a classic checkpoint adds to its
+prefix tokens as rows of ``pos_embed`` has to be added to the tokens themselves. Options are those of :mod:`.vit`, and these:
+
+    embed_class     whether a classic checkpoint's positions begin with rows of its prefix tokens; ``no_embed_class`` is
+                    always true, as it is of the model
+    projection      the model's patch embedding: "linear", "channels-first" (patches flattened in that order), or "conv"
+
+Source: ``huggingface/pytorch-image-models`` ``timm/models/naflexvit.py``.
+"""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import strategies as st
+
+from ..cases import Case
+from . import vit
+from .base import KERNEL, Arch, State
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GRID = "pos_embed"
+NAFLEX = {"use_naflex": True}
+_EMBEDS = "embeds."
+_TOKENS = ("cls_token", "reg_token")
+
+
+def canonical(case: Case, state: State) -> State:
+    """A NaFlexViT's tensors by classic names, its positions as a list; a kernel of no size the case knows as it is."""
+    out = {}
+    for key, tensor in state.items():
+        name = key.removeprefix(_EMBEDS)
+        if key != name and name.startswith(("proj.", "norm.")):
+            name = f"patch_embed.{name}"
+        if name == KERNEL and tensor.ndim == 2:
+            tensor = _as_convolution(case, tensor)
+        elif name == GRID and tensor.ndim == 4:
+            tensor = tensor.flatten(1, 2)
+        out[name] = tensor
+    return out
+
+
+def _as_convolution(case: Case, weight: Tensor) -> Tensor:
+    channels = case.in_chans or case.arch.get("in_chans", 3)
+    for height, width in (case.destination.patch_size, case.source.patch_size):
+        if weight.shape[1] == height * width * channels:
+            if case.arch.get("projection") == "channels-first":
+                return weight.unflatten(1, (channels, height, width))
+            return weight.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2).contiguous()
+    return weight
+
+
+def with_rows(case: Case, state: State) -> State:
+    """Prefix tokens in two parts whose sum is exactly the token, one of them a row of ``pos_embed``.
+
+    ``2c`` and ``-c`` in every other channel, ``0`` and ``c`` in those between: a part alone is no multiple of the token,
+    which the norm of the first block would take for the token itself.
+    """
+    import torch
+
+    if not case.arch["embed_class"] or GRID not in state:
+        return state
+    tokens = {name: state[name] for name in _TOKENS if name in state}
+    part = torch.tensor([2, 0]).repeat(case.arch["embed_dim"] // 2)
+    parts = {name: part.to(token) * token for name, token in tokens.items()}
+    rows = [(1 - part).to(token) * token for token in tokens.values()]
+    return state | parts | {GRID: torch.cat([*rows, state[GRID]], dim=1)}
+
+
+def misread_tokens(case: Case) -> int | None:
+    """Nothing in a checkpoint says whether its positions begin with rows of its prefix tokens."""
+    rows = vit.num_prefix_tokens(case.arch)
+    tokens = case.source.tokens + (rows if case.arch["embed_class"] else -rows)
+    return tokens if rows and tokens > 0 else None
+
+
+def tags(case: Case) -> frozenset[str]:
+    """The model's patch embedding, whether the checkpoint has positions for its prefix tokens, and what their number suggests.
+
+    ``counts-mislead`` where squareness alone tells the prefix rows or the grid wrong, of the checkpoint or of one in the
+    model's geometry, or there are fewer positions than prefix tokens; ``count-not-square`` where it tells nothing.
+    """
+    arch, prefix = case.arch, vit.num_prefix_tokens(case.arch)
+    positions = arch.get("pos_embed") != "none"
+    rows = prefix if arch["embed_class"] and positions else 0
+    found = {f"projection-{arch['projection']}"} | ({"prefix-rows"} if rows else set())
+    for geometry in (case.source, case.destination) if positions else ():
+        total = geometry.tokens + rows
+        taken = prefix if not _square(total) and total > prefix and _square(total - prefix) else 0
+        if taken != rows or (_square(geometry.tokens) and len(set(geometry.grid_size)) > 1):
+            found.add("counts-mislead")
+    if positions:
+        total = case.source.tokens + rows
+        if total < prefix:
+            found.add("counts-mislead")
+        elif not _square(total) and not _square(total - prefix):
+            found.add("count-not-square")
+    return frozenset(found)
+
+
+def _square(count: int) -> bool:
+    return isqrt(count) ** 2 == count
+
+
+_PROJECTIONS = ("projection-linear", "projection-conv", "projection-channels-first")
+REGIMES = frozenset({"prefix-rows", "counts-mislead", "count-not-square", *_PROJECTIONS})
+
+
+def needs(case: Case) -> tuple[str, str] | None:
+    """What models could not be asked for at first."""
+    if case.arch["projection"] == "channels-first":
+        return "1.0.28", "patches flattened with their channels first"
+    return None
+
+
+PROJECTIONS = st.sampled_from(["linear"] * 4 + ["conv", "channels-first"])
+
+
+def projection(arch: Arch) -> dict[str, Any]:
+    """A NaFlexViT's own arguments: its patch embedding, and a grid as large as the image."""
+    kwargs = {"embed_proj_type": "conv" if arch.get("projection") == "conv" else "linear", "pos_embed_grid_size": None}
+    return kwargs | ({"patchify_channels_last": False} if arch.get("projection") == "channels-first" else {})
+
+
+def model_kwargs(arch: Arch) -> dict[str, Any]:
+    """Arguments of timm's NaFlexVit constructor (and fields of its configuration) for ``arch``, without the geometry."""
+    kwargs = vit.model_kwargs(arch)
+    del kwargs["no_embed_class"]
+    return kwargs | projection(arch)

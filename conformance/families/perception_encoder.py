@@ -1,0 +1,75 @@
+"""Perception Encoder: PE-Core's image tower, and PE-Lang and PE-Spatial, which end after their last block."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from hypothesis import strategies as st
+
+from ..cases import Case
+from . import eva_model, vit
+
+_SOURCE = "facebookresearch/perception_models core/vision_encoder/pe.py"
+
+
+@st.composite
+def _architectures(draw: st.DrawFn, **options: st.SearchStrategy[Any]) -> dict[str, Any]:
+    """A class token shifts the rotary positions of the patches by one; columns come before rows."""
+    class_token = draw(st.sampled_from([True, True, False]), label="class_token")
+    fixed = {"attn_type": "rope", "pre_norm": True, "rope": "cat", "rope_xy": True, "rope_offset": int(class_token)}
+    options |= {name: st.just(value) for name, value in fixed.items()}
+    return draw(vit.architectures(class_token=st.just(class_token), **options))
+
+
+def _layer_scale(name: str) -> dict[str, Any]:
+    """Whether a PE-Lang or PE-Spatial model has layer scale was decided model by model."""
+    return {"layer_scale": name.startswith(("vit_pe_lang_", "vit_pe_spatial_gigantic_"))}
+
+
+def _needs(case: Case) -> tuple[str, str] | None:
+    """timm 1.0.16 took the columns of a grid for its rows where they come first, so its models differ where it is not square."""
+    height, width = case.destination.grid_size
+    if case.native and height != width:
+        return "1.0.17", "rotary positions of a non-square grid, columns first"
+    return None
+
+
+PERCEPTION_ENCODER = eva_model.family(
+    name="perception_encoder",
+    source=_SOURCE,
+    first_release="1.0.16",
+    architectures=_architectures(
+        num_classes=st.integers(1, 5),
+        global_pool=st.just("map"),
+        pool_heads=st.sampled_from([1, 2, 4]),
+        pool_mlp_ratio=st.sampled_from([4, 2, 1]),
+    ),
+    models=("vit_pe_core_*",),
+    model_kwargs=partial(eva_model.model_kwargs, eps=1e-5),
+    needs=_needs,
+    implied=lambda arch: frozenset({"head.bias"}),
+    foreign=lambda arch: vit.text_tower(),
+    unreachable=frozenset({"prefix-1+R"}),
+    weight=0.4,
+)
+
+PERCEPTION_ENCODER_BARE = eva_model.family(
+    name="perception_encoder_bare",
+    source=_SOURCE,
+    first_release="1.0.16",
+    architectures=_architectures(
+        num_classes=st.just(0),
+        global_pool=st.just("avg"),
+        final_norm=st.just(False),
+        layer_scale=st.booleans(),
+    ),
+    by_model=_layer_scale,
+    models=("vit_pe_lang_*", "vit_pe_spatial_*"),
+    model_kwargs=partial(eva_model.model_kwargs, eps=1e-5),
+    needs=_needs,
+    unreachable=frozenset({"prefix-1+R"}),
+    weight=0.25,
+)
+
+FAMILIES = (PERCEPTION_ENCODER, PERCEPTION_ENCODER_BARE)

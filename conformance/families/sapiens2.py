@@ -1,0 +1,52 @@
+"""Sapiens2: DINOv3's tokens and positions, grouped queries, RMSNorm, SwiGLU, a layer scale inside attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from . import eva_model, vit
+from .dinov3 import POOLING, ROTARY
+
+
+@st.composite
+def _architectures(draw: st.DrawFn) -> dict[str, Any]:
+    fixed = ROTARY | {
+        "fc_norm": False,
+        "attn_type": "rope",
+        "qk_norm": True,
+        "rms_norm": True,
+        "swiglu": "packed",
+        "layer_scale": "attn",
+    }
+    arch = draw(
+        vit.architectures(
+            reg_tokens=st.integers(1, 8),
+            num_classes=st.just(0),
+            global_pool=POOLING,
+            **{name: st.just(value) for name, value in fixed.items()},
+        )
+    )
+    half = max(arch["num_heads"] // 2, 1)
+    return arch | {"num_kv_heads": draw(st.sampled_from([half, half, 1, arch["num_heads"]]), label="num_kv_heads")}
+
+
+def _apart(of):
+    """Sapiens2 never fuses its projections: an option of these functions, not one that ``arch`` could choose."""
+    return lambda arch, *more: of({**arch, "qkv_fused": False}, *more)
+
+
+SAPIENS2 = eva_model.family(
+    name="sapiens2",
+    source="facebookresearch/sapiens2 sapiens/backbones/standalone/sapiens2.py",
+    first_release="1.0.30",
+    architectures=_architectures(),
+    shapes=_apart(eva_model.shapes),
+    model_kwargs=_apart(eva_model.model_kwargs),
+    models=("vit_*_sapiens2.*",),
+    unreachable=frozenset({"prefix-0", "prefix-1"}),
+    weight=0.3,
+)
+
+FAMILIES = (SAPIENS2,)

@@ -1,0 +1,164 @@
+"""Swin and Swin v2: upstream's files, and what timm itself saves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import strategies as st
+
+from ..cases import Case, Geometry, Size
+from . import vit
+from .base import Arch, Family, Shapes, Windows
+
+# Windows as large as a grid is drawn, so that every stage is one window.
+_WINDOW = 16
+_STAGES = 2
+_HIDDEN = 512  # of v2's network for biases
+
+
+def _architectures(**options: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Two stages of one block; ``embed_dim`` and ``num_heads`` are those of the first, of the second twice as many."""
+    return vit.architectures(
+        class_token=st.just(False),
+        global_pool=st.just("avg"),
+        pos_embed=st.just("none"),
+        qkv_bias=st.sampled_from([True, True, False]),
+        **options,
+    ).map(lambda arch: arch | {"depth": _STAGES})
+
+
+def _windows(geometry: Geometry) -> list[Size]:
+    """Windows of the stages."""
+    sides = [[-(-side // 2**stage) for side in geometry.grid_size] for stage in range(_STAGES)]
+    return [(min(h, _WINDOW), min(w, _WINDOW)) for h, w in sides]
+
+
+def _tables(arch: Arch, geometry: Geometry) -> Windows:
+    windows = _windows(geometry)
+    return {f"layers.{n}.blocks.0.attn.relative_position_bias_table": window for n, window in enumerate(windows)}
+
+
+def _shapes(arch: Arch, geometry: Geometry, v2: bool = False) -> Shapes:
+    out: Shapes = {}
+
+    def linear(name: str, rows: int, cols: int, bias: bool = True) -> None:
+        out[f"{name}.weight"] = (rows, cols)
+        if bias:
+            out[f"{name}.bias"] = (rows,)
+
+    def norm(name: str, width: int) -> None:
+        out[f"{name}.weight"] = out[f"{name}.bias"] = (width,)
+
+    out["patch_embed.proj.weight"] = (arch["embed_dim"], 3, *geometry.patch_size)
+    out["patch_embed.proj.bias"] = (arch["embed_dim"],)
+    norm("patch_embed.norm", arch["embed_dim"])
+    dim = arch["embed_dim"]
+    for stage, (h, w) in enumerate(_windows(geometry)):
+        dim, heads = arch["embed_dim"] * 2**stage, arch["num_heads"] * 2**stage
+        block = f"layers.{stage}.blocks.0."
+        if stage:
+            linear(f"layers.{stage}.downsample.reduction", dim, 2 * dim, bias=False)
+            norm(f"layers.{stage}.downsample.norm", dim if v2 else 2 * dim)
+        norm(f"{block}norm1", dim)
+        linear(f"{block}attn.qkv", 3 * dim, dim, arch["qkv_bias"] and not v2)
+        linear(f"{block}attn.proj", dim, dim)
+        if v2:
+            out[f"{block}attn.logit_scale"] = (heads, 1, 1)
+            linear(f"{block}attn.cpb_mlp.0", _HIDDEN, 2)
+            linear(f"{block}attn.cpb_mlp.2", heads, _HIDDEN, bias=False)
+            if arch["qkv_bias"]:
+                out[f"{block}attn.q_bias"] = out[f"{block}attn.v_bias"] = (dim,)
+        else:
+            out[f"{block}attn.relative_position_bias_table"] = ((2 * h - 1) * (2 * w - 1), heads)
+        norm(f"{block}norm2", dim)
+        linear(f"{block}mlp.fc1", dim * arch["mlp_ratio"], dim)
+        linear(f"{block}mlp.fc2", dim, dim * arch["mlp_ratio"])
+    norm("norm", dim)
+    if arch["num_classes"]:
+        linear("head.fc", arch["num_classes"], dim)
+    return out
+
+
+def _model_kwargs(arch: Arch) -> dict[str, Any]:
+    return {
+        "embed_dim": arch["embed_dim"],
+        "depths": (1,) * _STAGES,
+        "num_heads": tuple(arch["num_heads"] * 2**stage for stage in range(_STAGES)),
+        "mlp_ratio": arch["mlp_ratio"],
+        "num_classes": arch["num_classes"],
+        "qkv_bias": arch["qkv_bias"],
+        "window_size": _WINDOW,
+    }
+
+
+def _v2_kwargs(arch: Arch) -> dict[str, Any]:
+    return _model_kwargs(arch) | {"pretrained_window_sizes": (arch["pretrained_window"],) * _STAGES}
+
+
+def _masks(arch: Arch) -> Shapes:
+    """A buffer of shifted windows, which upstream stores."""
+    return {"layers.0.blocks.1.attn_mask": (4, 49, 49)}
+
+
+def _other_window(case: Case) -> str | None:
+    """timm saves windows of any shape under the same names: where the model's has as many offsets, it is the likelier."""
+    for old, new in zip(_windows(case.source), _windows(case.destination)):
+        rows = [(2 * h - 1) * (2 * w - 1) for h, w in (old, new)]
+        if old != new and rows[0] == rows[1]:
+            return "a table with as many rows as the model's, of another window"
+    return None
+
+
+SWIN = Family(
+    name="swin",
+    source="microsoft/Swin-Transformer models/swin_transformer.py",
+    first_release="0.9.8",
+    architectures=_architectures(),
+    shapes=_shapes,
+    num_prefix_tokens=vit.num_prefix_tokens,
+    model_kwargs=_model_kwargs,
+    models=("swin_*",),
+    module="swin_transformer",
+    model_class="SwinTransformer",
+    foreign=_masks,
+    square_source_grid=True,
+    grid_multiple=2,
+    tables=_tables,
+    unreachable=frozenset(
+        {
+            "prefix-1",
+            "prefix-1+R",
+            "source-grid-non-square",
+            "square-count-non-square",
+            "native-identity:destination-grid-non-square",
+            "rel-pos-identity:destination-grid-non-square",
+        }
+    ),
+    weight=0.35,
+)
+
+SWIN_NATIVE = replace(
+    SWIN,
+    name="swin_native",
+    source="huggingface/pytorch-image-models timm/models/swin_transformer.py",
+    foreign=lambda arch: {},
+    undecidable=_other_window,
+    weight=0.25,
+)
+
+SWIN_V2 = replace(
+    SWIN,
+    name="swin_v2",
+    source="microsoft/Swin-Transformer models/swin_transformer_v2.py",
+    architectures=_architectures(pretrained_window=st.sampled_from([8, 12])),
+    shapes=lambda arch, geometry: _shapes(arch, geometry, v2=True),
+    model_kwargs=_v2_kwargs,
+    models=("swinv2_*",),
+    module="swin_transformer_v2",
+    model_class="SwinTransformerV2",
+    tables=lambda arch, geometry: {},
+    weight=0.25,
+)
+
+FAMILIES = (SWIN, SWIN_NATIVE, SWIN_V2)

@@ -1,0 +1,104 @@
+"""What a loader makes of attention tensors: rotary buffers that are no parameters, and projections stored together or apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import torch
+from msgspec.structs import replace
+from torch import Tensor
+
+from .. import checkpoints
+from ..problems import Problem, same
+from ..trial import Trial
+from .registry import invariant, unless
+
+# Buffers of rotary embeddings, of a block or of the whole model; timm's own `rope.freqs` is learnt, and no buffer.
+_ROPE = re.compile(r"(^|.*\.)rope(_embed)?\.(?!freqs$).+")
+
+
+def _rope_buffers(trial: Trial) -> list[str]:
+    return [key for key in trial.upstream if _ROPE.fullmatch(key)]
+
+
+@invariant(
+    promise="Buffers of rotary position embeddings in a checkpoint, whatever they hold and whether there or not, change nothing.",
+    catches="buffers of another grid passed on to a strict load, or mistaken for parameters.",
+    regimes=("native", "resampled"),
+    applies=unless(lambda t: bool(_rope_buffers(t)), "the checkpoint holds no rotary buffers"),
+)
+def rope_buffers_ignored(trial: Trial) -> Iterator[Problem]:
+    base, buffers = trial.state, set(_rope_buffers(trial))
+    yield from (
+        Problem("rope-buffer-kept", key, f"{key} is a buffer, and was loaded") for key in base if key in buffers
+    )
+    spoilt = {k: torch.full_like(v, float("nan")) if k in buffers else v for k, v in trial.upstream.items()}
+    without = {k: v for k, v in trial.upstream.items() if k not in buffers}
+    for doing, state in (("with other rotary buffers", spoilt), ("without rotary buffers", without)):
+        other = trial.convert(trial.place(checkpoints.wrap(state, trial.case.wrapper)))
+        if not other.ok:
+            yield other.problem(f"loading {doing}")
+        else:
+            yield from same(base, other.state)
+
+
+_FUSED = re.compile(r"(.*\battn\.)(qkv\.weight|q_bias|v_bias)")
+_PARTS = ("q_proj", "k_proj", "v_proj")
+
+
+def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The projections of a model with one fused projection as those of a model with three."""
+    out = {}
+    for key, tensor in state.items():
+        found = _FUSED.fullmatch(key)
+        if found is None:
+            out[key] = tensor
+        elif found[2] == "qkv.weight":
+            out |= {f"{found[1]}{part}.weight": piece for part, piece in zip(_PARTS, tensor.chunk(3))}
+        else:
+            out[f"{found[1]}{found[2][0]}_proj.bias"] = tensor
+    return out
+
+
+def _together(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of :func:`_apart`."""
+    out = {}
+    for key, tensor in state.items():
+        if key.endswith("attn.q_proj.weight"):
+            block = key.removesuffix("q_proj.weight")
+            out[f"{block}qkv.weight"] = torch.cat([state[f"{block}{part}.weight"] for part in _PARTS])
+        elif key.endswith(("attn.q_proj.bias", "attn.v_proj.bias")):
+            out[key.replace("_proj.bias", "_bias")] = tensor
+        elif not key.endswith(("attn.k_proj.weight", "attn.v_proj.weight")):
+            out[key] = tensor
+    return out
+
+
+def _two_forms(trial: Trial) -> str | None:
+    if "qkv_fused" not in trial.case.arch:
+        return "the format stores the projections in one way only"
+    return trial.loader.lacking(trial.family, _other_form(trial).case)
+
+
+def _other_form(trial: Trial) -> Trial:
+    arch = {**trial.case.arch, "qkv_fused": not trial.case.arch["qkv_fused"]}
+    return Trial(trial.family, replace(trial.case, arch=arch), trial.loader, trial.device)
+
+
+@invariant(
+    promise=(
+        "The same attention, stored as one fused projection or as three, loads into a model of the same form as the same "
+        "numbers, biases included."
+    ),
+    catches="q, k and v fused or split in another order, a bias that one form loses, a rename that hits one form only.",
+    regimes=("native", "resampled", "half-precision"),
+    applies=_two_forms,
+)
+def qkv_forms_agree(trial: Trial) -> Iterator[Problem]:
+    fused, base = trial.case.arch["qkv_fused"], trial.state
+    other = _other_form(trial).load(_apart(trial.truth) if fused else _together(trial.truth))
+    if not other.ok:
+        yield other.problem("loading the other form")
+        return
+    yield from same(base, _together(other.state)) if fused else same(_together(base), other.state)

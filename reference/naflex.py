@@ -1,0 +1,62 @@
+"""Positions of prefix tokens on their way into a NaFlexViT, whose positions cover patches only.
+
+A position that a checkpoint stores for its class or register token is a constant added to that token: the sum is the token.
+
+Source: ``huggingface/pytorch-image-models`` ``timm/models/naflexvit.py: checkpoint_filter_fn``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isqrt
+
+from torch import Tensor
+
+from .errors import LoadError
+
+_GRID = "pos_embed"
+_TOKENS = ("cls_token", "reg_token")
+
+
+def prefix_rows(
+    state: Mapping[str, Tensor],
+    model_grid: tuple[int, int],
+    claimed: tuple[int, int] | None,
+    stored: bool | None = None,
+) -> tuple[int, ...]:
+    """How many rows of ``pos_embed`` belong to each prefix token tensor: none, or one a token.
+
+    Where the format does not say whether they are ``stored``, decided as a source grid is: by the declared image size's
+    grid, by the model's, or by being a square, whichever first accounts for the rest. Raises :class:`LoadError` when that
+    leaves two answers or none.
+    """
+    counts = tuple(state[k].shape[1] if k in state else 0 for k in _TOKENS)
+    total = state[_GRID].shape[1]
+    if stored is not None or not any(counts):
+        return counts if stored else (0, 0)
+    choices = (total, total - sum(counts))
+    rules = (
+        lambda n: claimed is not None and claimed[0] * claimed[1] == n,
+        lambda n: model_grid[0] * model_grid[1] == n,
+        lambda n: isqrt(max(n, 0)) ** 2 == n,
+    )
+    for rule in rules:
+        fits = [n for n in choices if n > 0 and rule(n)]
+        if len(fits) == 1:
+            return counts if fits[0] < total else (0, 0)
+        if fits:
+            break
+    raise LoadError(
+        f"{total} position tokens, with or without those of {sum(counts)} prefix tokens, do not say their grid: "
+        "pass input_size=(height, width) of the checkpoint"
+    )
+
+
+def fold_prefix_rows(state: Mapping[str, Tensor], counts: tuple[int, ...]) -> tuple[dict[str, Tensor], Tensor]:
+    """The state with the prefix rows of its positions added to its prefix tokens, and the positions left."""
+    out, position = dict(state), state[_GRID]
+    for name, count in zip(_TOKENS, counts):
+        if count:
+            out[name] = out[name] + position[:, :count]
+            position = position[:, count:]
+    return out, position
