@@ -12,6 +12,7 @@ Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 41, 2019).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod, sqrt
 
 import torch
@@ -30,6 +31,7 @@ def rounding(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.abs().to(torch.float64) * info.eps + info.smallest_normal * info.eps
 
 
+@lru_cache(maxsize=4096)
 def _spectral(old: Size, new: Size, how: Resampling, of) -> float:
     return float(prod(torch.linalg.matrix_norm(of(o, n, how), 2) for o, n in zip(old, new)))
 

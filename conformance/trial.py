@@ -78,6 +78,7 @@ class Trial:
         self.loader = loader
         self.device = checkpoint_device or loader.device
         self.fractions: list[float] = []
+        self._bounds: dict[str, Tensor] = {}
         self.prefix_tokens = family.num_prefix_tokens(case.arch)
         self.prefix_rows = 0 if case.arch.get("no_embed_class") else self.prefix_tokens
         self.format = FORMATS[family.format]
@@ -188,10 +189,16 @@ class Trial:
 
     def bound(self, name: str, state: Mapping[str, Tensor] | None = None) -> Tensor:
         """Error bound for tensor ``name`` of a correct load of ``state`` (the truth), broadcastable to it; 0 if it is kept."""
-        state = self.truth if state is None else state
-        source, destination = self.case.source, self.case.destination
         if name not in self.geometric or not self.changed(name):
             return torch.zeros((), dtype=torch.float64)
+        if state is not None:
+            return self._bound(name, state)
+        if name not in self._bounds:
+            self._bounds[name] = self._bound(name, self.truth)
+        return self._bounds[name]
+
+    def _bound(self, name: str, state: Mapping[str, Tensor]) -> Tensor:
+        source, destination = self.case.source, self.case.destination
         if name == KERNEL:
             return bounds.kernel(state[KERNEL], destination.patch_size, self.resampling)
         if name == GRID:

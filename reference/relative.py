@@ -82,8 +82,8 @@ def resize_bias_table(table: Tensor, old: Window, new: Window) -> Tensor:
         raise ValueError(f"{len(table)} rows do not hold the offsets of a {old[0]}x{old[1]} window")
     grid = table[: prod(sizes)].to(torch.float64).reshape(*sizes, -1)
     rows, cols = (offset_matrix(o, n).to(table.device) for o, n in zip(sizes, offsets(new)))
-    grid = torch.einsum("ya,xb,abh->yxh", rows, cols, grid).flatten(0, 1).to(table.dtype)
-    return torch.cat([grid, table[prod(sizes) :]])
+    grid = (rows @ (cols @ grid).flatten(1)).unflatten(1, (len(cols), -1)).flatten(0, 1)
+    return torch.cat([grid.to(table.dtype), table[prod(sizes) :]])
 
 
 @torch.no_grad()
@@ -101,13 +101,20 @@ def resize_axis_table(table: Tensor, new: int) -> Tensor:
 def attention_bias(table: Tensor, window: Window) -> Tensor:
     """Biases ``(num_heads, n, n)`` of ``n`` tokens, queries first, from a table of ``window`` ``(h, w)``: of its patches, row
     by row, before them the class token where the table has its three rows: it to patches, patches to it, it to itself."""
+    index = _pairs(tuple(window), len(table) > prod(offsets(window)))
+    return table[index.to(table.device)].permute(2, 0, 1)
+
+
+@lru_cache(maxsize=64)
+def _pairs(window: tuple[int, int], class_token: bool) -> Tensor:
+    """The row of a table that each pair of tokens reads. Cached: do not modify it."""
     (h, w), (rows, cols) = window, offsets(window)
     y, x = (t.flatten() for t in torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
     index = (y[:, None] - y + h - 1) * cols + (x[:, None] - x + w - 1)
-    if len(table) > rows * cols:
+    if class_token:
         index = torch.nn.functional.pad(index, (1, 0, 1, 0))
         index[0, 1:], index[1:, 0], index[0, 0] = (rows * cols + n for n in range(3))
-    return table[index].permute(2, 0, 1)
+    return index
 
 
 def transpose_bias_table(table: Tensor, window: Window) -> Tensor:

@@ -35,7 +35,7 @@ DINOV2 = vit.family(
     models=("vit_*_dinov2.*",),
     not_models=("*_reg?_dinov2.*", "vit_giant_*"),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.6,
+    weight=0.5,
 )
 
 DINOV2_REGISTERS = vit.family(
@@ -48,7 +48,7 @@ DINOV2_REGISTERS = vit.family(
     unreachable=frozenset({"prefix-0", "prefix-1"}),
     tags=_with_registers,
     own_regimes=frozenset({"class-row-folded"}),
-    weight=0.3,
+    weight=0.25,
 )
 
 DINOV2_SWIGLU = vit.family(
@@ -60,7 +60,7 @@ DINOV2_SWIGLU = vit.family(
     unreachable=frozenset({"prefix-0"}),
     tags=_with_registers,
     own_regimes=frozenset({"class-row-folded"}),
-    weight=0.3,
+    weight=0.25,
 )
 
 

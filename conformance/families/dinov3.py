@@ -100,7 +100,7 @@ DINOV3 = _family(
     architectures=_architectures(),
     models=("vit_*_dinov3.*", "vit_*_dinov3_qkvb.*", "vit_*_lingbot.*"),
     not_models=_GATED,
-    weight=0.4,
+    weight=0.3,
 )
 
 DINOV3_SWIGLU = _family(

@@ -53,7 +53,7 @@ EVA = eva_model.family(
     tags=_eva_tags,
     own_regimes=POOLS | {"post-norm"},
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.3,
+    weight=0.25,
 )
 
 
@@ -151,7 +151,7 @@ EVA_NATIVE = eva_model.family(
     own_regimes=POOLS
     | {"no-positions", "dynamic-size", "qkv-fused", "qkv-split", "channels-1", "channels-3", "channels-4"}
     | {"swiglu-none", "swiglu-packed", "swiglu-split"},
-    weight=0.3,
+    weight=0.25,
 )
 
 

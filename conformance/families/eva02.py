@@ -48,7 +48,7 @@ EVA02 = eva_model.family(
     tags=lambda case: pool_tags(case) | _forms(case),
     own_regimes=POOLS | _FORMS,
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.3,
+    weight=0.25,
 )
 
 EVA02_MIM = replace(

@@ -60,7 +60,7 @@ GOOGLE_NPZ = vit.family(
     tags=lambda case: frozenset({"pre-logits"} if not case.arch["num_classes"] else ()),
     own_regimes=frozenset({"pre-logits"}),
     unreachable=_NEVER | {"prefix-1+R"},
-    weight=0.4,
+    weight=0.3,
 )
 
 GOOGLE_NPZ_STEM = replace(
@@ -133,7 +133,7 @@ BIG_VISION = replace(
         | ({"pre-logits"} if not case.arch["num_classes"] else set())
     ),
     own_regimes=frozenset({"pool-avg", "pool-token", "pool-map", "scanned", "pre-logits"}),
-    weight=0.5,
+    weight=0.4,
 )
 
 FAMILIES = (GOOGLE_NPZ, GOOGLE_NPZ_STEM, GOOGLE_NPZ_RESNET, BIG_VISION)

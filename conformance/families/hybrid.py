@@ -143,7 +143,7 @@ MOBILECLIP = Family(
             "patch-non-square",
         }
     ),
-    weight=0.4,
+    weight=0.3,
 )
 
 HYBRID_CONVSTEM = replace(
@@ -153,7 +153,7 @@ HYBRID_CONVSTEM = replace(
     architectures=vit.architectures(no_embed_class=st.just(True)),
     implied=lambda arch: frozenset(),
     foreign=lambda arch: {},
-    weight=0.3,
+    weight=0.25,
 )
 
 FAMILIES = (HYBRID_RESNET, MOBILECLIP, HYBRID_CONVSTEM)

@@ -67,7 +67,7 @@ NAFLEX_VIT = vit.family(
     needs=naflex_model.needs,
     tags=naflex_model.tags,
     own_regimes=naflex_model.REGIMES,
-    weight=0.4,
+    weight=0.3,
 )
 
 # -- Evas --------------------------------------------------------------------------------------------------------------

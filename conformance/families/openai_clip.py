@@ -35,7 +35,7 @@ OPENAI_CLIP = vit.family(
     implied=lambda arch: frozenset({"head.bias"}),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
     foreign=_foreign(""),
-    weight=0.7,
+    weight=0.55,
 )
 
 OPENAI_CLIP_DDP = replace(

@@ -49,7 +49,7 @@ OPENCLIP_TRUNK = vit.family(
     unreachable=frozenset({"prefix-1+R"}),
     tags=_tags,
     own_regimes=frozenset({"head-none", "head-proj", "head-proj+bias"}),
-    weight=0.5,
+    weight=0.4,
 )
 
 OPENCLIP_TRUNK_DDP = replace(

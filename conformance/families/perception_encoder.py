@@ -51,7 +51,7 @@ PERCEPTION_ENCODER = eva_model.family(
     implied=lambda arch: frozenset({"head.bias"}),
     foreign=lambda arch: vit.text_tower(),
     unreachable=frozenset({"prefix-1+R"}),
-    weight=0.4,
+    weight=0.3,
 )
 
 PERCEPTION_ENCODER_BARE = eva_model.family(

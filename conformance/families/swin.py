@@ -135,7 +135,7 @@ SWIN = Family(
             "rel-pos-identity:destination-grid-non-square",
         }
     ),
-    weight=0.35,
+    weight=0.3,
 )
 
 SWIN_NATIVE = replace(

@@ -75,7 +75,7 @@ TIMM_NATIVE = vit.family(
     own_regimes=frozenset(
         {"pool-token", "pool-avg", "pool-map", "channels-1", "channels-3", "channels-4", "no-positions", "dynamic-size"}
     ),
-    weight=0.7,
+    weight=0.55,
 )
 
 
@@ -102,7 +102,7 @@ LEGACY_LINEAR = vit.family(
     undecidable=_legacy_undecidable,
     square_patch="resampled",
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.3,
+    weight=0.25,
 )
 
 FAMILIES = (TIMM_NATIVE, LEGACY_LINEAR)

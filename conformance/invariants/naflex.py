@@ -25,7 +25,7 @@ def _applies(trial: Trial) -> str | None:
         "same checkpoint computes."
     ),
     catches="positions of prefix tokens lost or added to others, patches flattened in another order, a norm out of place.",
-    regimes=("native", "prefix-1"),
+    regimes=("native",),
     applies=_applies,
     concerns=lambda family: bool(family.classic),
 )

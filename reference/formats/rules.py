@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -31,10 +32,11 @@ def _regex(pattern: str) -> re.Pattern[str]:
     return re.compile(text)
 
 
-def match(pattern: str, key: str) -> dict[str, str] | None:
+@lru_cache(maxsize=65536)
+def match(pattern: str, key: str) -> Mapping[str, str] | None:
     """The pattern's fields as found in ``key``, or None when the whole key does not match."""
     found = _regex(pattern).fullmatch(key)
-    return found.groupdict() if found else None
+    return MappingProxyType(found.groupdict()) if found else None
 
 
 @dataclass(frozen=True)
