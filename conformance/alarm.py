@@ -43,7 +43,6 @@ NOT_A_FAMILY: dict[tuple[str, str], str] = {
     ("get_pretrained_grid_size", "img_size"): "an argument of the model's constructor, looked up in its configuration",
     ("_convert_beit3", "pos_embed.weight"): "what this function has just renamed embed_positions.weight to",
     ("_convert_pe", "attn_pool.qkv"): "what this function has just renamed attn_pool.attn.in_proj_ to",
-    ("_convert_beit3", r"blocks\.(\d+)\.attn\.(q|k|v)_proj\.(weight|bias)$"): "matches what it has just renamed itself",
 }
 
 

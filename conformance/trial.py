@@ -228,7 +228,8 @@ class Trial:
         except Exception as error:
             return Loaded(None, None, error, checkpoint)
         case = replace(self.case, destination=destination or self.case.destination, in_chans=None)
-        return Loaded(dict(raw), self.family.canonical(case, dict(raw)), None, checkpoint)
+        own = {k: v.clone() for k, v in raw.items()}  # the loader may have handed out the checkpoint's own tensors
+        return Loaded(own, self.family.canonical(case, dict(own)), None, checkpoint)
 
     def load(
         self,

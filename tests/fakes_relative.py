@@ -83,6 +83,13 @@ def keeps_rope_buffers(checkpoint, model):
     return state | buffers
 
 
+def forgets_the_prefix_rows(checkpoint, model):
+    """Does not add the positions of prefix tokens to the tokens of a NaFlexViT, which has none for them."""
+    state, stored = reference.load_state_dict(checkpoint, model), reference.unwrap(checkpoint)
+    own = {f"embeds.{name}": stored[name] for name in ("cls_token", "reg_token") if name in stored}
+    return state | {name: token for name, token in own.items() if name in state}
+
+
 def swaps_split_projections(checkpoint, model):
     """Exchanges k and v where they are stored apart."""
     state = reference.load_state_dict(checkpoint, model)

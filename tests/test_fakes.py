@@ -94,7 +94,8 @@ FAKES = (
     Fake("nearest_offsets", "beit", "rel-pos-agreement", "no-early-return"),
     Fake("loses_the_class_rows", "beit", "rel-pos-class-rows", "rel-pos-agreement no-early-return"),
     # attention
-    Fake("keeps_rope_buffers", "eva02", "rope-buffers-ignored", "strict-load native-identity"),
+    Fake("keeps_rope_buffers", "eva02", "rope-buffers-ignored", "strict-load native-identity idempotent"),
+    Fake("forgets_the_prefix_rows", "naflex_vit", "naflex-classic-forward", f"{_NATIVE} prefix-tokens-kept"),
     Fake("swaps_split_projections", "eva02", "qkv-forms-agree", f"{_NATIVE} idempotent repeatable"),
     # manners
     Fake("pops_from_its_input", "dinov2", "input-unmodified"),

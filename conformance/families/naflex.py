@@ -193,19 +193,22 @@ NAFLEX_RADIO = replace(
     classic="radio",
     architectures=_radio_architectures(),
     model_kwargs=naflex_model.model_kwargs,
+    # The loader is told nothing: how a model aligns corners is the model's own matter.
+    by_model=lambda name: {"align_corners": False},
     filter_kwargs=lambda arch: {},
     module="naflexvit",
     model_class="NaFlexVit",
     models_module="vision_transformer",
-    tags=lambda case: RADIO.tags(case) | _tags(case),
-    own_regimes=RADIO.own_regimes | {"counts-mislead"},
+    tags=_tags,
+    own_regimes=frozenset({"counts-mislead"}),
     # Registered models keep RADIO's whole grid, 128 tokens a side, whatever the image: too large to create one a case.
     containers=("memory",),
     wrappers=NAFLEX_VIT.wrappers,
     square_grids=True,
     canonical=naflex_model.canonical,
     unreachable=RADIO.unreachable
-    | {"safetensors", "pth", "destination-grid-non-square", "grid-mixed", "equal-count-other-shape"},
+    | {"safetensors", "pth", "in-chans-1", "in-chans-4", "classes-0", "classes-other"}
+    | {"destination-grid-non-square", "grid-mixed", "equal-count-other-shape"},
     weight=0.25,
 )
 

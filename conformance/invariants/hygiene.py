@@ -55,8 +55,7 @@ def _identical(a: Tensor, b: Tensor) -> bool:
 )
 def repeatable(trial: Trial) -> Iterator[Problem]:
     first = trial.state
-    # A copy of what the first load left behind: the first result may share tensors with it.
-    again = trial.convert(trial.place(trial.base.given))
+    again = trial.convert(trial.base.given)
     if not again.ok:
         yield again.problem("the second load")
     else:
