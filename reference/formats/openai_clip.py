@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..forward import ACTIVATIONS, layer_norm, linear, num_blocks, patchify, self_attention
-from .rules import Facts, Fill, Format, Rename, batch, transpose, unbatch
+from .rules import Facts, Fill, Format, Rename, Rule, batch, transpose, unbatch
 
-_BLOCK = "visual.transformer.resblocks.{i}."
+BLOCK = "transformer.resblocks.{i}."
 
 
 def _token(tensor: Tensor, facts: Facts) -> Tensor:
@@ -27,6 +27,26 @@ def _untoken(tensor: Tensor, facts: Facts) -> Tensor:
     return tensor[0, 0]
 
 
+def tower(prefix: str = "") -> tuple[Rule, ...]:
+    """The tower's rules, its tensors' names beginning with ``prefix``; Perception Encoder's towers have them too."""
+    block = prefix + BLOCK
+    return (
+        Rename(prefix + "class_embedding", "cls_token", _token, _untoken),
+        Rename(prefix + "positional_embedding", "pos_embed", batch, unbatch),
+        Rename(prefix + "conv1.weight", "patch_embed.proj.weight"),
+        Rename(prefix + "ln_pre.{p}", "norm_pre.{p}"),
+        Rename(block + "ln_1.{p}", "blocks.{i}.norm1.{p}"),
+        Rename(block + "attn.in_proj_{p}", "blocks.{i}.attn.qkv.{p}"),
+        Rename(block + "attn.out_proj.{p}", "blocks.{i}.attn.proj.{p}"),
+        Rename(block + "ln_2.{p}", "blocks.{i}.norm2.{p}"),
+        Rename(block + "mlp.c_fc.{p}", "blocks.{i}.mlp.fc1.{p}"),
+        Rename(block + "mlp.c_proj.{p}", "blocks.{i}.mlp.fc2.{p}"),
+        Rename(prefix + "ln_post.{p}", "norm.{p}"),
+        Rename(prefix + "proj", "head.weight", transpose, transpose),
+        Fill("head.bias", like="head.weight"),
+    )
+
+
 def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor:
     """Image embedding ``(batch, output_dim)``."""
     eps, act, heads = 1e-5, ACTIVATIONS[arch.get("act", "gelu")], arch["num_heads"]
@@ -34,8 +54,8 @@ def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tenso
     cls = state["visual.class_embedding"].expand(len(x), 1, -1)
     x = torch.cat([cls, x], dim=1) + state["visual.positional_embedding"]
     x = layer_norm(x, state, "visual.ln_pre", eps)
-    for i in range(num_blocks(state, _BLOCK + "ln_1.weight")):
-        block = _BLOCK.format(i=i)
+    for i in range(num_blocks(state, f"visual.{BLOCK}ln_1.weight")):
+        block = "visual." + BLOCK.format(i=i)
         y = layer_norm(x, state, f"{block}ln_1", eps)
         qkv = y @ state[f"{block}attn.in_proj_weight"].T + state[f"{block}attn.in_proj_bias"]
         x = x + linear(self_attention(qkv, heads), state, f"{block}attn.out_proj")
@@ -47,21 +67,7 @@ def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tenso
 OPENAI_CLIP = Format(
     name="openai_clip",
     namespace="visual.",
-    rules=(
-        Rename("visual.class_embedding", "cls_token", _token, _untoken),
-        Rename("visual.positional_embedding", "pos_embed", batch, unbatch),
-        Rename("visual.conv1.weight", "patch_embed.proj.weight"),
-        Rename("visual.ln_pre.{p}", "norm_pre.{p}"),
-        Rename(_BLOCK + "ln_1.{p}", "blocks.{i}.norm1.{p}"),
-        Rename(_BLOCK + "attn.in_proj_{p}", "blocks.{i}.attn.qkv.{p}"),
-        Rename(_BLOCK + "attn.out_proj.{p}", "blocks.{i}.attn.proj.{p}"),
-        Rename(_BLOCK + "ln_2.{p}", "blocks.{i}.norm2.{p}"),
-        Rename(_BLOCK + "mlp.c_fc.{p}", "blocks.{i}.mlp.fc1.{p}"),
-        Rename(_BLOCK + "mlp.c_proj.{p}", "blocks.{i}.mlp.fc2.{p}"),
-        Rename("visual.ln_post.{p}", "norm.{p}"),
-        Rename("visual.proj", "head.weight", transpose, transpose),
-        Fill("head.bias", like="head.weight"),
-    ),
+    rules=tower("visual."),
     # Perception Encoder has these names too, and a pool.
     evidence=lambda state: "visual.class_embedding" in state and "visual.attn_pool.probe" not in state,
     forward=_forward,

@@ -17,18 +17,10 @@ from torch import Tensor
 
 from ..forward import attend, layer_norm, linear, num_blocks, patchify
 from ..rope import attend_rotated, interleaved_angles, rotate_pairs
-from .rules import Facts, Fill, Fold, Format, Rename, batch, transpose, unbatch
+from .openai_clip import BLOCK, tower
+from .rules import Facts, Fold, Format, Rename
 
 _EPS = 1e-5
-_BLOCK = "transformer.resblocks.{i}."
-
-
-def _token(tensor: Tensor, facts: Facts) -> Tensor:
-    return tensor[None, None]
-
-
-def _untoken(tensor: Tensor, facts: Facts) -> Tensor:
-    return tensor[0, 0]
 
 
 def _apart(packed: Tensor, facts: Facts) -> tuple[Tensor, Tensor]:
@@ -64,8 +56,8 @@ def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tenso
         x = torch.cat([state["class_embedding"].expand(len(x), 1, -1), x], dim=1)
     x = layer_norm(x + state["positional_embedding"], state, "ln_pre", _EPS)
     angles = interleaved_angles(grid_size, x.shape[-1] // heads, offset=prefix, column_first=True)
-    for i in range(num_blocks(state, _BLOCK + "ln_1.weight")):
-        block = _BLOCK.format(i=i)
+    for i in range(num_blocks(state, BLOCK + "ln_1.weight")):
+        block = BLOCK.format(i=i)
         scale = [state.get(f"{block}ls_{n}.gamma", 1.0) for n in (1, 2)]
         y = layer_norm(x, state, f"{block}ln_1", _EPS)
         qkv = y @ state[f"{block}attn.in_proj_weight"].T + state[f"{block}attn.in_proj_bias"]
@@ -85,25 +77,14 @@ PERCEPTION_ENCODER_BARE = Format(
     name="perception_encoder_bare",
     namespace="",
     rules=(
-        Rename("class_embedding", "cls_token", _token, _untoken),
-        Rename("positional_embedding", "pos_embed", batch, unbatch),
-        Rename("conv1.weight", "patch_embed.proj.weight"),
-        Rename("ln_pre.{p}", "norm_pre.{p}"),
-        Rename(_BLOCK + "ln_{n}.{p}", "blocks.{i}.norm{n}.{p}"),
-        Rename(_BLOCK + "attn.in_proj_{p}", "blocks.{i}.attn.qkv.{p}"),
-        Rename(_BLOCK + "attn.out_proj.{p}", "blocks.{i}.attn.proj.{p}"),
-        Rename(_BLOCK + "ls_{n}.gamma", "blocks.{i}.gamma_{n}"),
-        Rename(_BLOCK + "mlp.c_fc.{p}", "blocks.{i}.mlp.fc1.{p}"),
-        Rename(_BLOCK + "mlp.c_proj.{p}", "blocks.{i}.mlp.fc2.{p}"),
-        Rename("ln_post.{p}", "norm.{p}"),
+        *tower(),
+        Rename(BLOCK + "ls_{n}.gamma", "blocks.{i}.gamma_{n}"),
         Rename("attn_pool.probe", "attn_pool.latent"),
         Fold(("attn_pool.attn.in_proj_{p}",), ("attn_pool.q.{p}", "attn_pool.kv.{p}"), _apart, _together),
         Rename("attn_pool.attn.out_proj.{p}", "attn_pool.proj.{p}"),
         Rename("attn_pool.layernorm.{p}", "attn_pool.norm.{p}"),
         Rename("attn_pool.mlp.c_fc.{p}", "attn_pool.mlp.fc1.{p}"),
         Rename("attn_pool.mlp.c_proj.{p}", "attn_pool.mlp.fc2.{p}"),
-        Rename("proj", "head.weight", transpose, transpose),
-        Fill("head.bias", like="head.weight"),
     ),
     # An image tower of CLIP has a norm after its last block, one of PE-Core a probe.
     evidence=lambda state: "conv1.weight" in state and "ln_pre.weight" in state and "ln_post.weight" not in state,
