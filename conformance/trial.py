@@ -6,7 +6,7 @@ Loading is expensive and judging is cheap, so invariants ask the trial, and the 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt, prod
@@ -362,3 +362,13 @@ class Trial:
             return []
         worst = float(error.nan_to_num(float("inf")).max())
         return [Problem(kind, name, f"{name} is off by {worst:.3g}, {fraction:.3g} times what rounding allows")]
+
+    def compare_all(
+        self, got: Mapping[str, Tensor], want: Mapping[str, Tensor], bound: Callable[[str], Tensor]
+    ) -> Iterator[Problem]:
+        """Problems of every tensor of ``want`` that ``got`` lacks or has outside its ``bound``."""
+        for name, tensor in want.items():
+            if name not in got:
+                yield Problem("missing-key", name, f"{name} is missing")
+            else:
+                yield from self.compare(name, got[name], tensor, bound(name))

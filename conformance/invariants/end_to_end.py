@@ -87,11 +87,7 @@ def create_model(trial: Trial) -> Iterator[Problem]:
             yield from _refused(error)
             return
     got = trial.family.canonical(case, dict(model.state_dict()))
-    for name, want in trial.created.items():
-        if name not in got:
-            yield Problem("missing-key", name, f"{name} is missing")
-        else:
-            yield from trial.compare(name, got[name], want, trial.created_bound(name))
+    yield from trial.compare_all(got, trial.created, trial.created_bound)
     if case.num_classes is not None:
         yield from _classifier(got, case.num_classes)
 

@@ -138,9 +138,4 @@ def _turns(trial: Trial) -> float:
     ),
 )
 def reference_agreement(trial: Trial) -> Iterator[Problem]:
-    for name, want in trial.expected.items():
-        got = trial.state.get(name)
-        if got is None:
-            yield Problem("missing-key", name, f"{name} is missing")
-        else:
-            yield from trial.compare(name, got, want, trial.bound(name))
+    yield from trial.compare_all(trial.state, trial.expected, trial.bound)

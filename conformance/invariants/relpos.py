@@ -120,9 +120,5 @@ def rel_pos_transposed(trial: Trial) -> Iterator[Problem]:
     concerns=_has_tables,
 )
 def rel_pos_agreement(trial: Trial) -> Iterator[Problem]:
-    for name in trial.tables:
-        got = trial.state.get(name)
-        if got is None:
-            yield Problem("missing-key", name, f"{name} is missing")
-        else:
-            yield from trial.compare(name, got, trial.expected[name], trial.bound(name))
+    want = {name: trial.expected[name] for name in trial.tables}
+    yield from trial.compare_all(trial.state, want, trial.bound)
