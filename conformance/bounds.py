@@ -18,6 +18,7 @@ from math import prod, sqrt
 import torch
 from torch import Tensor
 
+from reference.relative import offsets
 from reference.resize import Resampling, axis_condition, axis_matrix, axis_pinv
 
 from .cases import Size
@@ -73,7 +74,7 @@ def table(exact: Tensor, source: Tensor, old: tuple[int, ...], new: tuple[int, .
     Interpolation between rows: weights sum to 1, and are as exact as float32 places offsets, which reach the window's side.
     The extra rows at the end are kept, so their bound is 0.
     """
-    sizes = [tuple(2 * side - 1 for side in window) for window in (old, new)]
+    sizes = offsets(old), offsets(new)
     largest = source.to(torch.float64).abs().amax(dim=0, keepdim=True)
     bound = _UNIT * _work(*sizes) * largest + rounding(exact, source.dtype)
     bound[prod(sizes[1]) :] = 0
