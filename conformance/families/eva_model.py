@@ -25,24 +25,7 @@ from typing import Any
 
 from ..cases import Geometry
 from .base import Arch, Family, Shapes
-from .vit import num_prefix_tokens, pools_by_average
-
-
-def _tokens(arch: Arch, geometry: Geometry) -> Shapes:
-    """What stands before the blocks."""
-    dim = arch["embed_dim"]
-    out: Shapes = {}
-    if arch["class_token"]:
-        out["cls_token"] = (1, 1, dim)
-    if arch["reg_tokens"]:
-        out["reg_token"] = (1, arch["reg_tokens"], dim)
-    if arch.get("pos_embed") != "none":
-        outside = arch.get("no_embed_class", False)
-        out["pos_embed"] = (1, geometry.tokens + (0 if outside else num_prefix_tokens(arch)), dim)
-    out["patch_embed.proj.weight"] = (dim, arch.get("in_chans", 3), *geometry.patch_size)
-    if not arch.get("pre_norm"):
-        out["patch_embed.proj.bias"] = (dim,)
-    return out
+from .vit import num_prefix_tokens, pools_by_average, tokens
 
 
 def shapes(arch: Arch, geometry: Geometry) -> Shapes:
@@ -51,63 +34,45 @@ def shapes(arch: Arch, geometry: Geometry) -> Shapes:
     hidden, head_dim = int(dim * arch["mlp_ratio"]), dim // heads
     kv_dim = head_dim * (arch.get("num_kv_heads") or heads)
     fused, bias, ordinary = arch.get("qkv_fused", True), arch.get("qkv_bias", True), arch.get("attn_type") == "rope"
-    out = _tokens(arch, geometry)
-
-    def linear(name: str, rows: int, cols: int, bias: bool = True) -> None:
-        out[f"{name}.weight"] = (rows, cols)
-        if bias:
-            out[f"{name}.bias"] = (rows,)
-
-    def norm(name: str, width: int = dim) -> None:
-        out[f"{name}.weight"] = (width,)
-        if not arch.get("rms_norm"):
-            out[f"{name}.bias"] = (width,)
-
+    out = tokens(arch, geometry)
     if arch.get("rope") == "mixed":
         out["rope.freqs"] = (2, arch["depth"], heads, head_dim // 2)
     if arch.get("pre_norm"):
-        norm("norm_pre")
+        out.norm("norm_pre")
     for i in range(arch["depth"]):
         attn, mlp = f"blocks.{i}.attn.", f"blocks.{i}.mlp."
-        norm(f"blocks.{i}.norm1")
+        out.norm(f"blocks.{i}.norm1")
         if fused:
-            linear(f"{attn}qkv", 3 * dim, dim, bias and ordinary)
+            out.linear(f"{attn}qkv", 3 * dim, dim, bias and ordinary)
             if bias and not ordinary:
                 out[f"{attn}q_bias"] = out[f"{attn}v_bias"] = (dim,)
         else:
-            linear(f"{attn}q_proj", dim, dim, bias)
-            linear(f"{attn}k_proj", kv_dim, dim, bias and ordinary)
-            linear(f"{attn}v_proj", kv_dim, dim, bias)
+            out.linear(f"{attn}q_proj", dim, dim, bias)
+            out.linear(f"{attn}k_proj", kv_dim, dim, bias and ordinary)
+            out.linear(f"{attn}v_proj", kv_dim, dim, bias)
         if arch.get("qk_norm"):
-            norm(f"{attn}q_norm", head_dim)
-            norm(f"{attn}k_norm", head_dim)
+            out.norm(f"{attn}q_norm", head_dim)
+            out.norm(f"{attn}k_norm", head_dim)
         if arch.get("scale_attn"):
-            norm(f"{attn}norm")
-        linear(f"{attn}proj", dim, dim)
-        norm(f"blocks.{i}.norm2")
+            out.norm(f"{attn}norm")
+        out.linear(f"{attn}proj", dim, dim)
+        out.norm(f"blocks.{i}.norm2")
         if arch.get("swiglu") == "split":
-            linear(f"{mlp}fc1_g", hidden, dim)
-            linear(f"{mlp}fc1_x", hidden, dim)
+            out.linear(f"{mlp}fc1_g", hidden, dim)
+            out.linear(f"{mlp}fc1_x", hidden, dim)
         else:
-            linear(f"{mlp}fc1", 2 * hidden if arch.get("swiglu") else hidden, dim)
+            out.linear(f"{mlp}fc1", 2 * hidden if arch.get("swiglu") else hidden, dim)
         if arch.get("scale_mlp"):
-            norm(f"{mlp}norm", hidden)
-        linear(f"{mlp}fc2", dim, hidden)
+            out.norm(f"{mlp}norm", hidden)
+        out.linear(f"{mlp}fc2", dim, hidden)
         for branch in {True: (1, 2), "attn": (1,)}.get(arch.get("layer_scale"), ()):
             out[f"blocks.{i}.gamma_{branch}"] = (dim,)
     if arch.get("final_norm", True):
-        norm("fc_norm" if pools_by_average(arch) else "norm")
+        out.norm("fc_norm" if pools_by_average(arch) else "norm")
     if arch.get("global_pool") == "map":
-        width = int(dim * (arch.get("pool_mlp_ratio") or arch["mlp_ratio"]))
-        out["attn_pool.latent"] = (1, 1, dim)
-        linear("attn_pool.q", dim, dim)
-        linear("attn_pool.kv", 2 * dim, dim)
-        linear("attn_pool.proj", dim, dim)
-        norm("attn_pool.norm")
-        linear("attn_pool.mlp.fc1", width, dim)
-        linear("attn_pool.mlp.fc2", dim, width)
+        out.attention_pool(int(dim * (arch.get("pool_mlp_ratio") or arch["mlp_ratio"])))
     if arch["num_classes"]:
-        linear("head", arch["num_classes"], dim)
+        out.linear("head", arch["num_classes"], dim)
     return out
 
 

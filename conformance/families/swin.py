@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ..cases import Case, Geometry, Size
 from . import vit
 from .base import Arch, Family, Shapes, Windows
+from .shapes import Layout
 
 # Windows as large as a grid is drawn, so that every stage is one window.
 _WINDOW = 16
@@ -40,43 +41,34 @@ def _tables(arch: Arch, geometry: Geometry) -> Windows:
 
 
 def _shapes(arch: Arch, geometry: Geometry, v2: bool = False) -> Shapes:
-    out: Shapes = {}
-
-    def linear(name: str, rows: int, cols: int, bias: bool = True) -> None:
-        out[f"{name}.weight"] = (rows, cols)
-        if bias:
-            out[f"{name}.bias"] = (rows,)
-
-    def norm(name: str, width: int) -> None:
-        out[f"{name}.weight"] = out[f"{name}.bias"] = (width,)
-
-    out["patch_embed.proj.weight"] = (arch["embed_dim"], 3, *geometry.patch_size)
-    out["patch_embed.proj.bias"] = (arch["embed_dim"],)
-    norm("patch_embed.norm", arch["embed_dim"])
     dim = arch["embed_dim"]
+    out = Layout(dim)
+    out["patch_embed.proj.weight"] = (dim, 3, *geometry.patch_size)
+    out["patch_embed.proj.bias"] = (dim,)
+    out.norm("patch_embed.norm")
     for stage, (h, w) in enumerate(_windows(geometry)):
         dim, heads = arch["embed_dim"] * 2**stage, arch["num_heads"] * 2**stage
         block = f"layers.{stage}.blocks.0."
         if stage:
-            linear(f"layers.{stage}.downsample.reduction", dim, 2 * dim, bias=False)
-            norm(f"layers.{stage}.downsample.norm", dim if v2 else 2 * dim)
-        norm(f"{block}norm1", dim)
-        linear(f"{block}attn.qkv", 3 * dim, dim, arch["qkv_bias"] and not v2)
-        linear(f"{block}attn.proj", dim, dim)
+            out.linear(f"layers.{stage}.downsample.reduction", dim, 2 * dim, bias=False)
+            out.norm(f"layers.{stage}.downsample.norm", dim if v2 else 2 * dim)
+        out.norm(f"{block}norm1", dim)
+        out.linear(f"{block}attn.qkv", 3 * dim, dim, arch["qkv_bias"] and not v2)
+        out.linear(f"{block}attn.proj", dim, dim)
         if v2:
             out[f"{block}attn.logit_scale"] = (heads, 1, 1)
-            linear(f"{block}attn.cpb_mlp.0", _HIDDEN, 2)
-            linear(f"{block}attn.cpb_mlp.2", heads, _HIDDEN, bias=False)
+            out.linear(f"{block}attn.cpb_mlp.0", _HIDDEN, 2)
+            out.linear(f"{block}attn.cpb_mlp.2", heads, _HIDDEN, bias=False)
             if arch["qkv_bias"]:
                 out[f"{block}attn.q_bias"] = out[f"{block}attn.v_bias"] = (dim,)
         else:
             out[f"{block}attn.relative_position_bias_table"] = ((2 * h - 1) * (2 * w - 1), heads)
-        norm(f"{block}norm2", dim)
-        linear(f"{block}mlp.fc1", dim * arch["mlp_ratio"], dim)
-        linear(f"{block}mlp.fc2", dim, dim * arch["mlp_ratio"])
-    norm("norm", dim)
+        out.norm(f"{block}norm2", dim)
+        out.linear(f"{block}mlp.fc1", dim * arch["mlp_ratio"], dim)
+        out.linear(f"{block}mlp.fc2", dim, dim * arch["mlp_ratio"])
+    out.norm("norm", dim)
     if arch["num_classes"]:
-        linear("head.fc", arch["num_classes"], dim)
+        out.linear("head.fc", arch["num_classes"], dim)
     return out
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ..cases import Geometry
 from .base import Arch, Family, Shapes
+from .shapes import Layout
 
 # Shrinking goes towards the first element, so the simplest choice comes first everywhere.
 ACTIVATIONS = st.sampled_from(["gelu", "quick_gelu"])
@@ -52,23 +53,10 @@ def pools_by_average(arch: Arch) -> bool:
     return arch.get("fc_norm", arch.get("global_pool", "token") == "avg")
 
 
-def shapes(arch: Arch, geometry: Geometry) -> Shapes:
-    """Tensor shapes of a timm-layout checkpoint. Written from the layout's definition, not read off timm."""
-    dim, hidden = arch["embed_dim"], int(arch["embed_dim"] * arch["mlp_ratio"])
-    rms, bias = arch.get("rms_norm", False), arch.get("proj_bias", True)
-    out: Shapes = {}
-
-    def linear(name: str, rows: int, cols: int, bias: bool = True) -> None:
-        out[f"{name}.weight"] = (rows, cols)
-        if bias:
-            out[f"{name}.bias"] = (rows,)
-
-    def norm(name: str, width: int = dim) -> None:
-        out[f"{name}.weight"] = (width,)
-        if not rms:
-            out[f"{name}.bias"] = (width,)
-
-    rows = geometry.tokens + (0 if arch.get("no_embed_class") else num_prefix_tokens(arch))
+def tokens(arch: Arch, geometry: Geometry) -> Layout:
+    """Shapes of what makes the tokens: prefix tokens, positions, patch embedding."""
+    dim = arch["embed_dim"]
+    out = Layout(dim, rms=arch.get("rms_norm", False))
     if arch["class_token"]:
         out["cls_token"] = (1, 1, dim)
     if arch.get("dist_token"):
@@ -76,49 +64,52 @@ def shapes(arch: Arch, geometry: Geometry) -> Shapes:
     if arch["reg_tokens"]:
         out["reg_token"] = (1, arch["reg_tokens"], dim)
     if arch.get("pos_embed") != "none":
-        out["pos_embed"] = (1, rows, dim)
+        rows = 0 if arch.get("no_embed_class") else num_prefix_tokens(arch)
+        out["pos_embed"] = (1, geometry.tokens + rows, dim)
     out["patch_embed.proj.weight"] = (dim, arch.get("in_chans", 3), *geometry.patch_size)
-    if arch.get("pre_norm"):
-        norm("norm_pre")
-    else:
+    if not arch.get("pre_norm"):
         out["patch_embed.proj.bias"] = (dim,)
+    return out
+
+
+def shapes(arch: Arch, geometry: Geometry) -> Shapes:
+    """Tensor shapes of a timm-layout checkpoint. Written from the layout's definition, not read off timm."""
+    dim, hidden = arch["embed_dim"], int(arch["embed_dim"] * arch["mlp_ratio"])
+    bias = arch.get("proj_bias", True)
+    out = tokens(arch, geometry)
+    if arch.get("pre_norm"):
+        out.norm("norm_pre")
     if arch.get("embed_norm"):
-        norm("patch_embed.norm")
+        out.norm("patch_embed.norm")
     for i in range(arch["depth"]):
         block = f"blocks.{i}."
-        norm(f"{block}norm1")
-        linear(f"{block}attn.qkv", 3 * dim, dim, arch.get("qkv_bias", True))
+        out.norm(f"{block}norm1")
+        out.linear(f"{block}attn.qkv", 3 * dim, dim, arch.get("qkv_bias", True))
         if arch.get("qk_norm"):
-            norm(f"{block}attn.q_norm", dim // arch["num_heads"])
-            norm(f"{block}attn.k_norm", dim // arch["num_heads"])
+            out.norm(f"{block}attn.q_norm", dim // arch["num_heads"])
+            out.norm(f"{block}attn.k_norm", dim // arch["num_heads"])
         if arch.get("sub_norm"):
-            norm(f"{block}attn.norm")
-        linear(f"{block}attn.proj", dim, dim, bias)
-        norm(f"{block}norm2")
+            out.norm(f"{block}attn.norm")
+        out.linear(f"{block}attn.proj", dim, dim, bias)
+        out.norm(f"{block}norm2")
         if arch.get("swiglu") == "split":
-            linear(f"{block}mlp.fc1_g", hidden, dim, bias)
-            linear(f"{block}mlp.fc1_x", hidden, dim, bias)
+            out.linear(f"{block}mlp.fc1_g", hidden, dim, bias)
+            out.linear(f"{block}mlp.fc1_x", hidden, dim, bias)
         else:
-            linear(f"{block}mlp.fc1", hidden, dim)
+            out.linear(f"{block}mlp.fc1", hidden, dim)
         if arch.get("sub_norm"):
-            norm(f"{block}mlp.norm", hidden)
-        linear(f"{block}mlp.fc2", dim, hidden // 2 if arch.get("swiglu") is True else hidden, bias)
+            out.norm(f"{block}mlp.norm", hidden)
+        out.linear(f"{block}mlp.fc2", dim, hidden // 2 if arch.get("swiglu") is True else hidden, bias)
         if arch.get("layer_scale"):
             out[f"{block}ls1.gamma"] = out[f"{block}ls2.gamma"] = (dim,)
     if arch.get("final_norm", True):
-        norm("fc_norm" if pools_by_average(arch) else "norm")
+        out.norm("fc_norm" if pools_by_average(arch) else "norm")
     if arch.get("global_pool") == "map":
-        out["attn_pool.latent"] = (1, 1, dim)
-        linear("attn_pool.q", dim, dim)
-        linear("attn_pool.kv", 2 * dim, dim)
-        linear("attn_pool.proj", dim, dim)
-        norm("attn_pool.norm")
-        linear("attn_pool.mlp.fc1", hidden, dim)
-        linear("attn_pool.mlp.fc2", dim, hidden)
+        out.attention_pool(hidden)
     if arch["num_classes"]:
-        linear("head", arch["num_classes"], dim)
+        out.linear("head", arch["num_classes"], dim)
         if arch.get("dist_token"):
-            linear("head_dist", arch["num_classes"], dim)
+            out.linear("head_dist", arch["num_classes"], dim)
     return out
 
 

@@ -1,0 +1,34 @@
+"""A timm-layout checkpoint's tensor shapes, written layer by layer; in this order the tensors are filled."""
+
+from __future__ import annotations
+
+
+class Layout(dict[str, tuple[int, ...]]):
+    """Shapes by tensor name, of a model of width ``dim`` whose norms have a bias unless they are ``rms``."""
+
+    def __init__(self, dim: int, rms: bool = False) -> None:
+        super().__init__()
+        self._dim, self._rms = dim, rms
+
+    def linear(self, name: str, rows: int, cols: int, bias: bool = True) -> None:
+        """A linear layer from ``cols`` to ``rows`` channels."""
+        self[f"{name}.weight"] = (rows, cols)
+        if bias:
+            self[f"{name}.bias"] = (rows,)
+
+    def norm(self, name: str, width: int | None = None) -> None:
+        """A norm of ``width`` channels, by default the model's."""
+        self[f"{name}.weight"] = (width or self._dim,)
+        if not self._rms:
+            self[f"{name}.bias"] = (width or self._dim,)
+
+    def attention_pool(self, hidden: int) -> None:
+        """timm's ``AttentionPoolLatent``: a latent that attends to all tokens, then an MLP of ``hidden`` channels."""
+        dim = self._dim
+        self["attn_pool.latent"] = (1, 1, dim)
+        self.linear("attn_pool.q", dim, dim)
+        self.linear("attn_pool.kv", 2 * dim, dim)
+        self.linear("attn_pool.proj", dim, dim)
+        self.norm("attn_pool.norm")
+        self.linear("attn_pool.mlp.fc1", hidden, dim)
+        self.linear("attn_pool.mlp.fc2", dim, hidden)
