@@ -1,6 +1,7 @@
-"""Results as first-class values: NDJSON lines, one header a target, then witnesses and verdicts, then a footer.
+"""Results as first-class values: NDJSON lines, one header a target, then witnesses, loads and verdicts, then a footer.
 
-A file without its footer was cut off; what it holds still counts. Readers ignore line types they do not know.
+A file without its footer was cut off; what it holds still counts. Readers ignore line types they do not know. The JSON
+Schema of a line is ``docs/results.schema.json``.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ import msgspec
 
 from .cases import Case
 
-SCHEMA = 1
+SCHEMA = 2
 
 VerdictName = Literal["pass", "fail", "known", "fixed", "not-applicable", "error"]
 REPLAYS = Literal["fails", "fixed", "not-applicable", "error"]
 
 
 class Header(msgspec.Struct, tag="header", tag_field="type", frozen=True):
-    """What one worker ran: target, versions, shims in use, profile, families, and invariants with the regimes each must meet."""
+    """What one worker ran: target, versions, shims in use, profile, families, and invariants with the regimes each must meet.
+
+    ``focused`` says that every family drew a whole profile of cases; ``suite`` and ``source`` are digests of this suite
+    with its ledger and of a checkout under test, so that a later run knows whether these results are still its own.
+    """
 
     target: str
     timm: str
@@ -34,11 +39,24 @@ class Header(msgspec.Struct, tag="header", tag_field="type", frozen=True):
     seed: int
     families: list[str]
     invariants: dict[str, list[str]]
+    focused: bool = False
+    suite: str = ""
+    source: str = ""
     schema: int = SCHEMA
 
 
+class TargetError(msgspec.Struct, tag="target-error", tag_field="type", frozen=True):
+    """A target that could not be judged at all, and why: it cannot be fetched or imported."""
+
+    target: str
+    reason: str
+
+
 class Failure(msgspec.Struct, frozen=True):
-    """One way an invariant fails. ``fingerprint`` is its identity; ``case`` the smallest one found that shows it."""
+    """One way an invariant fails. ``fingerprint`` is its identity; ``case`` the smallest one found that shows it.
+
+    ``fraction`` is the error as a fraction of its bound, where one was compared with a bound.
+    """
 
     fingerprint: str
     kind: str
@@ -46,6 +64,7 @@ class Failure(msgspec.Struct, frozen=True):
     message: str
     case: Case
     count: int = 1
+    fraction: float | None = None
 
 
 class Verdict(msgspec.Struct, tag="verdict", tag_field="type", frozen=True):
@@ -76,6 +95,46 @@ class Witness(msgspec.Struct, tag="witness", tag_field="type", frozen=True):
     replay: REPLAYS
     expected: bool
     message: str = ""
+    fraction: float | None = None
+
+
+class LoadedCase(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a loader made of one case, small enough to keep.
+
+    ``id`` is the case's own, the same in every release; ``ratio`` the model's patch side over the checkpoint's, ``error``
+    the error of the patch kernel as a fraction of its bound (neither where the patch size is kept). ``deviations`` tells the
+    tensors that differ from the reference's by more than their bound: in words (missing, another shape, what the load
+    raised), or by their difference in units of the bound, projected on a few directions (``conformance/deviations.py``).
+    """
+
+    id: str
+    ratio: float | None = None
+    error: float | None = None
+    deviations: dict[str, str | list[float]] = {}
+
+
+class Loads(msgspec.Struct, tag="loads", tag_field="type", frozen=True):
+    """What a target made of a family's cases."""
+
+    target: str
+    family: str
+    cases: list[LoadedCase]
+
+
+class Change(msgspec.Struct, tag="change", tag_field="type", frozen=True):
+    """A family whose loaded tensors differ from those of the release before by more than their bound, pass or fail.
+
+    ``cases`` of the ``compared`` ones differ; ``largest`` is the largest root mean square difference in units of the
+    bound, None where a tensor is missing, of another shape, or the load raises on one side.
+    """
+
+    target: str
+    previous: str
+    family: str
+    compared: int
+    cases: int
+    tensors: list[str]
+    largest: float | None = None
 
 
 class Progress(msgspec.Struct, tag="progress", tag_field="type", frozen=True):
@@ -87,13 +146,14 @@ class Progress(msgspec.Struct, tag="progress", tag_field="type", frozen=True):
 
 
 class Footer(msgspec.Struct, tag="footer", tag_field="type", frozen=True):
-    """The end of a complete file."""
+    """The end of a complete file. ``shards`` names those it holds of a run that was shared out, none for a whole run."""
 
     seconds: float
     exit_code: int = 0
+    shards: list[str] = []
 
 
-Record = Header | Verdict | Witness | Progress | Footer
+Record = Header | TargetError | Verdict | Witness | Loads | Change | Progress | Footer
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 _decoder = msgspec.json.Decoder(Record)
@@ -142,6 +202,37 @@ class Results:
     def witnesses(self) -> list[Witness]:
         """Every replay."""
         return [r for r in self.records if isinstance(r, Witness)]
+
+    @property
+    def loads(self) -> list[Loads]:
+        """What every target made of every family's cases."""
+        return [r for r in self.records if isinstance(r, Loads)]
+
+    @property
+    def changes(self) -> list[Change]:
+        """Every family x release whose tensors differ from those of the release before."""
+        return [r for r in self.records if isinstance(r, Change)]
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Targets that could not be judged at all, with the reason."""
+        return {r.target: r.reason for r in self.records if isinstance(r, TargetError)}
+
+    @property
+    def footers(self) -> list[Footer]:
+        """The footer, if the file is complete."""
+        return [r for r in self.records if isinstance(r, Footer)]
+
+    @property
+    def targets(self) -> list[str]:
+        """Every target, in order of appearance."""
+        named = (r for r in self.records if isinstance(r, Header | TargetError | Verdict | Witness))
+        return list(dict.fromkeys(r.target for r in named))
+
+    @property
+    def families(self) -> list[str]:
+        """Every family with a verdict, in order of appearance."""
+        return list(dict.fromkeys(v.family for v in self.verdicts))
 
     def of(self, target: str, family: str | None = None, invariant: str | None = None) -> list[Verdict]:
         """Verdicts of a target, optionally of one family or invariant."""
