@@ -62,9 +62,12 @@ def _parameters(cls: type) -> frozenset[str]:
 
 
 class Loader:
-    """A target made ready in this process: converts checkpoints, builds models, walks the end-user path."""
+    """A target made ready in this process: converts checkpoints, builds models, walks the end-user path.
 
-    def __init__(self, target: Target, device: str = "cpu") -> None:
+    ``function`` is what a ``loader:`` target names, where the caller has it at hand; otherwise it is imported.
+    """
+
+    def __init__(self, target: Target, device: str = "cpu", function: Convert | None = None) -> None:
         self.target = target
         self.device = device
         logging.getLogger("timm").setLevel(logging.CRITICAL)
@@ -72,7 +75,7 @@ class Loader:
         self.timm_version = activate(target)
         self.release = Version(self.timm_version) if target.is_timm else None
         self._build = lru_cache(maxsize=256)(self._build_uncached)
-        self._function = self._user_function() if target.kind == "loader" else None
+        self._function = function or (self._user_function() if target.kind == "loader" else None)
         self._options = frozenset(inspect.signature(self._function).parameters) if self._function else frozenset()
 
     def _user_function(self) -> Convert:

@@ -1,20 +1,23 @@
-"""The pytest plugin: one worker judges one target, family by family, and records as it goes.
+"""The pytest plugin: judge one target, family by family, and record as it goes.
 
-``python -m pytest -p conformance.plugin conformance/suite --vit-target timm==1.0.31`` is what the runner starts. Inert
-unless ``--vit-target`` is given.
+``pytest --pyargs conformance.suite --vit-target timm==1.0.31`` runs the suite; the runner starts such a process for each
+target. Inert without ``--vit-target``: nothing but pytest is imported, nothing is collected.
 """
 
 from __future__ import annotations
 
 import gc
-import platform
-import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from . import results
-from .errors import UserError, choose
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .results import Record
+    from .session import Session
 
 _STASH = pytest.StashKey["Session"]()
 
@@ -35,123 +38,51 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--vit-results", default=None, help="append results to this NDJSON file")
 
 
-class Session:
-    """Everything one worker shares: the loader made ready, the ledger, and the file results go to."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        import torch
-
-        from . import ledger as ledgers
-        from . import torchvision_shim
-        from .engine import Explorer
-        from .families import FAMILIES
-        from .invariants import INVARIANTS
-        from .loaders import Loader
-        from .profiles import profile
-        from .targets import parse_target
-
-        option = config.getoption
-        torch.set_num_threads(1)
-        self.started = time.monotonic()
-        path = option("vit_results")
-        self.file = open(path, "ab", buffering=0) if path else None  # noqa: SIM115 - open as long as the session
-        self.families = choose("family", option("vit_family"), FAMILIES)
-        self.invariants = choose("invariant", option("vit_invariant"), INVARIANTS)
-        self.ledger = ledgers.load(option("vit_ledger") or ledgers.DEFAULT_PATH)
-        self.stored = dict(self.ledger.witnesses)
-        self.replaying = option("vit_witness")
-        for name in self.replaying or ():
-            if name not in self.stored:
-                self.stored[name] = ledgers.read_witness(Path(name))
-        target, chosen = parse_target(option("vit_target")), profile(option("vit_profile"))
-        loader = Loader(target, _device(option("vit_device")))
-        gc.freeze()  # what torch and timm made at import stays: no collection need walk it again
-        self.explorer = Explorer(
-            loader,
-            self.ledger,
-            [INVARIANTS[i] for i in self.invariants],
-            chosen,
-            option("vit_seed"),
-            self._alive,
-            focused=option("vit_focused"),
-        )
-        self._verdicts: dict[str, dict[str, results.Verdict]] = {}
-        self.record(
-            results.Header(
-                target=target.spec,
-                timm=loader.timm_version,
-                python=platform.python_version(),
-                torch=str(torch.__version__),
-                platform=platform.platform(terse=True),
-                device=loader.device,
-                shims=[torchvision_shim.NAME] if torchvision_shim.install() else [],
-                profile=chosen.name,
-                seed=option("vit_seed"),
-                families=self.families,
-                invariants={i: list(INVARIANTS[i].regimes) for i in self.invariants},
-            )
-        )
-
-    def record(self, record: results.Record) -> None:
-        """Append one line, at once: a crash loses nothing that was computed."""
-        if self.file is not None:
-            self.file.write(results.encode(record))
-
-    def _alive(self, family: str, cases: int) -> None:
-        self.record(results.Progress(self.explorer.target, family, cases))
-
-    def verdict(self, family: str, invariant: str) -> results.Verdict:
-        """The verdict of one cell; the family is explored when its first cell is asked for."""
-        from .families import FAMILIES
-
-        if family not in self._verdicts:
-            verdicts = self.explorer.explore(FAMILIES[family])
-            for verdict in verdicts:
-                self.record(verdict)
-            self._verdicts[family] = {v.invariant: v for v in verdicts}
-        return self._verdicts[family][invariant]
-
-    def replay(self, name: str) -> results.Witness:
-        """Replay one stored witness."""
-        from .families import FAMILIES
-
-        witness = self.explorer.replay(name, self.stored[name], FAMILIES[self.stored[name].case.family])
-        self.record(witness)
-        return witness
-
-    def witnesses(self) -> list[str]:
-        """The witnesses to replay: those asked for, or every one of the chosen families and invariants."""
-        if self.replaying is not None:
-            return self.replaying
-        return [n for n, w in self.stored.items() if w.case.family in self.families and w.invariant in self.invariants]
-
-    def close(self) -> None:
-        """Write the footer: the file is complete."""
-        self.record(results.Footer(round(time.monotonic() - self.started, 3)))
-        if self.file is not None:
-            self.file.close()
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda: no CUDA device is visible to torch; use --device cpu, or auto")
-    if name == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    return name
-
-
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("vit_target") is None:
         return
     try:
-        config.stash[_STASH] = Session(config)
+        config.stash[_STASH] = _session(config)
     except UserError as error:
         raise pytest.UsageError(str(error)) from error
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise pytest.UsageError(f"cannot start the target: {type(error).__name__}: {reason}") from error
+
+
+def _session(config: pytest.Config) -> Session:
+    """The session the options ask for, its target made ready."""
+    from .session import Session
+    from .targets import parse_target
+
+    option = config.getoption
+    session = Session(
+        parse_target(option("vit_target")),
+        families=option("vit_family"),
+        invariants=option("vit_invariant"),
+        profile=option("vit_profile"),
+        seed=option("vit_seed"),
+        device=option("vit_device"),
+        ledger=option("vit_ledger"),
+        witnesses=option("vit_witness"),
+        focused=option("vit_focused"),
+        record=_recorder(config),
+    )
+    session.start()
+    gc.freeze()  # what torch and timm made at import stays: no collection need walk it again
+    return session
+
+
+def _recorder(config: pytest.Config) -> Callable[[Record], None]:
+    """Appends each record to the results file at once: a crash loses nothing that was computed."""
+    path = config.getoption("vit_results")
+    if path is None:
+        return lambda record: None
+    from .results import encode
+
+    file = open(path, "ab", buffering=0)  # noqa: SIM115 - open as long as the session
+    config.add_cleanup(file.close)
+    return lambda record: file.write(encode(record))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

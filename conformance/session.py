@@ -1,0 +1,150 @@
+"""One target judged in this process, family by family: what the pytest plugin and ``run_conformance`` share."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+
+from . import ledger as ledgers
+from . import results, torchvision_shim
+from .engine import Explorer
+from .errors import UserError, choose
+from .families import FAMILIES
+from .invariants import INVARIANTS
+from .loaders import Convert, Loader
+from .profiles import profile as profile_of
+from .targets import Target
+
+
+class Session:
+    """A loader under test, with what is asked of it.
+
+    Unknown names are refused at once with :class:`UserError`; the target is made ready by :meth:`start`, or when the first
+    verdict is asked for. ``record`` is given each result as it comes. ``function`` is the loader of a ``loader:`` target
+    that is at hand already.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        families: Iterable[str] = (),
+        invariants: Iterable[str] = (),
+        profile: str = "gate",
+        seed: int = 0,
+        device: str = "cpu",
+        ledger: str | None = None,
+        witnesses: list[str] | None = None,
+        focused: bool = True,
+        function: Convert | None = None,
+        record: Callable[[results.Record], None] = lambda record: None,
+    ) -> None:
+        self.target = target
+        self.families = choose("family", families, FAMILIES)
+        self.invariants = choose("invariant", invariants, INVARIANTS)
+        self.profile = profile_of(profile)
+        self.seed = seed
+        self.device = _device(device)
+        self.focused = focused
+        self.function = function
+        self.record = record
+        self.ledger = ledgers.load(ledger or ledgers.DEFAULT_PATH)
+        self.stored = dict(self.ledger.witnesses)
+        self.replaying = witnesses
+        for name in witnesses or ():
+            if name not in self.stored:
+                self.stored[name] = ledgers.read_witness(Path(name))
+        self._started = time.monotonic()
+        self._explorer: Explorer | None = None
+        self._verdicts: dict[str, dict[str, results.Verdict]] = {}
+
+    def start(self) -> Explorer:
+        """Make the target ready and record the header, once. Raises :class:`UserError` for a target that cannot be."""
+        if self._explorer is None:
+            self._explorer = self._make_ready()
+        return self._explorer
+
+    def _make_ready(self) -> Explorer:
+        with undisturbed():
+            loader = Loader(self.target, self.device, self.function)
+            shims = [torchvision_shim.NAME] if torchvision_shim.install() else []
+        self.record(
+            results.Header(
+                target=self.target.spec,
+                timm=loader.timm_version,
+                python=platform.python_version(),
+                torch=str(torch.__version__),
+                platform=platform.platform(terse=True),
+                device=loader.device,
+                shims=shims,
+                profile=self.profile.name,
+                seed=self.seed,
+                families=self.families,
+                invariants={i: list(INVARIANTS[i].regimes) for i in self.invariants},
+            )
+        )
+        invariants = [INVARIANTS[i] for i in self.invariants]
+        return Explorer(loader, self.ledger, invariants, self.profile, self.seed, self._alive, focused=self.focused)
+
+    def _alive(self, family: str, cases: int) -> None:
+        self.record(results.Progress(self.target.spec, family, cases))
+
+    def verdict(self, family: str, invariant: str) -> results.Verdict:
+        """The verdict of one cell; the family is explored when its first cell is asked for."""
+        if family not in self._verdicts:
+            explorer = self.start()
+            with undisturbed():
+                verdicts = explorer.explore(FAMILIES[family])
+            for verdict in verdicts:
+                self.record(verdict)
+            self._verdicts[family] = {v.invariant: v for v in verdicts}
+        return self._verdicts[family][invariant]
+
+    def replay(self, name: str) -> results.Witness:
+        """Replay one stored witness."""
+        explorer, stored = self.start(), self.stored[name]
+        with undisturbed():
+            witness = explorer.replay(name, stored, FAMILIES[stored.case.family])
+        self.record(witness)
+        return witness
+
+    def witnesses(self) -> list[str]:
+        """The witnesses to replay: those asked for, or every one of the chosen families and invariants."""
+        if self.replaying is not None:
+            return self.replaying
+        return [n for n, w in self.stored.items() if w.case.family in self.families and w.invariant in self.invariants]
+
+    def close(self) -> None:
+        """Record the footer: the results are complete."""
+        self.record(results.Footer(round(time.monotonic() - self._started, 3)))
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Judge with one torch thread and without timm's warnings; whoever's process this is gets its settings back."""
+    threads, logger = torch.get_num_threads(), logging.getLogger("timm")
+    level = logger.level
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            logger.setLevel(logging.CRITICAL)
+            yield
+    finally:
+        logger.setLevel(level)
+        torch.set_num_threads(threads)
+
+
+def _device(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda: no CUDA device is visible to torch; use --device cpu, or auto")
+    if name == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return name
