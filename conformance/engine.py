@@ -8,28 +8,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from zlib import crc32
 
-import hypothesis
-from hypothesis import HealthCheck, Phase, Verbosity
+import torch
 
 from . import results
 from .cases import Case
+from .deviations import observe
+from .drawing import Drawing
 from .families import Family
 from .invariants import INVARIANTS, Invariant
 from .judging import Tally, inapplicable, judge
 from .ledger import Entry, Ledger, WitnessFile
 from .loaders import Loader
 from .problems import Problem
-from .profiles import Profile
-from .strategies import Stratum, cases, strata_of
+from .strategies import Stratum
 from .trial import Trial
 
 # Judgements a shrink may spend; past it the smallest failing case so far is reported.
 _SHRINK_BUDGET = 200
 _MAX_SHRUNK = 3
-# Cases to look through in each stratum for a regime not met yet; drawing costs a twentieth of judging.
-_EXTRA = 12
 
 
 class Explorer:
@@ -40,73 +37,16 @@ class Explorer:
         loader: Loader,
         ledger: Ledger,
         invariants: Iterable[Invariant],
-        profile: Profile,
-        seed: int,
-        alive: Callable[[str, int], None] = lambda family, cases: None,
-        focused: bool = True,
+        drawing: Drawing,
+        note: Callable[[results.Record], None] = lambda record: None,
     ) -> None:
         self.loader = loader
         self.ledger = ledger
         self.entries = ledger.active(loader.release)
         self.invariants = list(invariants)
-        self.profile = profile
-        self.seed = seed
-        self.alive = alive
-        self.focused = focused
+        self.drawing = drawing
+        self.note = note
         self.target = loader.target.spec
-        self.stale: list[Entry] = []
-
-    # -- drawing -----------------------------------------------------------------------------------------------------
-
-    def _run(
-        self,
-        family: Family,
-        stratum: Stratum,
-        visit: Callable[[Case], None],
-        shrink: bool = False,
-        extra: int = 0,
-    ) -> None:
-        """Draw a stratum's cases, or ``extra`` other ones, and visit each; deterministic for a seed.
-
-        Hypothesis's first case is always the simplest one it can make, in every stratum nearly the same: exploring
-        skips it, shrinking starts from it.
-        """
-        skip = not shrink
-        # Not the bare seed: the same draws would repeat in every stratum and family.
-        seed = crc32(f"{self.seed}/{family.name}/{stratum.name}{'/extra' if extra else ''}".encode())
-        count = extra or self._count(family, stratum, seed)
-        if not count:
-            return
-
-        @hypothesis.seed(seed)
-        @hypothesis.settings(
-            max_examples=count + 1,
-            database=None,
-            deadline=None,
-            phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-            report_multiple_bugs=False,
-            verbosity=Verbosity.quiet,
-        )
-        @hypothesis.given(cases(family, stratum))
-        def visit_each(case: Case) -> None:
-            nonlocal skip
-            if skip:
-                skip = False
-            else:
-                visit(case)
-
-        visit_each()
-
-    def _count(self, family: Family, stratum: Stratum, seed: int) -> int:
-        """How many cases to draw. In a run over all families, one that shares its code path with others draws fewer.
-
-        Fractions of a case are drawn in as many strata as they add up to, other ones for another seed.
-        """
-        if self.focused:
-            return max(1, round(self.profile.cases * stratum.weight))
-        share = self.profile.cases * stratum.weight * family.weight
-        return int(share + (seed % 1000) / 1000)
 
     # -- judging -----------------------------------------------------------------------------------------------------
 
@@ -118,19 +58,20 @@ class Explorer:
         )
 
     def explore(self, family: Family) -> list[results.Verdict]:
-        """Verdicts of every invariant for one family."""
+        """Verdicts of every invariant for one family; what became of its cases is noted."""
         if not self.loader.supports(family):
             reason = f"timm {self.loader.timm_version} does not know the format (first release: {family.first_release})"
             return [self._not_applicable(family, i, reason) for i in self.invariants]
         tallies = {i.name: Tally() for i in self.invariants if i.concerns(family)}
-        for stratum in strata_of(family):
-
-            def visit(case: Case, stratum: Stratum = stratum) -> None:
-                self._judge_all(tallies, Trial(family, case, self.loader), stratum)
-
-            self._run(family, stratum, visit)
+        loaded: list[results.LoadedCase | None] = []
+        for stratum, drawn in self.drawing.cases(family).items():
+            for case in drawn:
+                trial = Trial(family, case, self.loader)
+                self._judge_all(tallies, trial, stratum)
+                loaded.append(observe(trial))
             self._report_alive(family, tallies)
-        if self.focused:
+        self.note(results.Loads(self.target, family.name, [case for case in loaded if case is not None]))
+        if self.drawing.focused:
             self._meet(family, tallies)
         verdicts = {i.name: self._verdict(family, i, tallies[i.name]) for i in self._concerned(tallies)}
         return [
@@ -158,23 +99,24 @@ class Explorer:
                     wanting.append(invariant)
             return wanting
 
-        for stratum in strata_of(family):
-
-            def visit(case: Case, stratum: Stratum = stratum) -> None:
+        for stratum in self.drawing.cases(family):
+            if not unmet():
+                return
+            for case in self.drawing.more(family, stratum):
                 trial = Trial(family, case, self.loader)
                 if unmet(trial):
                     self._judge_all(tallies, trial, stratum)
-
-            if not unmet():
-                return
-            self._run(family, stratum, visit, extra=_EXTRA)
             self._report_alive(family, tallies)
 
     def _report_alive(self, family: Family, tallies: dict[str, Tally]) -> None:
         """Every case was judged by every invariant, so each tally has counted them all."""
-        self.alive(family.name, max((t.cases.total() for t in tallies.values()), default=0))
+        cases = max((t.cases.total() for t in tallies.values()), default=0)
+        self.note(results.Progress(self.target, family.name, cases))
 
     def _judge_all(self, tallies: dict[str, Tally], trial: Trial, stratum: Stratum) -> None:
+        torch.manual_seed(
+            trial.case.contents.seed
+        )  # what a model keeps of its own initialisation is the same every time
         for invariant in self._concerned(tallies):
             self._tally(tallies[invariant.name], invariant, trial, stratum)
 
@@ -198,7 +140,7 @@ class Explorer:
                 outcome = "known"
         tally.cases[outcome] += 1
         if outcome in ("pass", "fail", "known"):
-            tally.regimes.update(trial.regimes)
+            tally.regimes.update(trial.regimes.intersection(invariant.regimes))
 
     def _verdict(self, family: Family, invariant: Invariant, tally: Tally) -> results.Verdict:
         failures = [
@@ -207,8 +149,6 @@ class Explorer:
         ]
         counts = tally.cases
         verdict = next((o for o in ("error", "fail", "known", "pass") if counts[o]), "not-applicable")
-        if verdict == "pass" and any(e.claims(family.name, invariant.name) for e in self.stale):
-            verdict = "fixed"
         reasons = "; ".join(reason for reason, _ in tally.reasons.most_common(3))
         return results.Verdict(
             target=self.target,
@@ -237,7 +177,9 @@ class Explorer:
             problem, case = self._shrink(family, invariant, problem, case, stratum)
         tags = fingerprint_regimes(Trial(family, case, self.loader))
         signature = f"{invariant.name}:{family.name}:{problem.kind}:{problem.tensor}"
-        return results.Failure(f"{signature}[{tags}]", problem.kind, problem.tensor, problem.message, case, count)
+        return results.Failure(
+            f"{signature}[{tags}]", problem.kind, problem.tensor, problem.message, case, count, problem.fraction
+        )
 
     def _shrink(
         self, family: Family, invariant: Invariant, problem: Problem, case: Case, stratum: Stratum
@@ -260,7 +202,7 @@ class Explorer:
                 raise _Shown
 
         with contextlib.suppress(_Shown):
-            self._run(family, stratum, visit, shrink=True)
+            self.drawing.shrink(family, stratum, visit)
         return smallest
 
     # -- witnesses ---------------------------------------------------------------------------------------------------
@@ -273,6 +215,7 @@ class Explorer:
             return results.Witness(
                 self.target, entry_id, "not-applicable", True, "the release does not know the format"
             )
+        torch.manual_seed(0)
         trial = Trial(family, witness.case, self.loader)
         judgement = judge(INVARIANTS[witness.invariant], trial)
         if judgement.outcome in ("error", "blocked"):
@@ -281,12 +224,10 @@ class Explorer:
             return results.Witness(self.target, entry_id, "not-applicable", not must_fail, judgement.reason)
         shown = next((p for p in judgement.problems if (p.kind, p.tensor) == (witness.kind, witness.tensor)), None)
         if shown is None:
-            if must_fail and entry is not None:
-                self.stale.append(entry)
             others = "; ".join(p.message for p in judgement.problems)
             message = f"another failure instead: {others}" if others else ""
             return results.Witness(self.target, entry_id, "fixed", not must_fail, message)
-        return results.Witness(self.target, entry_id, "fails", must_fail, shown.message)
+        return results.Witness(self.target, entry_id, "fails", must_fail, shown.message, shown.fraction)
 
 
 class _Shown(Exception):

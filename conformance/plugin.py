@@ -7,6 +7,7 @@ target. Inert without ``--vit-target``: nothing but pytest is imported, nothing 
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--vit-witness", action="append", default=None, help="replay these witnesses only, and draw nothing"
     )
     group.addoption("--vit-focused", action="store_true", help="draw a whole profile of cases for each family")
+    group.addoption("--vit-cases", default=None, help="folder in which the workers of a run share the cases they draw")
     group.addoption("--vit-results", default=None, help="append results to this NDJSON file")
 
 
@@ -66,6 +68,7 @@ def _session(config: pytest.Config) -> Session:
         ledger=option("vit_ledger"),
         witnesses=option("vit_witness"),
         focused=option("vit_focused"),
+        cases=Path(option("vit_cases")) if option("vit_cases") else None,
         record=_recorder(config),
     )
     session.start()

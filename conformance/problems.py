@@ -15,14 +15,23 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Problem:
-    """One way a case breaks an invariant. ``kind`` and ``tensor`` are its identity, the message is for people."""
+    """One way a case breaks an invariant. ``kind`` and ``tensor`` are its identity, the message is for people.
+
+    ``fraction`` is the error as a fraction of its bound, where one was compared with a bound.
+    """
 
     kind: str
     tensor: str
     message: str
+    fraction: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tensor", re.sub(r"\.\d+\.", ".*.", self.tensor))
+        object.__setattr__(self, "tensor", starred(self.tensor))
+
+
+def starred(name: str) -> str:
+    """A tensor's name whatever the block: numbers become stars."""
+    return re.sub(r"\.\d+\.", ".*.", name)
 
 
 def raised(error: BaseException, doing: str) -> Problem:

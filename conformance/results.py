@@ -67,12 +67,12 @@ class Failure(msgspec.Struct, frozen=True):
     fraction: float | None = None
 
 
-class Verdict(msgspec.Struct, tag="verdict", tag_field="type", frozen=True):
+class Verdict(msgspec.Struct, tag="verdict", tag_field="type", frozen=True, omit_defaults=True):
     """One family x invariant on one target.
 
     ``cases`` counts cases by outcome (pass, fail, known, blocked, not-applicable, error), ``regimes`` the judged cases by
-    regime, ``known`` the cases by ledger entry; ``worst`` is the largest error of a passing comparison as a fraction of
-    its bound.
+    regime the invariant must meet, ``known`` the cases by ledger entry; ``worst`` is the largest error of a passing
+    comparison as a fraction of its bound.
     """
 
     target: str

@@ -14,9 +14,11 @@ import torch
 
 from . import ledger as ledgers
 from . import results, torchvision_shim
+from .drawing import Drawing
 from .engine import Explorer
 from .errors import UserError, choose
 from .families import FAMILIES
+from .identity import source_digest, suite_digest
 from .invariants import INVARIANTS
 from .loaders import Convert, Loader
 from .profiles import profile as profile_of
@@ -27,8 +29,8 @@ class Session:
     """A loader under test, with what is asked of it.
 
     Unknown names are refused at once with :class:`UserError`; the target is made ready by :meth:`start`, or when the first
-    verdict is asked for. ``record`` is given each result as it comes. ``function`` is the loader of a ``loader:`` target
-    that is at hand already.
+    verdict is asked for. ``cases`` is the folder in which the workers of a run share the cases they draw; ``record`` is
+    given each result as it comes. ``function`` is the loader of a ``loader:`` target that is at hand already.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Session:
         ledger: str | None = None,
         witnesses: list[str] | None = None,
         focused: bool = True,
+        cases: Path | None = None,
         function: Convert | None = None,
         record: Callable[[results.Record], None] = lambda record: None,
     ) -> None:
@@ -50,12 +53,12 @@ class Session:
         self.families = choose("family", families, FAMILIES)
         self.invariants = choose("invariant", invariants, INVARIANTS)
         self.profile = profile_of(profile)
-        self.seed = seed
         self.device = _device(device)
-        self.focused = focused
+        self.drawing = Drawing(self.profile, seed, focused, cases)
         self.function = function
         self.record = record
-        self.ledger = ledgers.load(ledger or ledgers.DEFAULT_PATH)
+        self.book = ledger or ledgers.DEFAULT_PATH
+        self.ledger = ledgers.load(self.book)
         self.stored = dict(self.ledger.witnesses)
         self.replaying = witnesses
         for name in witnesses or ():
@@ -85,16 +88,16 @@ class Session:
                 device=loader.device,
                 shims=shims,
                 profile=self.profile.name,
-                seed=self.seed,
+                seed=self.drawing.seed,
                 families=self.families,
                 invariants={i: list(INVARIANTS[i].regimes) for i in self.invariants},
+                focused=self.drawing.focused,
+                suite=suite_digest(self.book),
+                source=source_digest(self.target.spec) or "",
             )
         )
         invariants = [INVARIANTS[i] for i in self.invariants]
-        return Explorer(loader, self.ledger, invariants, self.profile, self.seed, self._alive, focused=self.focused)
-
-    def _alive(self, family: str, cases: int) -> None:
-        self.record(results.Progress(self.target.spec, family, cases))
+        return Explorer(loader, self.ledger, invariants, self.drawing, self.record)
 
     def verdict(self, family: str, invariant: str) -> results.Verdict:
         """The verdict of one cell; the family is explored when its first cell is asked for."""

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import isqrt, prod
+from math import isfinite, isqrt, prod
 from typing import Any
 
 import torch
@@ -361,7 +361,8 @@ class Trial:
         if fraction <= 1:
             return []
         worst = float(error.nan_to_num(float("inf")).max())
-        return [Problem(kind, name, f"{name} is off by {worst:.3g}, {fraction:.3g} times what rounding allows")]
+        text = f"{name} is off by {worst:.3g}, {fraction:.3g} times what rounding allows"
+        return [Problem(kind, name, text, fraction if isfinite(fraction) else None)]
 
     def compare_all(
         self, got: Mapping[str, Tensor], want: Mapping[str, Tensor], bound: Callable[[str], Tensor]

@@ -11,6 +11,7 @@ import torch
 import reference
 from conformance import checkpoints
 from conformance.cases import Case, Geometry
+from conformance.drawing import Drawing
 from conformance.engine import judge
 from conformance.families import FAMILIES
 from conformance.invariants import INVARIANTS
@@ -49,7 +50,7 @@ def test_every_invariant_holds_on_cuda(name):
     from conformance.profiles import PROFILES
 
     loader = Loader(parse_target("reference"), device="cuda")
-    verdicts = Explorer(loader, Ledger(), INVARIANTS.values(), PROFILES["smoke"], seed=0).explore(FAMILIES[name])
+    verdicts = Explorer(loader, Ledger(), INVARIANTS.values(), Drawing(PROFILES["smoke"], seed=0)).explore(FAMILIES[name])
     assert {v.invariant: v.failures for v in verdicts if v.verdict in ("fail", "error")} == {}
 
 

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, Phase
 
 from conformance import outcome
 from conformance.cases import Case, Geometry, regimes
+from conformance.drawing import Drawing
 from conformance.engine import Explorer, judge
 from conformance.families import FAMILIES
 from conformance.invariants import INVARIANTS
@@ -82,7 +83,7 @@ def test_exploring_twice_gives_the_same_verdicts(loader):
     """Deterministic: cases, counts, errors as fractions of their bounds, everything."""
     runs = []
     for _ in range(2):
-        explorer = Explorer(loader, Ledger(), INVARIANTS.values(), PROFILES["smoke"], seed=3)
+        explorer = Explorer(loader, Ledger(), INVARIANTS.values(), Drawing(PROFILES["smoke"], seed=3))
         runs.append(explorer.explore(FAMILIES["dinov2_swiglu"]))
     assert runs[0] == runs[1]
     assert {v.verdict for v in runs[0]} <= {"pass", "not-applicable"}

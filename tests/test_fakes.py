@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from conformance.cases import Case
+from conformance.drawing import Drawing
 from conformance.engine import Explorer, judge
 from conformance.families import FAMILIES
 from conformance.invariants import INVARIANTS, Invariant
@@ -155,7 +156,7 @@ def smoke_cases(family: str, seed: int) -> tuple[Case, ...]:
         return ()
 
     recorder = Invariant("recorder", "tests", "", "", (), lambda trial: None, check)
-    Explorer(loader("reference"), Ledger(), [recorder], PROFILES["smoke"], seed).explore(FAMILIES[family])
+    Explorer(loader("reference"), Ledger(), [recorder], Drawing(PROFILES["smoke"], seed)).explore(FAMILIES[family])
     return tuple(drawn)
 
 
@@ -185,7 +186,7 @@ def test_fake_is_caught_by_the_invariant_meant_for_it(fake: Fake) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ["perfect", "reference"])
 def test_correct_loader_keeps_every_promise(name: str, family: str) -> None:
-    explorer = Explorer(loader(name), Ledger(), INVARIANTS.values(), PROFILES["smoke"], seed=0, focused=False)
+    explorer = Explorer(loader(name), Ledger(), INVARIANTS.values(), Drawing(PROFILES["smoke"], 0, focused=False))
     verdicts = explorer.explore(FAMILIES[family])
     assert [v.invariant for v in verdicts] == list(INVARIANTS)
     wrong = {v.invariant: v.reason or v.failures for v in verdicts if v.verdict not in ("pass", "not-applicable")}
@@ -211,7 +212,7 @@ def test_exception_is_a_failure_of_the_loader(name: str, kind: str) -> None:
 
 def test_failure_is_shrunk_to_a_tiny_case() -> None:
     strict = INVARIANTS["strict-load"]
-    explorer = Explorer(loader("returns_early"), Ledger(), [strict], PROFILES["smoke"], seed=0)
+    explorer = Explorer(loader("returns_early"), Ledger(), [strict], Drawing(PROFILES["smoke"], seed=0))
     (verdict,) = explorer.explore(FAMILIES["openai_clip"])
     assert verdict.verdict == "fail"
     failure = next(f for f in verdict.failures if f.tensor == fakes.KERNEL)
@@ -227,7 +228,7 @@ def test_failure_is_shrunk_to_a_tiny_case() -> None:
 
 def test_shrunk_case_still_fails() -> None:
     invariant = INVARIANTS["constant-preserved"]
-    explorer = Explorer(loader("scaled_grid"), Ledger(), [invariant], PROFILES["smoke"], seed=0)
+    explorer = Explorer(loader("scaled_grid"), Ledger(), [invariant], Drawing(PROFILES["smoke"], seed=0))
     (verdict,) = explorer.explore(FAMILIES["openai_clip"])
     assert verdict.failures
     for failure in verdict.failures:
