@@ -151,7 +151,7 @@ class Loader:
         size = {"img_size": family.img_size(options, geometry), "patch_size": geometry.patch_size}
         try:
             model = model_class(**size, **kwargs)
-        except TypeError as error:
+        except (TypeError, ImportError) as error:
             if error.__traceback__.tb_next is None:  # the call itself: our arguments
                 raise
             raise Unsupported(f"the release cannot build the model: {error}") from None
@@ -175,7 +175,11 @@ class Loader:
         return {k: v for k, v in kwargs.items() if k in known}
 
     def _model_class(self, family: Family) -> type[nn.Module]:
-        return getattr(importlib.import_module(f"timm.models.{family.module}"), family.model_class)
+        try:
+            module = importlib.import_module(f"timm.models.{family.module}")
+        except ModuleNotFoundError:
+            raise Unsupported(f"the release has no timm.models.{family.module}") from None
+        return getattr(module, family.model_class)
 
     # -- the end-user path -------------------------------------------------------------------------------------------
 

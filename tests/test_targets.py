@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 
 import pytest
 
 from conformance import releases
 from conformance.errors import UserError
-from conformance.targets import parse_target
+from conformance.targets import MODEL_RELEASE, parse_target
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,17 @@ def test_targets_are_parsed(spec, kind, value):
     assert (target.kind, target.value, target.spec) == (kind, value, spec)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "models"), [("", MODEL_RELEASE), ("@1.0.20", "1.0.20"), ("@installed", "installed")]
+)
+def test_a_loader_names_the_timm_of_its_models(monkeypatch, suffix, models):
+    """loader:...@TIMM; the newest release the gate runs on where nothing is named."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    target = parse_target(f"loader:package.module:function{suffix}")
+    assert (target.value, target.models) == ("package.module:function", models)
+    assert target.spec == f"loader:package.module:function{suffix}"
+
+
 def test_a_checkout_is_a_target(tmp_path):
     """path:DIR names the folder that holds the package timm."""
     (tmp_path / "timm").mkdir()
@@ -38,6 +50,7 @@ def test_a_checkout_is_a_target(tmp_path):
         ("timm==banana", "is no version"),
         ("path:/no/such/dir", "no timm/__init__.py"),
         ("loader:module", "loader:package.module:function"),
+        ("loader:package.module:function@newest", "'newest' is no version"),
         ("timm=0.9", "targets are timm==VERSION"),
         ("refrence", "targets are timm==VERSION"),
     ],
