@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -14,7 +13,7 @@ from . import ledger as ledgers
 from . import results
 from .errors import EXIT_USAGE, UserError, choose, unknown
 from .families import FAMILIES
-from .ledger import Ledger, WitnessFile
+from .ledger import Ledger
 from .outcome import exit_code, vacuous
 from .profiles import profile as profile_of
 from .report import junit as junit_report
@@ -156,21 +155,13 @@ def _watched(plan: Plan, console: Console) -> results.Results:
         return run_plan(plan, watch)
 
 
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)[:150]
-
-
 def _store_witnesses(collected: results.Results, folder: Path) -> dict[tuple[str, str], Path]:
     """Write a witness file for each new failure; returns them by target and fingerprint."""
-    stored: dict[tuple[str, str], Path] = {}
-    for verdict in collected.verdicts:
-        for failure in verdict.failures:
-            path = folder / _slug(verdict.target) / f"{_slug(failure.fingerprint)}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            witness = WitnessFile(verdict.invariant, failure.kind, failure.tensor, failure.case)
-            path.write_bytes(msgspec.json.format(msgspec.json.encode(witness), indent=1) + b"\n")
-            stored[verdict.target, failure.fingerprint] = path
-    return stored
+    return {
+        (v.target, f.fingerprint): ledgers.write_witness(folder / ledgers.slug(v.target), v.invariant, f)
+        for v in collected.verdicts
+        for f in v.failures
+    }
 
 
 def replay_witnesses(names: Sequence[str], *, device: str, jobs: int, timeout: float, ledger: str | None) -> int:

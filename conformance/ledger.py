@@ -18,6 +18,7 @@ from packaging.version import Version
 
 from .cases import Case
 from .errors import UserError
+from .results import Failure
 
 _HERE = Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in a wheel.
@@ -162,6 +163,20 @@ def read_witness(path: Path) -> WitnessFile:
         raise UserError(f"witness {path}: {error.strerror or error}; every ledger entry needs one") from None
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise UserError(f"witness {path} cannot be read: {error}") from None
+
+
+def write_witness(folder: Path, invariant: str, failure: Failure) -> Path:
+    """Write the smallest case of a failure to a file of ``folder`` named after its fingerprint; returns its path."""
+    path = folder / f"{slug(failure.fingerprint)}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    witness = WitnessFile(invariant, failure.kind, failure.tensor, failure.case)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(witness), indent=1) + b"\n")
+    return path
+
+
+def slug(text: str) -> str:
+    """``text`` as the name of a file or folder."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)[:150]
 
 
 def _lint(entry: Entry, path: Path) -> None:
