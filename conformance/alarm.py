@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -19,9 +18,9 @@ from packaging.version import Version
 from . import families, releases
 from .detection_strings import Detection, detection_strings
 from .errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, UserError
+from .releases import FIRST_RELEASE
 from .targets import parse_target
 
-FIRST_RELEASE = "0.9.0"
 # The modules whose loaders we judge, with the release each came with.
 MODULES = {
     "vision_transformer": FIRST_RELEASE,
@@ -107,13 +106,10 @@ def uncovered(folder: Path, modules: Sequence[str] = ()) -> list[Detection]:
 
 def offered() -> list[str]:
     """The releases the package index offers, as targets, from 0.9.0 on. Raises :class:`UserError`."""
-    command = [sys.executable, "-m", "pip", "index", "versions", "timm", "--disable-pip-version-check"]
-    done = subprocess.run([*command, "--retries=1", "--timeout=20"], capture_output=True, text=True)
-    listed = re.search(r"^Available versions: (.+)$", done.stdout, re.M)
-    if done.returncode or listed is None:
+    versions = releases.offered()
+    if versions is None:
         raise UserError("the package index does not list timm's releases (no network, or no pip): name the targets")
-    versions = sorted(map(Version, listed.group(1).split(", ")))
-    return [f"timm=={v}" for v in versions if v >= Version(FIRST_RELEASE)]
+    return [f"timm=={v}" for v in versions]
 
 
 def folder_of(spec: str) -> Path:

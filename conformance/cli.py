@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from .errors import EXIT_USAGE, UserError
-from .targets import DEFAULT_TARGETS
 
 _REPEATED = {"multiple": True, "metavar": "NAME"}
 
@@ -46,7 +45,13 @@ def main() -> None:
     "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores", help="Targets side by side."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn cases.")
-@click.option("--shard", metavar="I/N", help="Judge every N-th family, starting with the I-th.")
+@click.option("--releases", "specifier", metavar="SPEC", help="Judge every release this admits, e.g. '>=0.9'.")
+@click.option("--shard", metavar="I/N", help="Judge the I-th of N shares of the work; merge puts them together.")
+@click.option(
+    "--resume/--fresh",
+    default=None,
+    help="Go on with the results in DIR, or judge everything again [default: resume with --releases].",
+)
 @click.option(
     "--timeout", type=click.FloatRange(1), default=300, show_default=True, help="Seconds without a sign of life."
 )
@@ -56,13 +61,13 @@ def main() -> None:
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML.")
 @click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
 def run(targets: tuple[str, ...], **options: Any) -> None:
-    """Judge TARGETs, by default timm==0.9.16 timm==1.0.31 reference.
+    """Judge TARGETs, by default timm==0.9.16 timm==1.0.31 reference, or every release SPEC admits.
 
     A target is timm==VERSION, path:DIR, installed, reference, or loader:MODULE:FUNCTION.
     """
     from .commands import run_targets
 
-    sys.exit(run_targets(targets or DEFAULT_TARGETS, **options))
+    sys.exit(run_targets(targets, **options))
 
 
 @main.command(name="list")
@@ -90,6 +95,61 @@ def replay(names: tuple[str, ...], **options: Any) -> None:
     from .commands import replay_witnesses
 
     sys.exit(replay_witnesses(names, **options))
+
+
+_FOLDER = click.Path(path_type=Path)
+
+
+@main.command()
+@click.argument("results", type=_FOLDER, metavar="DIR")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML.")
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def report(results: Path, **options: Any) -> None:
+    """Write summary.md and report.html of the results in DIR again, and show them."""
+    from .results_commands import report as write
+
+    sys.exit(write(results, **options))
+
+
+@main.command()
+@click.argument("results", type=_FOLDER, nargs=-1, required=True, metavar="DIR...")
+@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="DIR")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML.")
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def merge(results: tuple[Path, ...], **options: Any) -> None:
+    """Lay results over one another: shards become the whole run, later ones replace what they judged again."""
+    from .results_commands import merge as lay
+
+    sys.exit(lay(results, **options))
+
+
+@main.command()
+@click.argument("old", type=_FOLDER, metavar="A")
+@click.argument("new", type=_FOLDER, metavar="B")
+@click.option("--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True)
+def diff(old: Path, new: Path, form: str) -> None:
+    """Compare results A with later ones B: new failures (exit code 1), fixed, changed, newly not run."""
+    from .results_commands import diff as compare
+
+    sys.exit(compare(old, new, form=form))
+
+
+@main.command()
+@click.argument("subject", metavar="FAMILY:INVARIANT|ID|FILE")
+@click.option("--releases", "specifier", default=">=0.9", show_default=True, metavar="SPEC", help="Releases to search.")
+@click.option("--every", is_flag=True, help="Look at every release, not only where the ends differ.")
+@click.option("--profile", default="smoke", show_default=True, metavar="NAME", help="smoke, gate or deep.")
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores")
+@click.option("--timeout", type=click.FloatRange(1), default=300, show_default=True)
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def bisect(subject: str, **options: Any) -> None:
+    """Find the releases between which a promise, or a stored failure, starts or stops to fail.
+
+    FAMILY:INVARIANT draws cases, an ID of the ledger or a witness FILE is replayed.
+    """
+    from .commands import bisect as search
+
+    sys.exit(search(subject, **options))
 
 
 @main.command()

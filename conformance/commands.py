@@ -1,30 +1,35 @@
-"""What ``run`` and ``replay`` do, and how they show it."""
+"""What the commands do with runs and results."""
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from packaging.version import Version
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import ledger as ledgers
-from . import results
-from .errors import EXIT_USAGE, UserError, choose, unknown
+from . import publishing, releases, results
+from .bisection import State, search, state_of, told, transitions
+from .errors import EXIT_EXPECTED, EXIT_USAGE, UserError, choose, unknown
 from .families import FAMILIES
 from .ledger import Ledger
-from .outcome import exit_code, vacuous
+from .merging import overlay
+from .outcome import exit_code
 from .profiles import profile as profile_of
-from .report import junit as junit_report
-from .report.markdown import summary
-from .report.terminal import denominator, known_lines, make_console, print_failures, print_table
+from .report.progress import Watch
+from .report.terminal import make_console
+from .results import Footer, Results
 from .runner import Plan
 from .runner import run as run_plan
-from .targets import parse_target
+from .sharding import share
+from .targets import DEFAULT_TARGETS, parse_target
 
 
-def _choose_invariants(names: Sequence[str]) -> list[str]:
+def choose_invariants(names: Sequence[str]) -> list[str]:
     """The invariants asked for; none for all of them, since their registry needs torch, which only workers import."""
     if not names:
         return []
@@ -33,22 +38,8 @@ def _choose_invariants(names: Sequence[str]) -> list[str]:
     return choose("invariant", names, INVARIANTS)
 
 
-def _shard(families: list[str], shard: str | None) -> list[str]:
-    if shard is None:
-        return families
-    try:
-        index, count = (int(part) for part in shard.split("/"))
-    except ValueError:
-        index, count = 0, 0
-    if not 1 <= index <= count:
-        raise UserError(f"--shard {shard!r}: write I/N with 1 <= I <= N, for example 1/4")
-    mine = families[index - 1 :: count]
-    if not mine:
-        raise UserError(f"--shard {shard}: only {len(families)} families to share out")
-    return mine
-
-
-def _device(name: str, console: Console) -> str:
+def choose_device(name: str, console: Console) -> str:
+    """The device asked for; ``auto`` says when it has to do without CUDA. Raises :class:`UserError`."""
     if name == "cpu":
         return name
     import torch
@@ -61,9 +52,26 @@ def _device(name: str, console: Console) -> str:
     return "cpu"
 
 
+def choose_targets(named: Sequence[str], specifier: str | None, console: Console) -> list[str]:
+    """Releases that a specifier admits and targets by name, the default ones where there are neither."""
+    found: list[str] = []
+    if specifier is not None:
+        versions, asked = releases.matching(specifier)
+        found = [f"timm=={v}" for v in versions]
+        if not asked:
+            console.print(
+                f"the package index cannot be asked: the {len(found)} matching releases of the cache", style="yellow"
+            )
+    chosen = list(dict.fromkeys((*found, *named))) or list(DEFAULT_TARGETS)
+    for spec in chosen:
+        parse_target(spec)
+    return chosen
+
+
 def run_targets(
-    targets: Sequence[str],
+    named: Sequence[str],
     *,
+    specifier: str | None,
     family: Sequence[str],
     invariant: Sequence[str],
     profile: str,
@@ -71,97 +79,77 @@ def run_targets(
     jobs: int,
     seed: int,
     shard: str | None,
+    resume: bool | None,
     timeout: float,
     out: Path,
     junit: Path | None,
     ledger: str | None,
 ) -> int:
-    """Run the suite, show it, write ``results.ndjson`` and ``summary.md`` to ``out``; returns the exit code."""
+    """Run the suite, show it, and write every report to ``out``; returns the exit code."""
     started = time.monotonic()
     console = make_console()
-    targets = list(dict.fromkeys(targets))
-    for spec in targets:
-        parse_target(spec)
     profile_of(profile)
-    families = _shard(choose("family", family, FAMILIES), shard)
-    invariants = _choose_invariants(invariant)
-    book = ledgers.load(ledger or ledgers.DEFAULT_PATH)
+    families = choose("family", family, FAMILIES)
+    invariants = choose_invariants(invariant)
+    book_path = ledger or str(ledgers.DEFAULT_PATH)
+    book = ledgers.load(book_path)
+    if junit is not None and not junit.absolute().parent.is_dir():
+        raise UserError(f"--junit {junit}: there is no folder {junit.parent}")
+    targets = choose_targets(named, specifier, console)
+    work = share(targets, families, shard)
     plan = Plan(
-        targets=tuple(targets),
+        targets=tuple(work),
         families=tuple(families),
         invariants=tuple(invariants),
         profile=profile,
         seed=seed,
-        device=_device(device, console),
+        device=choose_device(device, console),
         ledger=ledger,
         jobs=jobs,
         timeout=timeout,
         focused=bool(family),
+        shares=work,
+        parts=publishing.folder(out / "parts"),
     )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror}") from None
-    if junit is not None and not junit.absolute().parent.is_dir():
-        raise UserError(f"--junit {junit}: there is no folder {junit.parent}")
-    collected = _watched(plan, console)
-    # What one shard did not meet, another may have.
-    gaps = [] if shard else vacuous(collected, families, narrowed=len(families) < len(FAMILIES))
-    code = exit_code(collected, gaps)
-    titles = {e.id: e.title for e in book.entries}
-    collected.add(results.Footer(round(time.monotonic() - started, 3), code))
-    collected.write(out / "results.ndjson")
-    (out / "summary.md").write_text(summary(collected, targets, families, titles, gaps, code), encoding="utf-8")
-    if junit is not None:
-        junit_report.write(collected, junit)
-    print_table(console, collected, targets, families)
-    known = known_lines(collected, titles)
-    if known:
-        console.print("\nKnown bugs that showed", style="bold yellow")
-        for line in known:
-            console.print(f"~ {line}", markup=False, soft_wrap=True)
-    print_failures(console, collected, _store_witnesses(collected, out / "witnesses"))
-    for gap in gaps:
-        console.print(f"? not judged: {gap}", style="yellow", markup=False, soft_wrap=True)
-    console.print()
-    for line in denominator(collected):
-        console.print(line, markup=False, soft_wrap=True)
+    resume = specifier is not None if resume is None else resume
+    parts = [_earlier(plan, out, book, book_path, console)] if resume else []
+    for leftover in plan.parts.glob("*.ndjson"):
+        leftover.unlink()
+    fresh = _run_rest(plan, parts, console)
+    fresh.add(Footer(round(time.monotonic() - started, 3), 0, [shard] if shard else []))
+    found, gaps, code = publishing.concluded([*parts, fresh], book, targets)
+    publishing.publish(found, gaps, code, book, out, junit)
+    shutil.rmtree(plan.parts)
+    publishing.show(console, found, gaps, book, publishing.store_witnesses(found, out))
     console.print(f"{time.monotonic() - started:.1f} s; results in {out}; exit code {code}", style="bold", markup=False)
     return code
 
 
-def _watched(plan: Plan, console: Console) -> results.Results:
-    """Run a plan with progress: a bar a target on a terminal, and each replayed witness or new failure as it arrives."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks = {t: bars.add_task(f"{t} starting", total=None) for t in plan.targets}
+def _earlier(plan: Plan, out: Path, book: Ledger, ledger: str, console: Console) -> Results:
+    """What an earlier run into the same folder, ended or cut off, has done of this one's work; it is kept safe at once."""
+    from .resuming import finished
 
-        def watch(record: results.Record) -> None:
-            if isinstance(record, results.Header):
-                bars.update(tasks[record.target], total=len(plan.families) * len(record.invariants))
-            elif isinstance(record, results.Progress):
-                bars.update(tasks[record.target], description=f"{record.target} {record.family}: {record.cases} cases")
-            elif isinstance(record, results.Verdict):
-                bars.update(tasks[record.target], advance=1, description=record.target)
-                for failure in record.failures:
-                    text = f"✗ {record.target}  {failure.fingerprint}"
-                    bars.console.print(text, style="red", markup=False, soft_wrap=True)
-            elif isinstance(record, results.Witness) and (record.replay == "fails" or not record.expected):
-                kind = "as the ledger says" if record.expected else "NOT as the ledger says"
-                text = f"  {record.target}  witness {record.id} {record.replay.upper()} ({kind}): {record.message}"
-                style = "dim" if record.expected else "magenta"
-                bars.console.print(text[:200], style=style, markup=False, soft_wrap=True)
+    files = [out / publishing.RESULTS, *sorted(plan.parts.glob("*.ndjson"))]
+    done = finished(overlay(Results(results.read(f)) for f in files), plan, book, ledger)
+    cells = {(v.target, v.family) for v in done.verdicts}
+    if cells:
+        targets = len({target for target, _ in cells})
+        console.print(
+            f"{out} has {len(cells)} families of {targets} targets already, judged by this very suite; --fresh judges them again"
+        )
+        done.write(out / publishing.RESULTS)
+    return done
 
+
+def _run_rest(plan: Plan, parts: Sequence[Results], console: Console) -> Results:
+    if parts:
+        from .resuming import remaining
+
+        plan = remaining(plan, parts[0])
+    if not plan.targets:
+        return Results()
+    with Watch(plan, console) as watch:
         return run_plan(plan, watch)
-
-
-def _store_witnesses(collected: results.Results, folder: Path) -> dict[tuple[str, str], Path]:
-    """Write a witness file for each new failure; returns them by target and fingerprint."""
-    return {
-        (v.target, f.fingerprint): ledgers.write_witness(folder / ledgers.slug(v.target), v.invariant, f)
-        for v in collected.verdicts
-        for f in v.failures
-    }
 
 
 def replay_witnesses(names: Sequence[str], *, device: str, jobs: int, timeout: float, ledger: str | None) -> int:
@@ -177,7 +165,7 @@ def replay_witnesses(names: Sequence[str], *, device: str, jobs: int, timeout: f
         targets=tuple(targets),
         families=tuple(FAMILIES),
         invariants=(),
-        device=_device(device, console),
+        device=choose_device(device, console),
         ledger=ledger,
         witnesses=tuple(witnesses or book.witnesses),
         jobs=jobs,
@@ -208,3 +196,54 @@ def _sort_names(names: Sequence[str], book: Ledger) -> tuple[list[str], list[str
         else:
             raise unknown("witness or target", name, [*book.witnesses, "reference", "installed"])
     return witnesses, targets
+
+
+def bisect(
+    subject: str, *, specifier: str, every: bool, profile: str, jobs: int, timeout: float, ledger: str | None
+) -> int:
+    """Print between which releases a promise, or a stored failure, starts or stops to fail; returns 0."""
+    console = make_console()
+    book = ledgers.load(ledger or ledgers.DEFAULT_PATH)
+    profile_of(profile)
+    plan, family = _subject(subject, book)
+    versions, _ = releases.matching(specifier)
+    known = [f"timm=={v}" for v in versions if FAMILIES[family].supported_by(Version(v))]
+    if not known:
+        raise UserError(
+            f"bisect {subject}: family {family} is known since {FAMILIES[family].first_release}; no release of {specifier!r} is"
+        )
+
+    def judge(targets: list[str]) -> dict[str, State]:
+        plan_here = dataclasses.replace(
+            plan, targets=tuple(targets), profile=profile, jobs=jobs, timeout=timeout, ledger=ledger
+        )
+        found = run_plan(plan_here)
+        states = {target: state_of(found, target) for target in targets}
+        for target, state in states.items():
+            console.print(f"{target:<16} {told(state)}", markup=False, soft_wrap=True)
+        return states
+
+    states = search(known, judge, max(2, 2 * jobs), every)
+    changes = list(transitions(states))
+    console.print()
+    for old, new, text in changes:
+        console.print(f"{old} -> {new}: {text}", style="bold", markup=False, soft_wrap=True)
+    if not changes:
+        hint = "" if every else "; --every looks at the releases between"
+        console.print(f"{known[0]} and {known[-1]} agree{hint}", style="bold", markup=False)
+    return EXIT_EXPECTED
+
+
+def _subject(subject: str, book: Ledger) -> tuple[Plan, str]:
+    """What a bisection judges, FAMILY:INVARIANT or a stored witness, and the family it is about."""
+    family, _, name = subject.partition(":")
+    if subject.endswith(".json") or subject in book.witnesses:
+        stored = book.witnesses.get(subject) or ledgers.read_witness(Path(subject))
+        witness = subject if subject in book.witnesses else str(Path(subject).resolve())
+        return Plan((), (stored.case.family,), (), witnesses=(witness,)), stored.case.family
+    if not name:
+        raise unknown(
+            "FAMILY:INVARIANT or witness", subject, [*book.witnesses, *(f"{f}:strict-load" for f in FAMILIES)]
+        )
+    (family,) = choose("family", [family], FAMILIES)
+    return Plan((), (family,), tuple(choose_invariants([name])), focused=True), family

@@ -117,10 +117,15 @@ class Explorer:
         torch.manual_seed(
             trial.case.contents.seed
         )  # what a model keeps of its own initialisation is the same every time
+        outcomes = {i.name: self._tally(tallies[i.name], i, trial, stratum) for i in self._concerned(tallies)}
+        lacking = self.loader.lacking(trial.family, trial.case) is not None
+        broken = not {"fail", "known"}.isdisjoint(outcomes.values())
         for invariant in self._concerned(tallies):
-            self._tally(tallies[invariant.name], invariant, trial, stratum)
+            if lacking or (broken and outcomes[invariant.name] == "blocked"):
+                tallies[invariant.name].excused.update({"any", *trial.regimes.intersection(invariant.regimes)})
 
-    def _tally(self, tally: Tally, invariant: Invariant, trial: Trial, stratum: Stratum) -> None:
+    def _tally(self, tally: Tally, invariant: Invariant, trial: Trial, stratum: Stratum) -> str:
+        """Judge one case, count it, and return the outcome."""
         result = judge(invariant, trial)
         outcome = result.outcome
         if result.reason:
@@ -140,7 +145,8 @@ class Explorer:
                 outcome = "known"
         tally.cases[outcome] += 1
         if outcome in ("pass", "fail", "known"):
-            tally.regimes.update(trial.regimes.intersection(invariant.regimes))
+            tally.regimes.update({"any", *trial.regimes.intersection(invariant.regimes)})
+        return outcome
 
     def _verdict(self, family: Family, invariant: Invariant, tally: Tally) -> results.Verdict:
         failures = [
@@ -157,6 +163,7 @@ class Explorer:
             verdict=verdict,
             cases=dict(sorted(counts.items())),
             regimes=dict(sorted(tally.regimes.items())),
+            excused=sorted(tally.excused - tally.regimes.keys()),
             known=dict(sorted(tally.known.items())),
             failures=failures,
             worst=tally.worst,

@@ -48,10 +48,15 @@ def judge(invariant: Invariant, trial: Trial) -> Judgement:
 
 @dataclass
 class Tally:
-    """What came of one invariant over the cases of a family."""
+    """What came of one invariant over the cases of a family.
+
+    ``regimes`` counts the judged cases, ``any`` all of them; ``excused`` are the regimes of cases that a release knows nothing
+    of, or that a failure of another invariant, reported on the same case, kept from being judged.
+    """
 
     cases: Counter[str] = field(default_factory=Counter)
     regimes: Counter[str] = field(default_factory=Counter)
+    excused: set[str] = field(default_factory=set)
     known: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     new: dict[tuple[str, str], list] = field(default_factory=dict)

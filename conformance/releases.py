@@ -15,10 +15,12 @@ import zipfile
 from pathlib import Path
 
 import platformdirs
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from .errors import UserError
 
+FIRST_RELEASE = "0.9.0"  # the oldest whose loaders the suite judges
 _NETWORK_HINT = "is the network down? A cached release needs none: see `timm-conformance list releases`"
 
 
@@ -32,6 +34,36 @@ def cached() -> list[str]:
     """The releases in the cache, oldest first."""
     names = [p.name for p in cache_dir().glob("*") if (p / "timm" / "__init__.py").is_file()]
     return sorted((n for n in names if _is_version(n)), key=Version)
+
+
+def offered() -> list[str] | None:
+    """The releases the package index offers from 0.9.0 on, oldest first; None where it cannot be asked."""
+    command = [sys.executable, "-m", "pip", "index", "versions", "timm", "--disable-pip-version-check"]
+    done = subprocess.run([*command, "--retries=1", "--timeout=20"], capture_output=True, text=True)
+    listed = re.search(r"^Available versions: (.+)$", done.stdout, re.M)
+    if done.returncode or listed is None:
+        return None
+    return [str(v) for v in sorted(map(Version, listed.group(1).split(", "))) if v >= Version(FIRST_RELEASE)]
+
+
+def matching(specifier: str) -> tuple[list[str], bool]:
+    """The releases a specifier such as ``>=1.0,<1.0.20`` admits, oldest first, and whether the package index was asked.
+
+    Without it, those in the cache. Raises :class:`UserError` for no specifier, or one that admits none.
+    """
+    try:
+        wanted = SpecifierSet(specifier)
+    except InvalidSpecifier:
+        raise UserError(
+            f"--releases {specifier!r}: write a version specifier, for example '>=0.9' or '>=1.0,<1.0.20'"
+        ) from None
+    listed = offered()
+    names = [n for n in cached() if Version(n) >= Version(FIRST_RELEASE)] if listed is None else listed
+    found = [name for name in names if wanted.contains(name, prereleases=False)]
+    if not found:
+        where = "in the cache (the package index cannot be asked)" if listed is None else f"from {FIRST_RELEASE} on"
+        raise UserError(f"--releases {specifier!r}: there is no such release {where}")
+    return found, listed is not None
 
 
 def _is_version(name: str) -> bool:

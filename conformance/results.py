@@ -71,8 +71,9 @@ class Verdict(msgspec.Struct, tag="verdict", tag_field="type", frozen=True, omit
     """One family x invariant on one target.
 
     ``cases`` counts cases by outcome (pass, fail, known, blocked, not-applicable, error), ``regimes`` the judged cases by
-    regime the invariant must meet, ``known`` the cases by ledger entry; ``worst`` is the largest error of a passing
-    comparison as a fraction of its bound.
+    regime the invariant must meet (``any`` for all of them), ``known`` the cases by ledger entry; ``excused`` are regimes
+    that no judged case is in, for a reason that is reported: the release does not know such cases, or another invariant
+    fails on them. ``worst`` is the largest error of a passing comparison as a fraction of its bound.
     """
 
     target: str
@@ -81,6 +82,7 @@ class Verdict(msgspec.Struct, tag="verdict", tag_field="type", frozen=True, omit
     verdict: VerdictName
     cases: dict[str, int] = {}
     regimes: dict[str, int] = {}
+    excused: list[str] = []
     known: dict[str, int] = {}
     failures: list[Failure] = []
     worst: float | None = None
@@ -182,11 +184,16 @@ class Results:
     """Records of one run, in order, with the questions reports ask."""
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
-        self.records: list[Record] = list(records)
+        self.records: list[Record] = []
+        self._cells: dict[str, dict[str, list[Verdict]]] = {}
+        for record in records:
+            self.add(record)
 
     def add(self, record: Record) -> None:
         """Append a record."""
         self.records.append(record)
+        if isinstance(record, Verdict):
+            self._cells.setdefault(record.target, {}).setdefault(record.family, []).append(record)
 
     @property
     def headers(self) -> list[Header]:
@@ -236,19 +243,17 @@ class Results:
 
     def of(self, target: str, family: str | None = None, invariant: str | None = None) -> list[Verdict]:
         """Verdicts of a target, optionally of one family or invariant."""
-        return [
-            v
-            for v in self.verdicts
-            if v.target == target and family in (None, v.family) and invariant in (None, v.invariant)
-        ]
+        by_family = self._cells.get(target, {})
+        chosen = by_family.values() if family is None else [by_family.get(family, [])]
+        return [v for verdicts in chosen for v in verdicts if invariant in (None, v.invariant)]
 
-    def judged(self, target: str, invariant: str) -> tuple[int, Counter[str]]:
-        """Cases an invariant really judged on a target, over all families, in total and by regime."""
-        total, regimes = 0, Counter()
+    def met(self, target: str, invariant: str) -> tuple[Counter[str], set[str]]:
+        """Over all families: the cases an invariant really judged on a target, by regime, and the regimes it is excused from."""
+        regimes, excused = Counter(), set()
         for verdict in self.of(target, invariant=invariant):
-            total += sum(verdict.cases.get(outcome, 0) for outcome in ("pass", "fail", "known"))
             regimes.update(verdict.regimes)
-        return total, regimes
+            excused.update(verdict.excused)
+        return regimes, excused
 
     def write(self, path: Path) -> None:
         """Write all records but signs of life."""

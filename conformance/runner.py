@@ -1,7 +1,8 @@
-"""One worker process a target, side by side; what they report is merged, what they fail to report is an error verdict.
+"""Worker processes judge targets side by side; what they report is gathered, what they fail to report is an error.
 
-No core idles: a target alone on several cores is shared out, each worker taking every n-th family; and targets left over
-(the third of three on two cores) start as soon as the others have, instead of waiting for a whole one to end.
+A worker judges some families of one target. Where processes can be forked, one that has imported everything but timm forks
+them all; a worker then starts within a second, and targets are shared out finely enough that no core idles.
+What a worker reports goes at once to a file of its own, so that a run that was cut off can be gone on with.
 """
 
 from __future__ import annotations
@@ -10,26 +11,31 @@ import itertools
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from . import results, targets
+from . import results, targets, zygote
 from .errors import UserError
-from .results import Footer, Header, Record, Results, Verdict, Witness
+from .results import Footer, Header, Record, Results, TargetError, Verdict, Witness
 
 SUITE = Path(__file__).with_name("suite")
 _POLL = 0.05
+# Workers for each core, where a worker is cheap: the more there are, the more evenly they end.
+_SHARES = 4
 
 
 @dataclass(frozen=True)
 class Plan:
     """What to run.
 
-    No ``invariants`` mean all; ``witnesses`` given means replay only those; ``focused`` draws a whole profile of cases for
-    each family, however much of its code path others share.
+    ``shares`` gives some targets other ``families`` than the rest: those of a shard, or those still to be judged. No
+    ``invariants`` mean all; ``witnesses`` given means replay only those; ``focused`` draws a whole profile of cases for each
+    family, however much of its code path others share. ``parts`` is the folder for what workers report, by default one
+    that is gone afterwards.
     """
 
     targets: tuple[str, ...]
@@ -43,13 +49,19 @@ class Plan:
     jobs: int = 2
     focused: bool = False
     timeout: float = 300.0
+    shares: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    parts: Path | None = None
+
+    def families_of(self, target: str) -> tuple[str, ...]:
+        """The families to judge on a target."""
+        return self.shares.get(target, self.families)
 
 
 @dataclass
 class _Worker:
     target: str
     families: tuple[str, ...]
-    process: subprocess.Popen
+    process: subprocess.Popen | zygote.Forked
     path: Path
     log: Path
     deadline: float
@@ -85,11 +97,59 @@ class _Worker:
             self.finished = True
 
 
-def run(plan: Plan, watch: Callable[[Record], None] = lambda record: None) -> Results:
-    """Run every target of the plan and return all records; ``watch`` sees each as it arrives.
+class _Crew:
+    """Starts workers: forked ones where that works, else each a process of its own."""
 
-    A worker that crashes, hangs or cannot start ends as ``error`` verdicts with the reason; the others are not disturbed.
-    An interrupt ends the workers and returns what was computed. Raises :class:`UserError` only when no target could run.
+    def __init__(self, plan: Plan, folder: Path, reports: Path) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.reports = reports
+        self.serial = itertools.count()
+        root = str(SUITE.parent.parent)
+        search = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
+        quiet = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self.environment = {**os.environ, **quiet, "PYTHONPATH": search}
+        self.cases = folder / "cases"
+        self.cases.mkdir()
+        self.zygote = zygote.Zygote(folder, self.environment) if zygote.AVAILABLE else None
+
+    def start(self, spec: str, families: tuple[str, ...]) -> _Worker:
+        """A worker that judges families of a target."""
+        name = f"{next(self.serial):04}"
+        report, log = self.reports / f"{os.getpid()}-{name}.ndjson", self.folder / f"{name}.log"
+        argv = self._arguments(spec, families, report)
+        if self.zygote is not None:
+            process = self.zygote.start(name, argv)
+        else:
+            command = [sys.executable, "-m", "pytest", *argv]
+            with open(log, "wb") as output:
+                process = subprocess.Popen(
+                    command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self.environment
+                )
+        return _Worker(spec, families, process, report, log, time.monotonic() + self.plan.timeout)
+
+    def _arguments(self, spec: str, families: tuple[str, ...], report: Path) -> list[str]:
+        plan = self.plan
+        argv = ["-c", str(SUITE / "pytest.ini"), "--rootdir", str(SUITE), "-p", "conformance.plugin", str(SUITE)]
+        argv += ["--vit-target", spec, "--vit-results", str(report), "--vit-cases", str(self.cases)]
+        argv += ["--vit-profile", plan.profile, "--vit-seed", str(plan.seed), "--vit-device", plan.device]
+        argv += [f"--vit-family={f}" for f in families] + [f"--vit-invariant={i}" for i in plan.invariants]
+        argv += ["--vit-ledger", plan.ledger] if plan.ledger else []
+        argv += ["--vit-focused"] if plan.focused else []
+        return argv + [f"--vit-witness={w}" for w in plan.witnesses or ()]
+
+    def close(self) -> None:
+        """Start no more."""
+        if self.zygote is not None:
+            self.zygote.close()
+
+
+def run(plan: Plan, watch: Callable[[Record], None] = lambda record: None) -> Results:
+    """Run every target of the plan and return all records as they came; ``watch`` sees each as it arrives.
+
+    A target that cannot start is one :class:`TargetError`; a worker that crashes or hangs ends as ``error`` verdicts with
+    the reason; the others are not disturbed. An interrupt ends the workers and returns what was computed. Raises
+    :class:`UserError` only when no target could run.
     """
     collected = Results()
     ready: list[str] = []
@@ -100,18 +160,21 @@ def run(plan: Plan, watch: Callable[[Record], None] = lambda record: None) -> Re
         except UserError as error:
             if len(plan.targets) == 1:
                 raise
-            _give_up(collected, plan, spec, plan.families, str(error), watch)
+            _keep(collected, TargetError(spec, str(error)), watch)
     if not ready:
-        raise UserError("none of the targets can run: " + "; ".join(sorted({v.reason for v in collected.verdicts})))
+        raise UserError("none of the targets can run: " + "; ".join(sorted(set(collected.errors.values()))))
     waiting = _shares(ready, plan)
-    extra = len(waiting) % plan.jobs if len(waiting) < 2 * plan.jobs else 0
     running: list[_Worker] = []
-    serial = itertools.count()
-    with tempfile.TemporaryDirectory(prefix="timm-conformance-") as scratch:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="timm-conformance-")))
+        crew = _Crew(plan, folder, plan.parts or folder)
+        stack.callback(crew.close)
         try:
             while waiting or running:
-                while waiting and len(running) < plan.jobs + (extra if all(w.started for w in running) else 0):
-                    running.append(_start(plan, *waiting.pop(0), Path(scratch), next(serial)))
+                while waiting and len(running) < plan.jobs:
+                    spec, families = waiting.pop(0)
+                    if spec not in collected.errors:
+                        running.append(crew.start(spec, families))
                 time.sleep(_POLL)
                 for worker in list(running):
                     if _step(worker, plan, collected, watch):
@@ -129,28 +192,11 @@ def run(plan: Plan, watch: Callable[[Record], None] = lambda record: None) -> Re
 
 
 def _shares(specs: list[str], plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
-    """Each target with the families of each of its workers: one worker a target, more where cores would idle."""
-    parts = max(1, min(plan.jobs // len(specs), len(plan.families))) if plan.witnesses is None else 1
-    return [(spec, plan.families[i::parts]) for spec in specs for i in range(parts)]
-
-
-def _start(plan: Plan, spec: str, families: tuple[str, ...], scratch: Path, serial: int) -> _Worker:
-    path, log = scratch / f"{serial}.ndjson", scratch / f"{serial}.log"
-    command = [sys.executable, "-m", "pytest", "-c", str(SUITE / "pytest.ini"), "--rootdir", str(SUITE)]
-    command += ["-p", "conformance.plugin", str(SUITE), "--vit-target", spec, "--vit-results", str(path)]
-    command += ["--vit-profile", plan.profile, "--vit-seed", str(plan.seed), "--vit-device", plan.device]
-    command += [f"--vit-family={f}" for f in families] + [f"--vit-invariant={i}" for i in plan.invariants]
-    command += ["--vit-ledger", plan.ledger] if plan.ledger else []
-    command += ["--vit-focused"] if plan.focused else []
-    command += [f"--vit-witness={w}" for w in plan.witnesses or ()]
-    root = str(SUITE.parent.parent)
-    search = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
-    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": search, "OMP_NUM_THREADS": "1"}
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
-        )
-    return _Worker(spec, families, process, path, log, time.monotonic() + plan.timeout)
+    """What each worker is to judge, in the order they start: families of a target, in as many shares as keep cores busy."""
+    wanted = plan.jobs * _SHARES if zygote.AVAILABLE else plan.jobs
+    parts = 1 if plan.witnesses is not None else max(1, wanted // len(specs))
+    shares = [(spec, plan.families_of(spec)[i::parts]) for i in range(parts) for spec in specs]
+    return [(spec, families) for spec, families in shares if families]
 
 
 def _step(worker: _Worker, plan: Plan, collected: Results, watch: Callable[[Record], None]) -> bool:
@@ -172,9 +218,13 @@ def _finish(worker: _Worker, plan: Plan, collected: Results, watch: Callable[[Re
     worker.process.wait()
     for record in worker.fresh():
         _keep(collected, record, watch)
-    if not worker.finished or worker.reason:
-        reason = worker.reason or _last_words(worker)
+    if worker.finished and not worker.reason:
+        return
+    reason = worker.reason or _last_words(worker)
+    if worker.started or worker.reason or plan.witnesses is not None:
         _give_up(collected, plan, worker.target, worker.families, reason, watch, worker.cells, worker.replayed)
+    elif worker.target not in collected.errors:
+        _keep(collected, TargetError(worker.target, reason), watch)
 
 
 def _keep(collected: Results, record: Record, watch: Callable[[Record], None]) -> None:

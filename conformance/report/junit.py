@@ -24,18 +24,20 @@ def _body(verdict: Verdict, case: xml.Element) -> None:
 def write(results: Results, path: Path) -> None:
     """Write the verdicts of a run."""
     root = xml.Element("testsuites", name="timm-conformance")
-    for target in dict.fromkeys(v.target for v in results.verdicts):
-        verdicts = results.of(target)
+    for target in results.targets:
+        verdicts, error = results.of(target), results.errors.get(target)
         counts = {n: sum(v.verdict == n for v in verdicts) for n in ("fail", "error", "known", "not-applicable")}
         suite = xml.SubElement(
             root,
             "testsuite",
             name=target,
-            tests=str(len(verdicts)),
+            tests=str(len(verdicts) + (error is not None)),
             failures=str(counts["fail"]),
-            errors=str(counts["error"]),
+            errors=str(counts["error"] + (error is not None)),
             skipped=str(counts["known"] + counts["not-applicable"]),
         )
+        if error is not None:
+            xml.SubElement(xml.SubElement(suite, "testcase", classname="target", name="starts"), "error", message=error)
         for verdict in verdicts:
             _body(verdict, xml.SubElement(suite, "testcase", classname=verdict.family, name=verdict.invariant))
     xml.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)

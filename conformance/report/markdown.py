@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+from ..ledger import Ledger
 from ..results import Results, Verdict
-from .terminal import MARKS, cell_counts, denominator, known_lines
+from .terminal import FEW, MARKS, cell_counts, change_lines, denominator, known_lines
 
 
-def _cell(verdicts: list[Verdict]) -> str:
-    counts = cell_counts(verdicts)
-    if counts == [("not-applicable", len(verdicts))]:
+def _counted(verdicts: list[Verdict]) -> str:
+    return ", ".join(f"{MARKS[name][0]} {count} {MARKS[name][1]}" for name, count in cell_counts(verdicts)) or "–"
+
+
+def _cell(verdicts: list[Verdict], error: str | None) -> str:
+    if error is not None and not verdicts:
+        return "E cannot start"
+    if verdicts and all(v.verdict == "not-applicable" for v in verdicts):
         return verdicts[0].reason or "n/a"
-    return ", ".join(f"{MARKS[name][0]} {count} {MARKS[name][1]}" for name, count in counts) or "–"
+    return _counted(verdicts)
 
 
-def summary(
-    results: Results, targets: list[str], families: list[str], titles: dict[str, str], gaps: list[str], code: int
-) -> str:
-    """The run as Markdown: verdict table, new failures, known bugs, gaps, environment."""
+def _table(results: Results) -> list[str]:
+    """A column a target where they are few, else a row a target."""
+    targets = results.targets
+    if len(targets) <= FEW:
+        rows = [[f, *(_cell(results.of(t, f), results.errors.get(t)) for t in targets)] for f in results.families]
+        heads = ["family", *targets]
+    else:
+        changed = {t: [c.family for c in results.changes if c.target == t] for t in targets}
+        rows = [
+            [t, f"E {results.errors[t]}" if t in results.errors else _counted(results.of(t)), ", ".join(changed[t])]
+            for t in targets
+        ]
+        heads = ["target", "promises", "values changed since the release before"]
+    return [_row(heads), "|---" * len(heads) + "|", *map(_row, rows)]
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def summary(results: Results, book: Ledger, gaps: list[str], code: int) -> str:
+    """The run as Markdown: verdict table, new failures, value changes, known bugs, gaps, environment."""
     meaning = {
         0: "as the ledger says",
         1: "new failures",
         2: "a target could not run",
         3: "vacuous: something was not judged",
     }
-    lines = [f"# timm-conformance: {meaning[code]}", "", "| family | " + " | ".join(targets) + " |"]
-    lines.append("|---" * (len(targets) + 1) + "|")
-    lines += [f"| {f} | " + " | ".join(_cell(results.of(t, f)) for t in targets) + " |" for f in families]
     sections = {
         "New failures": [
             f"`{v.target}` `{f.fingerprint}`: {f.message} ({f.case.describe()})"
@@ -33,11 +54,15 @@ def summary(
             if v.verdict == "fail"
             for f in v.failures
         ],
-        "Errors": sorted({f"`{v.target}`: {v.reason}" for v in results.verdicts if v.verdict == "error"}),
+        "Errors": sorted(
+            {f"`{v.target}`: {v.reason}" for v in results.verdicts if v.verdict == "error"}
+            | {f"`{target}` cannot start: {reason}" for target, reason in results.errors.items()}
+        ),
         "Ledger surprises": [
             f"`{w.target}` {w.id} {w.replay}: {w.message}" for w in results.witnesses if not w.expected
         ],
-        "Known bugs that showed": known_lines(results, titles),
+        "Values changed, pass or fail": change_lines(results),
+        "Known bugs that showed": known_lines(results, book),
         "Not judged": gaps,
         "Denominator": denominator(results),
         "Environment": [
@@ -46,6 +71,7 @@ def summary(
             for h in results.headers
         ],
     }
+    lines = [f"# timm-conformance: {meaning[code]}", "", *_table(results)]
     for title, items in sections.items():
         if items:
             lines += ["", f"## {title}", "", *(f"- {item}" for item in items)]

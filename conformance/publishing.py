@@ -1,0 +1,107 @@
+"""What a set of results amounts to, shown and written: every report of a run, a merge, or results read again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from . import results
+from .errors import UserError
+from .families import FAMILIES
+from .ledger import Ledger, WitnessFile
+from .merging import footer_of, overlay, settled, shards_of
+from .outcome import exit_code, vacuous
+from .report import html, junit, markdown, terminal
+from .results import Results
+
+RESULTS = "results.ndjson"
+SUMMARY = "summary.md"
+REPORT = "report.html"
+
+
+def folder(out: Path, option: str = "--out") -> Path:
+    """The folder to write to, made where it is not there. Raises :class:`UserError`."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option} {out}: {error.strerror}") from None
+    return out
+
+
+def read(path: Path) -> Results:
+    """Results from a file, or from the folder a run wrote. Raises :class:`UserError` where there are none."""
+    file = path / RESULTS if path.is_dir() else path
+    try:
+        found = results.read(file)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    if not found:
+        what = "it holds no results" if file.is_file() else f"there is no {file}"
+        raise UserError(f"{path}: {what}; name a folder that a run wrote, or its {RESULTS}")
+    return Results(found)
+
+
+def gaps_of(found: Results, parts: Sequence[Results]) -> list[str]:
+    """What was not judged: missing shards, or what the whole run met no case of."""
+    held, missing = shards_of(parts)
+    if missing:
+        return (
+            [f"shard {shard} is missing: results of {', '.join(held)} are here" for shard in missing]
+            if len(parts) > 1
+            else []
+        )
+    families = found.families
+    return vacuous(found, families, narrowed=len(families) < len(FAMILIES))
+
+
+def concluded(parts: Sequence[Results], book: Ledger, targets: Sequence[str] = ()) -> tuple[Results, list[str], int]:
+    """Results laid over one another and settled, ending in a footer, with what was not judged, and the exit code."""
+    found = settled(overlay(parts), book, targets)
+    gaps = gaps_of(found, parts)
+    code = exit_code(found, gaps)
+    found.add(footer_of(parts, code))
+    return found, gaps, code
+
+
+def publish(
+    found: Results, gaps: list[str], code: int, book: Ledger, out: Path, junit_path: Path | None = None
+) -> None:
+    """Write results, summary and report to a folder, and JUnit XML where asked."""
+    found.write(out / RESULTS)
+    (out / SUMMARY).write_text(markdown.summary(found, book, gaps, code), encoding="utf-8")
+    (out / REPORT).write_text(html.render(found, book, gaps), encoding="utf-8")
+    if junit_path is not None:
+        junit.write(found, junit_path)
+
+
+def show(console: Console, found: Results, gaps: Iterable[str], book: Ledger, witnesses: dict) -> None:
+    """The results on a terminal."""
+    terminal.print_table(console, found)
+    terminal.print_known(console, found, book)
+    terminal.print_changes(console, found)
+    terminal.print_failures(console, found, witnesses)
+    for gap in gaps:
+        console.print(f"? not judged: {gap}", style="yellow", markup=False, soft_wrap=True)
+    console.print()
+    for line in terminal.denominator(found):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def store_witnesses(found: Results, out: Path) -> dict[tuple[str, str], Path]:
+    """Write a witness file for each new failure; returns them by target and fingerprint."""
+    stored: dict[tuple[str, str], Path] = {}
+    for verdict in found.verdicts:
+        for failure in verdict.failures:
+            path = out / "witnesses" / _slug(verdict.target) / f"{_slug(failure.fingerprint)}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            witness = WitnessFile(verdict.invariant, failure.kind, failure.tensor, failure.case)
+            path.write_bytes(msgspec.json.format(msgspec.json.encode(witness), indent=1) + b"\n")
+            stored[verdict.target, failure.fingerprint] = path
+    return stored
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)[:150]
