@@ -17,7 +17,7 @@ class UserError(Exception):
 
 def choose(kind: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
     """The named entries of a registry in its own order, all of them when none is named. Raises :func:`unknown`."""
-    names, known = list(names), list(known)
+    names, known = [names] if isinstance(names, str) else list(names), list(known)
     for name in names:
         if name not in known:
             raise unknown(kind, name, known)

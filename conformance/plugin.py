@@ -1,12 +1,16 @@
-"""The pytest plugin: judge one target, family by family, and record as it goes.
+"""The pytest plugin, and the tests of another repository's loader.
 
-``pytest --pyargs conformance.suite --vit-target timm==1.0.31`` runs the suite; the runner starts such a process for each
-target. Inert without ``--vit-target``: nothing but pytest is imported, nothing is collected.
+``pytest --pyargs conformance.suite --vit-target timm==1.0.31`` runs the suite on a target; the runner starts such a process
+for each. :func:`vit_conformance` makes a test of a function instead. Inert unless asked: nothing but pytest is imported,
+nothing is collected.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +19,8 @@ import pytest
 from .errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .results import Record
+    from .loaders import Convert
+    from .results import Failure, Record, Verdict
     from .session import Session
 
 _STASH = pytest.StashKey["Session"]()
@@ -41,24 +44,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not config.pluginmanager.hasplugin("xdist"):  # the marks are there with and without it
+        config.addinivalue_line("markers", "xdist_group(name): tests that one pytest-xdist worker runs")
     if config.getoption("vit_target") is None:
         return
+    in_worker = hasattr(config, "workerinput")  # of pytest-xdist; where it would retry what cannot be configured
+    with _refusing(pytest.UsageError):
+        session = _session(config)
+        if not in_worker and config.getoption("dist", "no") == "no":
+            session.start()
+            gc.freeze()  # what torch and timm made at import stays: no collection need walk it again
+    config.stash[_STASH] = session
+
+
+@contextlib.contextmanager
+def _refusing(how: Callable[[str], BaseException]) -> Iterator[None]:
+    """Tell a mistake, or why a target cannot start, in one line, as pytest's own exception for the occasion."""
     try:
-        config.stash[_STASH] = _session(config)
+        yield
     except UserError as error:
-        raise pytest.UsageError(str(error)) from error
+        raise how(str(error)) from None
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise pytest.UsageError(f"cannot start the target: {type(error).__name__}: {reason}") from error
+        raise how(f"cannot start the target: {type(error).__name__}: {reason}") from error
 
 
 def _session(config: pytest.Config) -> Session:
-    """The session the options ask for, its target made ready."""
+    """The session the options ask for."""
     from .session import Session
     from .targets import parse_target
 
     option = config.getoption
-    session = Session(
+    return Session(
         parse_target(option("vit_target")),
         families=option("vit_family"),
         invariants=option("vit_invariant"),
@@ -71,9 +88,6 @@ def _session(config: pytest.Config) -> Session:
         cases=Path(option("vit_cases")) if option("vit_cases") else None,
         record=_recorder(config),
     )
-    session.start()
-    gc.freeze()  # what torch and timm made at import stays: no collection need walk it again
-    return session
 
 
 def _recorder(config: pytest.Config) -> Callable[[Record], None]:
@@ -90,21 +104,111 @@ def _recorder(config: pytest.Config) -> Callable[[Record], None]:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     session = config.stash.get(_STASH, None)
-    if session is not None:
+    if session is not None and session.started:
         session.close()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "vit_session" not in metafunc.fixturenames:
+        return
     session = metafunc.config.stash.get(_STASH, None)
+    if session is None:
+        raise pytest.Collector.CollectError("the suite needs a target: add for example --vit-target timm==1.0.31")
     if "vit_witness" in metafunc.fixturenames:
-        metafunc.parametrize("vit_witness", session.witnesses() if session else [])
-    if "vit_cell" in metafunc.fixturenames:
-        drawing = session is not None and session.replaying is None
-        cells = [(f, i) for f in session.families for i in session.invariants] if drawing else []
-        metafunc.parametrize("vit_cell", cells, ids=[f"{f}-{i}" for f, i in cells])
+        witnesses = [(name, session.stored[name].case.family) for name in session.witnesses()]
+        metafunc.parametrize("vit_witness", [pytest.param(n, id=n, marks=_group(f)) for n, f in witnesses])
+    if "vit_family" in metafunc.fixturenames:
+        cells = _cells(session) if session.replaying is None else []
+        metafunc.parametrize(("vit_family", "vit_invariant"), cells)
+
+
+def _group(family: str) -> pytest.MarkDecorator:
+    """Keeps what is judged on one family's cases in one worker of ``pytest -n N --dist loadgroup``."""
+    return pytest.mark.xdist_group(family)
+
+
+def _cells(session: Session) -> list:
+    """One parameter set for each family and invariant; the ids are stable."""
+    return [pytest.param(f, i, id=f"{f}-{i}", marks=_group(f)) for f in session.families for i in session.invariants]
 
 
 @pytest.fixture
 def vit_session(pytestconfig: pytest.Config) -> Session:
-    """The worker's session."""
-    return pytestconfig.stash[_STASH]
+    """The session of ``--vit-target``."""
+    session = pytestconfig.stash[_STASH]
+    with _refusing(_failed):
+        session.start()
+    return session
+
+
+def _failed(message: str) -> BaseException:
+    return pytest.fail.Exception(message, pytrace=False)
+
+
+def report(request: pytest.FixtureRequest, session: Session, verdict: Verdict) -> None:
+    """Make a verdict the outcome of the running test: known failures are expected ones, not applicable is skipped."""
+    if verdict.verdict == "fail":
+        models = f"models of timm {session.start().loader.timm_version}"
+        lines = []
+        for failure in verdict.failures:
+            lines += [failure.fingerprint, f"  {failure.message}", f"  {failure.case.describe()}; {models}"]
+            lines += [f"  see it again: {_again(request, session, verdict.invariant, failure)}"]
+        pytest.fail("\n".join(lines), pytrace=False)
+    if verdict.verdict == "error":
+        pytest.fail(f"not the loader's fault, but the suite's or the environment's: {verdict.reason}", pytrace=False)
+    if verdict.verdict == "fixed":
+        pytest.fail(f"[XPASS(strict)] {verdict.reason}", pytrace=False)
+    if verdict.verdict == "known":
+        pytest.xfail(verdict.reason or ", ".join(verdict.known))
+    if verdict.verdict == "not-applicable":
+        pytest.skip(verdict.reason)
+
+
+def _again(request: pytest.FixtureRequest, session: Session, invariant: str, failure: Failure) -> str:
+    """The command that replays a failure's smallest case, or where that cannot be named, judges the family again."""
+    cache = getattr(request.config, "cache", None)
+    if cache is None or not session.importable or session.target.value.startswith(f"{request.module.__name__}:"):
+        return f"pytest {request.node.nodeid.rpartition(']')[0]!r}]"
+    from .ledger import write_witness
+
+    path = write_witness(cache.mkdir("vit-conformance"), invariant, failure)
+    return f"timm-conformance replay {os.path.relpath(path)} {session.target.spec}"
+
+
+def vit_conformance(
+    loader: Convert,
+    *,
+    families: Iterable[str] | None = None,
+    invariants: Iterable[str] | None = None,
+    profile: str = "gate",
+    seed: int = 0,
+    known_failures: Mapping[str, str] | None = None,
+    timm: str | None = None,
+) -> Callable[..., None]:
+    """A pytest test of a loader, one item for each family and invariant; assign it to a name that starts with ``test``.
+
+    ``loader`` is ``function(checkpoint, model) -> state_dict``; the arguments are those of
+    :func:`conformance.run_conformance`. A family is explored when the first of its items runs, once in each process.
+    A wrong argument is an error of the collection, in one line.
+    """
+    from .session import Session
+
+    with _refusing(pytest.Collector.CollectError):
+        session = Session.on(
+            loader,
+            timm,
+            families=families or (),
+            invariants=invariants or (),
+            profile=profile,
+            seed=seed,
+            focused=bool(families),
+            known_failures=known_failures,
+        )
+
+    @pytest.mark.parametrize(("vit_family", "vit_invariant"), _cells(session))
+    def test_conformance(request: pytest.FixtureRequest, vit_family: str, vit_invariant: str) -> None:
+        with _refusing(_failed):
+            session.start()
+        report(request, session, session.explore(vit_family)[vit_invariant])
+
+    return test_conformance

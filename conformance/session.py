@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import platform
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,9 +22,10 @@ from .errors import UserError, choose
 from .families import FAMILIES
 from .identity import source_digest, suite_digest
 from .invariants import INVARIANTS
+from .known import KnownFailures
 from .loaders import Convert, Loader
 from .profiles import profile as profile_of
-from .targets import Target
+from .targets import MODEL_RELEASE, Target, loader_target, timm_is_installed
 
 
 class Session:
@@ -30,7 +33,8 @@ class Session:
 
     Unknown names are refused at once with :class:`UserError`; the target is made ready by :meth:`start`, or when the first
     verdict is asked for. ``cases`` is the folder in which the workers of a run share the cases they draw; ``record`` is
-    given each result as it comes. ``function`` is the loader of a ``loader:`` target that is at hand already.
+    given each result as it comes. ``function`` is the loader of a ``loader:`` target that is at hand already, and
+    ``known_failures`` what its owner knows to fail (:class:`conformance.known.KnownFailures`).
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Session:
         focused: bool = True,
         cases: Path | None = None,
         function: Convert | None = None,
+        known_failures: Mapping[str, str] | None = None,
         record: Callable[[results.Record], None] = lambda record: None,
     ) -> None:
         self.target = target
@@ -56,6 +61,7 @@ class Session:
         self.device = _device(device)
         self.drawing = Drawing(self.profile, seed, focused, cases)
         self.function = function
+        self.known = KnownFailures(known_failures or {}, FAMILIES, INVARIANTS)
         self.record = record
         self.book = ledger or ledgers.DEFAULT_PATH
         self.ledger = ledgers.load(self.book)
@@ -68,11 +74,35 @@ class Session:
         self._explorer: Explorer | None = None
         self._verdicts: dict[str, dict[str, results.Verdict]] = {}
 
+    @classmethod
+    def on(cls, function: Convert, timm: str | None, **asked: Any) -> Session:
+        """A session on a loader at hand, with destination models of the timm named: a version, or ``installed``.
+
+        Of the installed one where there is one and none is named: the loader may import it, and so may the rest of the
+        process, and there can be only one. ``asked`` are further arguments of :class:`Session`.
+        """
+        if not callable(function):
+            raise UserError(f"{function!r} is no loader; write a function (checkpoint, model) -> state_dict")
+        models = timm.removeprefix("timm==") if timm else "installed" if timm_is_installed() else MODEL_RELEASE
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return cls(loader_target(f"{function.__module__}:{name}", models), function=function, ledger="none", **asked)
+
+    @property
+    def importable(self) -> bool:
+        """Whether the target can be named on a command line: not so a function made inside another one."""
+        module, _, name = self.target.value.partition(":")
+        return self.function is None or getattr(sys.modules.get(module), name, None) is self.function
+
     def start(self) -> Explorer:
         """Make the target ready and record the header, once. Raises :class:`UserError` for a target that cannot be."""
         if self._explorer is None:
             self._explorer = self._make_ready()
         return self._explorer
+
+    @property
+    def started(self) -> bool:
+        """Whether the target was made ready."""
+        return self._explorer is not None
 
     def _make_ready(self) -> Explorer:
         with undisturbed():
@@ -99,16 +129,16 @@ class Session:
         invariants = [INVARIANTS[i] for i in self.invariants]
         return Explorer(loader, self.ledger, invariants, self.drawing, self.record)
 
-    def verdict(self, family: str, invariant: str) -> results.Verdict:
-        """The verdict of one cell; the family is explored when its first cell is asked for."""
+    def explore(self, family: str) -> dict[str, results.Verdict]:
+        """The verdicts of a family by invariant; it is explored once."""
         if family not in self._verdicts:
             explorer = self.start()
             with undisturbed():
-                verdicts = explorer.explore(FAMILIES[family])
+                verdicts = [self.known.settle(v) for v in explorer.explore(FAMILIES[family])]
             for verdict in verdicts:
                 self.record(verdict)
             self._verdicts[family] = {v.invariant: v for v in verdicts}
-        return self._verdicts[family][invariant]
+        return self._verdicts[family]
 
     def replay(self, name: str) -> results.Witness:
         """Replay one stored witness."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from conformance.plugin import report
+
 
 def test_witness(vit_session, vit_witness):
     """A stored witness fails inside its ledger range and passes outside."""
@@ -14,13 +16,6 @@ def test_witness(vit_session, vit_witness):
         pytest.skip(replay.message)
 
 
-def test_invariant(vit_session, vit_cell):
+def test_invariant(request, vit_session, vit_family, vit_invariant):
     """An invariant holds for every drawn case of a family, but for what the ledger knows."""
-    verdict = vit_session.verdict(*vit_cell)
-    if verdict.verdict in ("fail", "error"):
-        lines = [f"{f.fingerprint}\n  {f.message}\n  {f.case.describe()}" for f in verdict.failures]
-        pytest.fail("\n".join(lines) or verdict.reason, pytrace=False)
-    if verdict.verdict == "known":
-        pytest.xfail(", ".join(verdict.known))
-    if verdict.verdict == "not-applicable":
-        pytest.skip(verdict.reason)
+    report(request, vit_session, vit_session.explore(vit_family)[vit_invariant])

@@ -1,0 +1,95 @@
+"""The suite as a function: judge a loader, or targets, without pytest and without a command line."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from .errors import UserError, choose
+from .families import FAMILIES
+from .invariants import INVARIANTS
+from .loaders import Convert
+from .outcome import exit_code, vacuous
+from .profiles import profile as profile_of
+from .results import Footer, Record, Results
+from .runner import Plan, run
+from .session import Session
+from .targets import parse_target
+
+
+def run_conformance(
+    loader: Convert | str | Iterable[str],
+    *,
+    families: Iterable[str] | None = None,
+    invariants: Iterable[str] | None = None,
+    profile: str = "gate",
+    seed: int = 0,
+    device: str = "cpu",
+    known_failures: Mapping[str, str] | None = None,
+    timm: str | None = None,
+    ledger: str | None = None,
+    jobs: int | None = None,
+    watch: Callable[[Record], None] = lambda record: None,
+) -> Results:
+    """Judge a loader and return every verdict; the footer's exit code is that of ``timm-conformance run``.
+
+    loader          a function ``(checkpoint, model) -> state_dict``, judged in this process; or targets such as
+                    ``"timm==1.0.31"``, one or several, each in processes of its own
+    families        their names, or None for all; a family that is named draws a whole profile of cases
+    invariants      their names, or None for all
+    profile, seed   how much is drawn, and which cases
+    device          cpu or cuda
+    known_failures  for a function: ``FAMILY:INVARIANT`` or a fingerprint, with wildcards, to the reason
+    timm            for a function: what destination models are built with, a version or ``"installed"``; by default the
+                    installed timm, and where there is none the newest release the gate runs on
+    ledger          for targets: a file of known bugs, or ``"none"``; by default the project's
+    jobs            for targets: processes side by side, by default as many as cores
+    watch           is given every record as it comes
+
+    Raises :class:`conformance.errors.UserError`, one line, for an unknown name or target, and for a timm that cannot be had.
+    """
+    started = time.monotonic()
+    named, families = bool(families), choose("family", families or (), FAMILIES)
+    invariants = choose("invariant", invariants or (), INVARIANTS)
+    asked = {"families": tuple(families), "invariants": tuple(invariants), "profile": profile, "seed": seed}
+    asked |= {"device": device, "focused": named}
+    if callable(loader):
+        if ledger or jobs:
+            raise UserError(
+                "ledger and jobs go with targets; a function is judged in this process, with known_failures"
+            )
+        collected = _judge(loader, timm, known_failures, watch, asked)
+    else:
+        if known_failures or timm:
+            raise UserError("known_failures and timm go with a function; targets have a ledger, and name their timm")
+        targets = [loader] if isinstance(loader, str) else list(dict.fromkeys(loader))
+        for target in targets:
+            parse_target(target)
+        profile_of(profile)
+        plan = Plan(targets=tuple(targets), ledger=ledger, jobs=jobs or os.cpu_count() or 1, **asked)
+        collected = run(plan, watch)
+    gaps = vacuous(collected, families, narrowed=len(families) < len(FAMILIES))
+    collected.add(Footer(round(time.monotonic() - started, 3), exit_code(collected, gaps)))
+    return collected
+
+
+def _judge(
+    loader: Convert,
+    timm: str | None,
+    known_failures: Mapping[str, str] | None,
+    watch: Callable[[Record], None],
+    asked: dict,
+) -> Results:
+    """Judge a function in this process."""
+    collected = Results()
+
+    def record(found: Record) -> None:
+        collected.add(found)
+        watch(found)
+
+    session = Session.on(loader, timm, known_failures=known_failures, record=record, **asked)
+    session.start()
+    for family in session.families:
+        session.explore(family)
+    return collected
