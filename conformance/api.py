@@ -6,12 +6,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from . import ledger as ledgers
 from .errors import UserError, choose
 from .families import FAMILIES
 from .invariants import INVARIANTS
+from .ledger import Ledger
 from .loaders import Convert
-from .outcome import exit_code, vacuous
 from .profiles import profile as profile_of
+from .publishing import concluded
 from .results import Footer, Record, Results
 from .runner import Plan, run
 from .session import Session
@@ -59,19 +61,23 @@ def run_conformance(
             raise UserError(
                 "ledger and jobs go with targets; a function is judged in this process, with known_failures"
             )
+        targets, book = [], Ledger()
         collected = _judge(loader, timm, known_failures, watch, asked)
     else:
         if known_failures or timm:
             raise UserError("known_failures and timm go with a function; targets have a ledger, and name their timm")
         targets = [loader] if isinstance(loader, str) else list(dict.fromkeys(loader))
+        if not targets:
+            raise UserError("no target is named; write for example 'timm==1.0.31', or a function")
         for target in targets:
             parse_target(target)
         profile_of(profile)
+        book = ledgers.load(ledger or ledgers.DEFAULT_PATH)
         plan = Plan(targets=tuple(targets), ledger=ledger, jobs=jobs or os.cpu_count() or 1, **asked)
         collected = run(plan, watch)
-    gaps = vacuous(collected, families, narrowed=len(families) < len(FAMILIES))
-    collected.add(Footer(round(time.monotonic() - started, 3), exit_code(collected, gaps)))
-    return collected
+    collected.add(Footer(round(time.monotonic() - started, 3)))
+    found, _, _ = concluded([collected], book, targets)
+    return found
 
 
 def _judge(

@@ -85,7 +85,8 @@ def settled(results: Results, book: Ledger, targets: Sequence[str] = ()) -> Resu
     )
     headers = sorted(results.headers, key=lambda h: order.index(h.target))
     errors = [TargetError(t, results.errors[t]) for t in order if t in results.errors]
-    return Results([*headers, *errors, *witnesses, *loads, *verdicts, *changes(results)])
+    changed = sorted(changes(results), key=lambda c: (order.index(c.target), families.index(c.family)))
+    return Results([*headers, *errors, *witnesses, *loads, *verdicts, *changed])
 
 
 def _place(name: str, book: Ledger) -> tuple[int, str]:
@@ -97,8 +98,11 @@ def _index(name: str, names: list[str]) -> int:
 
 
 def _marked(verdict: Verdict, stale: list[tuple[str, Entry]]) -> Verdict:
-    """``fixed`` where the ledger says that a promise is broken, and its witness says that it no longer is."""
-    if verdict.verdict not in ("pass", "fixed"):
+    """``fixed`` where the ledger says that a promise is broken, and its witness says that it no longer is.
+
+    Where there is a reason, a loader's owner said so (:mod:`conformance.known`), and it stays.
+    """
+    if verdict.verdict not in ("pass", "fixed") or verdict.reason:
         return verdict
     claimed = any(t == verdict.target and e.claims(verdict.family, verdict.invariant) for t, e in stale)
     return replace(verdict, verdict="fixed" if claimed else "pass")
