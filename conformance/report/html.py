@@ -1,0 +1,233 @@
+"""``report.html``: one self-contained page, readable without a network, without colour and without JavaScript.
+
+Only what is opened cell by cell travels as data (``grid.page_data``); everything else is in the page as text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..ledger import FIXTURES, Ledger, WitnessFile, slug
+from ..results import Results
+from . import plot
+from .grid import OUTCOMES, Grid, figure, page_data, short, word
+from .terminal import MARKS
+
+_HERE = Path(__file__).resolve().parent
+_JUDGED = ("fail", "known", "pass")
+
+
+def render(results: Results, book: Ledger, gaps: Sequence[str] = ()) -> str:
+    """The page.
+
+    ``results`` may be of one target or of every release, complete or cut off; ``book`` explains its known bugs, and
+    ``gaps`` are the promises nobody checked, one line each (``outcome.vacuous``).
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    environment.globals["marks"] = {name: mark for name, (mark, _, _) in MARKS.items()}
+    environment.globals["words"] = {name: word(name) for name in MARKS}
+    environment.filters["short"] = short
+    environment.filters["figure"] = figure
+    environment.filters["plural"] = plural
+    grid = Grid(results)
+    failures = _failures(grid)
+    return environment.get_template("report.html.j2").render(
+        grid=grid,
+        counts=Counter(v.verdict for v in results.verdicts),
+        headline=_headline(results, gaps),
+        footer=results.footers[-1] if results.footers else None,
+        data=page_data(grid, failures, book),
+        failures=failures,
+        known=_known(grid, book),
+        surprises=[w for w in results.witnesses if not w.expected],
+        errors=_errors(results),
+        gaps=list(gaps),
+        changes=_changes(grid),
+        panels=plot.panels(grid.loads),
+        medians=plot.medians(grid.loads),
+        bins=plot.BINS,
+        outcomes=OUTCOMES,
+        denominator=_denominator(grid),
+        regimes=_regimes(grid),
+        environment=_environment(grid),
+        css=(_HERE / "report.css").read_text(encoding="utf-8"),
+        js=(_HERE / "report.js").read_text(encoding="utf-8"),
+    )
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 release``, ``2 releases``; a noun in -y takes -ies."""
+    many = f"{noun[:-1]}ies" if noun.endswith("ry") or noun.endswith("ly") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else many}"
+
+
+def _headline(results: Results, gaps: Sequence[str]) -> dict[str, str]:
+    """The verdict in one sentence, with the mark and tone it is shown in."""
+    verdicts = Counter(v.verdict for v in results.verdicts)
+    new = len({f.fingerprint for v in results.verdicts if v.verdict == "fail" for f in v.failures})
+    surprises = sum(not w.expected and w.replay != "error" for w in results.witnesses) + verdicts["fixed"]
+    errors = sum(not w.expected and w.replay == "error" for w in results.witnesses) + verdicts["error"]
+    code = results.footers[-1].exit_code if results.footers else None
+    parts = [
+        (plural(max(new, 1), "new failure"), verdicts["fail"], "fail"),
+        (plural(surprises, "ledger surprise"), surprises, "fixed"),
+        (plural(errors, "error"), errors, "error"),
+        (plural(len(results.errors), "target") + " could not be judged", len(results.errors), "error"),
+        (plural(len(gaps), "promise") + " not checked", len(gaps), "error"),
+    ]
+    told = [(text, tone) for text, count, tone in parts if count]
+    if not told and code:
+        told = [("Vacuous: something was not judged" if code == 3 else "Not as the ledger says", "error")]
+    if not told and not results.verdicts:
+        told = [("Nothing was judged", "error")]
+    text = ", ".join(text for text, _ in told) or "Everything is as the ledger says"
+    tone = told[0][1] if told else "pass"
+    if code is None:
+        text, tone = f"Cut off before its end. So far: {text[0].lower()}{text[1:]}", tone if told else "error"
+    return {"text": text, "tone": tone, "mark": MARKS[tone][0]}
+
+
+def _failures(grid: Grid) -> list[dict[str, Any]]:
+    """Each new failure once, with all targets that show it."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for target in grid.targets:
+        for family in grid.families:
+            for verdict in grid.cells.get((family, target), ()):
+                for failure in verdict.failures:
+                    case = failure.case.to_json()
+                    witness = WitnessFile(verdict.invariant, failure.kind, failure.tensor, failure.case)
+                    new = {
+                        "fingerprint": failure.fingerprint,
+                        "message": failure.message,
+                        "case": case,
+                        "words": failure.case.describe(),
+                        "witness": msgspec.json.format(msgspec.json.encode(witness), indent=1).decode(),
+                        "fraction": None,
+                        "count": 0,
+                        "targets": [],
+                    }
+                    told = found.setdefault((failure.fingerprint, failure.message, case), new)
+                    told["targets"].append(target)
+                    told["count"] += failure.count
+                    told["fraction"] = max(told["fraction"] or 0, failure.fraction or 0) or None
+    for told in found.values():
+        told["where"] = grid.spans(told["targets"])
+        first = told["targets"][0]
+        told["command"] = f"timm-conformance replay witnesses/{slug(first)}/{slug(told['fingerprint'])}.json {first}"
+    return list(found.values())
+
+
+def _known(grid: Grid, book: Ledger) -> list[dict[str, Any]]:
+    """The ledger entries that showed, in a judged case or in their own witness."""
+    shown: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+    for (family, target), verdicts in grid.cells.items():
+        for verdict in verdicts:
+            for entry, count in verdict.known.items():
+                shown[entry][family, target] += count
+    replays: dict[str, dict[tuple[Any, ...], list[str]]] = defaultdict(lambda: defaultdict(list))
+    for witness in grid.results.witnesses:
+        said = (witness.replay, witness.message, figure(witness.fraction), witness.expected)
+        replays[witness.id][said].append(witness.target)
+    failing = {entry for entry, said in replays.items() if any(replay == "fails" for replay, *_ in said)}
+    ids = [e.id for e in book.entries if e.id in shown or e.id in failing]
+    ids += sorted((set(shown) | failing) - set(ids))
+    return [
+        {
+            "id": name,
+            "entry": book.entry(name),
+            "count": shown[name].total(),
+            "targets": grid.spans(target for _, target in shown[name]),
+            "families": [f for f in grid.families if any(f == family for family, _ in shown[name])],
+            "words": book.witnesses[name].case.describe() if name in book.witnesses else "",
+            "replays": [
+                {"replay": r, "message": m, "fraction": f, "expected": e, "targets": grid.spans(targets)}
+                for (r, m, f, e), targets in replays[name].items()
+            ],
+            "script": script.read_text(encoding="utf-8") if (script := _script(name)).is_file() else "",
+        }
+        for name in ids
+    ]
+
+
+def _script(entry: str) -> Path:
+    return FIXTURES / "reproducers" / f"{entry}.py"
+
+
+def _errors(results: Results) -> list[tuple[str, str, int]]:
+    """Target, reason and how many verdicts it cost; none for a target that never started."""
+    costs: Counter[tuple[str, str]] = Counter(dict.fromkeys(results.errors.items(), 0))
+    costs.update((v.target, v.reason) for v in results.verdicts if v.verdict == "error")
+    return [(target, reason, count) for (target, reason), count in costs.items()]
+
+
+def _changes(grid: Grid) -> list[dict[str, Any]]:
+    """Value changes, release by release."""
+    told = []
+    for target in grid.targets:
+        changed = [grid.changes[f, target] for f in grid.families if (f, target) in grid.changes]
+        if changed:
+            told.append({"target": target, "previous": changed[0].previous, "families": changed})
+    return told
+
+
+def _denominator(grid: Grid) -> list[tuple[str, Counter[str]]]:
+    """Judgements by outcome, target by target."""
+    counts: dict[str, Counter[str]] = {t: Counter() for t in grid.targets}
+    for (_, target), verdicts in grid.cells.items():
+        for verdict in verdicts:
+            counts[target].update(verdict.cases)
+            counts[target]["judged"] += sum(verdict.cases.get(outcome, 0) for outcome in _JUDGED)
+    return list(counts.items())
+
+
+def _regimes(grid: Grid) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """Judged cases of every regime an invariant must meet, by target: 0 where it is excused, ``0 !`` where it is not."""
+    must: dict[str, dict[str, None]] = defaultdict(dict)
+    for header in grid.results.headers:
+        for invariant, regimes in header.invariants.items():
+            must[invariant].update(dict.fromkeys(regimes))
+    run = {(v.target, v.invariant) for v in grid.results.verdicts}
+
+    def row(regime: str, found: list[tuple[Counter[str], set[str]] | None]) -> tuple[str, list[str]]:
+        return regime, ["–" if f is None else str(f[0][regime] or ("0" if regime in f[1] else "0 !")) for f in found]
+
+    table = []
+    for invariant, regimes in sorted(must.items()):
+        found = [grid.results.met(t, invariant) if (t, invariant) in run else None for t in grid.targets]
+        if regimes:
+            table.append((invariant, [row(regime, found) for regime in regimes]))
+    return table
+
+
+def _environment(grid: Grid) -> dict[str, Any]:
+    """What all targets ran on, and a row for each where they differ."""
+    rows = [
+        {
+            "target": h.target,
+            "timm": h.timm,
+            "Python": h.python,
+            "torch": h.torch,
+            "platform": h.platform,
+            "device": h.device,
+            "shims in use": ", ".join(h.shims) or "none",
+            "profile": h.profile,
+            "whole profile for each family": "yes" if h.focused else "no",
+            "seed": str(h.seed),
+            "suite digest": h.suite,
+            "source digest": h.source,
+        }
+        for h in sorted(grid.results.headers, key=lambda h: grid.targets.index(h.target))
+    ]
+    names = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
+    shared = [n for n in names if n not in ("target", "timm") and len({row[n] for row in rows}) == 1]
+    own = [n for n in names if n not in shared]
+    return {"shared": [(n, rows[0][n]) for n in shared], "own": own, "rows": [[row[n] for n in own] for row in rows]}
