@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .results import Failure, Record, Verdict
     from .session import Session
 
+_SHOWN = 3  # failures of one invariant told in full; the others are named
 _STASH = pytest.StashKey["Session"]()
 
 
@@ -150,10 +151,11 @@ def report(request: pytest.FixtureRequest, session: Session, verdict: Verdict) -
     if verdict.verdict == "fail":
         models = f"models of timm {session.start().loader.timm_version}"
         lines = []
-        for failure in verdict.failures:
+        for failure in verdict.failures[:_SHOWN]:
             lines += [failure.fingerprint, f"  {failure.message}", f"  {failure.case.describe()}; {models}"]
             lines += [f"  see it again: {_again(request, session, verdict.invariant, failure)}"]
-        pytest.fail("\n".join(lines), pytrace=False)
+        more = [failure.fingerprint for failure in verdict.failures[_SHOWN:]]
+        pytest.fail("\n".join([*lines, *more]), pytrace=False)
     if verdict.verdict == "error":
         pytest.fail(f"not the loader's fault, but the suite's or the environment's: {verdict.reason}", pytrace=False)
     if verdict.verdict == "fixed":
@@ -168,7 +170,8 @@ def _again(request: pytest.FixtureRequest, session: Session, invariant: str, fai
     """The command that replays a failure's smallest case, or where that cannot be named, judges the family again."""
     cache = getattr(request.config, "cache", None)
     if cache is None or not session.importable or session.target.value.startswith(f"{request.module.__name__}:"):
-        return f"pytest {request.node.nodeid.rpartition(']')[0]!r}]"
+        test = request.node.nodeid.rpartition("]")[0] + "]"  # without what pytest-xdist appends
+        return f"pytest '{test}'"
     from .ledger import write_witness
 
     path = write_witness(cache.mkdir("vit-conformance"), invariant, failure)

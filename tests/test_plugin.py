@@ -1,0 +1,416 @@
+"""The suite in another repository: a throw-away project with a loader of its own, judged by its own pytest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree as xml
+
+import pytest
+
+import reference
+from conformance import releases, run_conformance, session, vit_conformance
+from conformance.errors import UserError
+from conformance.results import Footer
+from conformance.session import Session
+from conformance.targets import MODEL_RELEASE
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "use-in-your-repository.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+
+LOADING = '''
+import os
+import reference
+
+def convert(checkpoint, model):
+    """What is right."""
+    return reference.load_state_dict(checkpoint, model)
+
+def returns_early(checkpoint, model):
+    """Issue #2120: CLIP's patch kernel never meets the resampling."""
+    state = reference.load_state_dict(checkpoint, model)
+    return {**state, "patch_embed.proj.weight": reference.unwrap(checkpoint)["visual.conv1.weight"]}
+
+def tells(checkpoint, model):
+    """Right, and writes down in which process."""
+    with open("met.txt", "a") as file:
+        print(os.getpid(), file=file)
+    return convert(checkpoint, model)
+'''
+FEW = 'families=["openai_clip"], invariants=["strict-load", "finite"], profile="smoke"'
+
+
+class Project:
+    """Another repository: a package, its tests, and nothing of ours but what is importable."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.write("mypackage/__init__.py", "")
+        self.write("mypackage/loading.py", LOADING)
+        self.write("pyproject.toml", '[tool.pytest.ini_options]\naddopts = "--strict-markers"\npythonpath = ["."]\n')
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    def run(self, *command: str, ahead: str = "") -> subprocess.CompletedProcess:
+        """Run Python here; ``ahead`` comes before everything else that is importable."""
+        path = os.pathsep.join(p for p in (ahead, str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
+        environment |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [sys.executable, *command], cwd=self.folder, env=environment, capture_output=True, text=True
+        )
+
+    def pytest(self, *options: str, ahead: str = "", plugin: bool = True) -> tuple[dict[str, tuple[str, str]], str]:
+        """Run pytest; returns the outcome and the text of each test by its name, and all that was printed."""
+        named = ["-p", "conformance.plugin"] if plugin else []
+        done = self.run("-m", "pytest", *named, "--junitxml=junit.xml", *options, ahead=ahead)
+        report = self.folder / "junit.xml"
+        return (_outcomes(report) if report.is_file() else {}), done.stdout + done.stderr
+
+
+def _outcomes(report: Path) -> dict[str, tuple[str, str]]:
+    found = {}
+    for case in xml.parse(report).iter("testcase"):
+        said = next(iter(case), None)
+        outcome = "passed" if said is None else {"pytest.xfail": "xfailed"}.get(said.get("type"), said.tag)
+        text = "" if said is None else f"{said.get('message')}\n{said.text or ''}"
+        found[case.get("name")] = (outcome, text)
+    report.unlink()
+    return found
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A fresh one."""
+    return Project(tmp_path)
+
+
+# -- the three lines -----------------------------------------------------------------------------------------------------
+
+
+def test_the_three_lines_of_the_page(project):
+    """The page's first block is a test file: every family x invariant is a test with a stable id, and -k chooses."""
+    project.write("tests/test_conformance.py", BLOCKS[0])
+    assert len([line for line in BLOCKS[0].splitlines() if line]) == 3
+    _, said = project.pytest("--collect-only", "-q")
+    ids = re.findall(r"^tests/test_conformance\.py::test_conformance\[(.*)\]$", said, re.M)
+    assert {i.partition("-")[0] for i in ids} == {"openai_clip", "dinov2"}
+    assert len(ids) == len(set(ids)) == 2 * len([i for i in ids if i.startswith("dinov2-")])
+    outcomes, said = project.pytest("-k", "openai_clip and (strict-load or rel-pos-identity)")
+    assert {name: outcome for name, (outcome, _) in outcomes.items()} == {
+        "test_conformance[openai_clip-strict-load]": "passed",
+        "test_conformance[openai_clip-rel-pos-identity]": "skipped",
+    }, said
+    assert "has nothing to judge here" in outcomes["test_conformance[openai_clip-rel-pos-identity]"][1]
+
+
+def test_outcomes(project):
+    """#2120's fault fails and tells how to see it again; a known failure is expected until it is gone."""
+    lines = [
+        "from conformance import vit_conformance",
+        "from mypackage.loading import convert, returns_early",
+        f"test_wrong = vit_conformance(returns_early, {FEW})",
+        f"test_unnamed = vit_conformance(lambda checkpoint, model: returns_early(checkpoint, model), {FEW})",
+        f"test_gone = vit_conformance(convert, known_failures={{'openai_clip:strict-load': 'see #12'}}, {FEW})",
+    ]
+    project.write("tests/test_conformance.py", "\n".join(lines))
+    project.write("tests/test_page.py", BLOCKS[1])
+    found, said = project.pytest()
+    assert {name.replace("[openai_clip-", " ").rstrip("]"): outcome for name, (outcome, _) in found.items()} == {
+        "test_wrong strict-load": "failure",
+        "test_wrong finite": "passed",
+        "test_unnamed strict-load": "failure",
+        "test_unnamed finite": "passed",
+        "test_gone strict-load": "failure",
+        "test_gone finite": "passed",
+        "test_early strict-load": "xfailed",
+        "test_early no-early-return": "xfailed",
+        "test_early finite": "passed",
+    }, said
+    text = found["test_wrong[openai_clip-strict-load]"][1]
+    assert "strict-load:openai_clip:size-mismatch:patch_embed.proj.weight[patch-grow]" in text
+    assert re.search(r"patch_embed\.proj\.weight is \(.*\), the model has \(.*\)", text)
+    assert re.search(r"openai_clip: patch \dx\d, grid \dx\d -> patch \dx\d", text)
+    command = re.search(r"see it again: timm-conformance (replay .*)", text)[1].split()
+    done = project.run("-m", "conformance.cli", *command)
+    assert "FAILS" in done.stdout, done.stderr
+    assert command[-1].startswith("loader:mypackage.loading:returns_early")
+    unnamed = found["test_unnamed[openai_clip-strict-load]"][1]
+    assert "see it again: pytest 'tests/test_conformance.py::test_unnamed[openai_clip-strict-load]'" in unnamed
+    assert (
+        "[XPASS(strict)] openai_clip:strict-load no longer fails (see #12)"
+        in found["test_gone[openai_clip-strict-load]"][1]
+    )
+    assert "the patch kernel is not resampled, see #12" in found["test_early[openai_clip-strict-load]"][1]
+
+
+MISTAKES = {
+    "families=['clip']": "unknown family 'clip': did you mean 'eva_clip'?",
+    "invariants=['strict_load']": "unknown invariant 'strict_load': did you mean 'strict-load'?",
+    "profile='gates'": "unknown profile 'gates': did you mean 'gate'?",
+    "known_failures={'openai_clip:stric-load': ''}": "unknown invariant 'stric-load': did you mean 'strict-load'?",
+    "known_failures={'strict-load': ''}": "known failure 'strict-load': write FAMILY:INVARIANT",
+    "timm='newest'": "'newest' is no version",
+}
+
+
+def test_mistakes_are_errors_of_the_collection(project):
+    """Each in one line, before anything is judged."""
+    for number, mistake in enumerate(MISTAKES):
+        lines = ["from conformance import vit_conformance", "from mypackage.loading import convert"]
+        project.write(f"tests/test_{number}.py", "\n".join([*lines, f"test = vit_conformance(convert, {mistake})"]))
+    found, said = project.pytest()
+    assert f"{len(MISTAKES)} errors during collection" in said
+    assert "Traceback" not in said
+    told = [after for line, after in pairwise(said.splitlines()) if "ERROR collecting" in line]
+    assert all(wanted in line for wanted, line in zip(MISTAKES.values(), told, strict=True)), told
+    assert {outcome for outcome, _ in found.values()} == {"error"}
+
+
+def test_each_test_runs_once_in_several_workers(project):
+    """With `-n 2 --dist loadfile` one process draws the family, and every test runs once."""
+    pytest.importorskip("xdist")
+    lines = ["from conformance import vit_conformance", "from mypackage.loading import tells"]
+    project.write("tests/test_conformance.py", "\n".join([*lines, f"test_it = vit_conformance(tells, {FEW})"]))
+    found, said = project.pytest("-n", "2", "--dist", "loadfile")
+    assert {name: outcome for name, (outcome, _) in found.items()} == {
+        "test_it[openai_clip-strict-load]": "passed",
+        "test_it[openai_clip-finite]": "passed",
+    }, said
+    assert len(set((project.folder / "met.txt").read_text().splitlines())) == 1
+
+
+def test_a_family_is_a_group_of_workers():
+    """For `--dist loadgroup`: each test is marked with the family it needs explored."""
+    made = vit_conformance(reference.load_state_dict, families=["openai_clip", "dinov2"], invariants=["finite"])
+    (parametrized,) = made.pytestmark
+    groups = {p.id: [m.args for m in p.marks if m.name == "xdist_group"] for p in parametrized.args[1]}
+    assert groups == {"dinov2-finite": [("dinov2",)], "openai_clip-finite": [("openai_clip",)]}
+
+
+# -- which timm ----------------------------------------------------------------------------------------------------------
+
+WITH_TIMM = """
+import timm
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+
+def convert(checkpoint, model):
+    assert timm.__version__ == "0.9.16"
+    assert isinstance(model, VisionTransformer)
+    return checkpoint_filter_fn(checkpoint, model)
+"""
+
+
+def test_a_loader_that_imports_timm(project):
+    """Models are of the timm the repository has, here 0.9.16 with its #2120; another one cannot be had beside it."""
+    project.write("conftest.py", "from conformance import torchvision_shim\n\ntorchvision_shim.install()\n")
+    project.write("mypackage/with_timm.py", WITH_TIMM)
+    lines = [
+        "from conformance import vit_conformance",
+        "from mypackage.with_timm import convert",
+        f"test_installed = vit_conformance(convert, {FEW})",
+        f"test_another = vit_conformance(convert, timm='{MODEL_RELEASE}', {FEW})",
+    ]
+    project.write("tests/test_conformance.py", "\n".join(lines))
+    found, said = project.pytest(ahead=str(releases.ensure("0.9.16")))
+    outcome, text = found["test_installed[openai_clip-strict-load]"]
+    assert outcome == "failure", said
+    assert "size-mismatch:patch_embed.proj.weight" in text
+    assert "models of timm 0.9.16" in text
+    assert text.rstrip().endswith("loader:mypackage.with_timm:convert@installed")
+    assert found["test_installed[openai_clip-finite]"][0] == "passed"
+    for name in ("test_another[openai_clip-strict-load]", "test_another[openai_clip-finite]"):
+        assert found[name][0] == "failure"
+        assert (
+            "another timm, 0.9.16, is imported already; loader:mypackage.with_timm:convert@installed" in found[name][1]
+        )
+
+
+@pytest.mark.parametrize(
+    ("installed", "asked", "models"),
+    [
+        (True, None, "installed"),
+        (False, None, MODEL_RELEASE),
+        (True, "1.0.20", "1.0.20"),
+        (True, "timm==1.0.20", "1.0.20"),
+    ],
+)
+def test_models_are_of_the_installed_timm_unless_another_is_named(monkeypatch, installed, asked, models):
+    """Where none is installed, of the newest release the gate runs on."""
+    monkeypatch.setattr(session, "timm_is_installed", lambda: installed)
+    monkeypatch.setattr("conformance.targets.timm_is_installed", lambda: installed)
+    assert Session.on(reference.load_state_dict, asked).target.models == models
+
+
+def test_no_installed_timm_is_a_mistake(monkeypatch):
+    """Asked for by name, it has to be there."""
+    monkeypatch.setattr("conformance.targets.timm_is_installed", lambda: False)
+    with pytest.raises(UserError, match="no timm in this environment"):
+        Session.on(reference.load_state_dict, "installed")
+
+
+# -- the command line ----------------------------------------------------------------------------------------------------
+
+SUITE = ("--pyargs", "conformance.suite", "--vit-profile=smoke", "--vit-family=openai_clip")
+
+
+def test_the_suite_from_the_command_line(project):
+    """A loader is judged without a test file, and its results are kept."""
+    loader = ("--vit-target", "loader:mypackage.loading:convert", "--vit-results", "results.ndjson")
+    found, said = project.pytest(*SUITE, "--vit-invariant=strict-load", *loader)
+    assert found["test_invariant[openai_clip-strict-load]"][0] == "passed", said
+    assert found["test_witness[clip-early-return]"][0] == "passed"
+    kept = [json.loads(line) for line in (project.folder / "results.ndjson").read_text().splitlines()]
+    assert {"header", "verdict", "witness", "footer"} <= {line["type"] for line in kept}
+
+
+def test_a_checkout_from_its_own_root(tmp_path):
+    """`--vit-target path:.` is for those who keep a fork; what the ledger knows of its version is expected."""
+    shutil.copytree(releases.ensure("0.9.16") / "timm", tmp_path / "timm")
+    found, said = Project(tmp_path).pytest(*SUITE, "--vit-invariant=strict-load", "--vit-target=path:.")
+    assert found["test_invariant[openai_clip-strict-load]"][0] == "xfailed", said
+    assert "clip-early-return" in found["test_invariant[openai_clip-strict-load]"][1]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "the suite needs a target: add for example --vit-target timm==1.0.31"),
+        (["--vit-target=timm=1"], "ERROR: unknown target 'timm=1'"),
+        (["--vit-target=reference", "--vit-invariant=strict"], "ERROR: unknown invariant 'strict': did you mean"),
+    ],
+)
+def test_mistakes_on_the_command_line(project, options, says):
+    """One line, and no test runs."""
+    found, said = project.pytest(*SUITE, *options)
+    assert any(line.startswith(says) for line in said.splitlines()), said
+    assert "Traceback" not in said
+    assert not {outcome for outcome, _ in found.values()} - {"error"}
+
+
+# -- inert ---------------------------------------------------------------------------------------------------------------
+
+INERT = """
+import sys
+
+def test_nothing_is_imported():
+    heavy = {"torch", "timm", "torchvision", "numpy", "msgspec", "reference"}
+    assert not heavy & {name.partition(".")[0] for name in sys.modules}
+    ours = {name for name in sys.modules if name.partition(".")[0] == "conformance"}
+    assert ours == {"conformance", "conformance.plugin", "conformance.errors"}
+"""
+
+
+@pytest.mark.parametrize("plugin", [True, False], ids=["named", "installed"])
+def test_inert_unless_asked(project, plugin):
+    """With the plugin loaded, by name or by its entry point, an ordinary run imports and collects nothing of ours."""
+    if not plugin and "conformance.plugin" not in importlib.metadata.entry_points(group="pytest11").names:
+        pytest.skip("timm-conformance is not installed here: pytest finds no entry point of it")
+    project.write("tests/test_inert.py", INERT)
+    found, said = project.pytest("--trace-config", plugin=plugin)
+    assert "PLUGIN registered: <module 'conformance.plugin'" in said
+    assert {name: outcome for name, (outcome, _) in found.items()} == {"test_nothing_is_imported": "passed"}, said
+
+
+def test_the_entry_point_and_the_name_are_one_plugin():
+    """pytest refuses to register a module under two names: `-p conformance.plugin` must stay possible where it is installed."""
+    declared = re.search(r"entry-points\.pytest11\]\n(.*)\n", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert declared[1] == '"conformance.plugin" = "conformance.plugin"'
+
+
+# -- without pytest ------------------------------------------------------------------------------------------------------
+
+
+def returns_early(checkpoint, model):
+    """Issue #2120, for bare and wrapped CLIP checkpoints."""
+    kernel = reference.unwrap(checkpoint)["visual.conv1.weight"]
+    return {**reference.load_state_dict(checkpoint, model), "patch_embed.proj.weight": kernel}
+
+
+ASKED = {"families": ["openai_clip"], "invariants": ["strict-load", "finite"], "profile": "smoke"}
+
+
+def test_the_script_of_the_page(project):
+    """The page's last block judges the project's own loader."""
+    project.write("judge.py", BLOCKS[2])
+    done = project.run("judge.py")
+    assert done.returncode == 0, done.stderr
+
+
+def test_known_failures_without_pytest():
+    """The same verdicts as structured results, settled by the same list; the exit code is that of a run."""
+    known = {"openai_clip:strict-load": "see #12"}
+    results = run_conformance(returns_early, known_failures=known, **ASKED)
+    assert {v.invariant: (v.verdict, v.reason) for v in results.verdicts} == {
+        "strict-load": ("known", "see #12"),
+        "finite": ("pass", ""),
+    }
+    assert results.footers[-1].exit_code == 0
+    gone = run_conformance(reference.load_state_dict, known_failures=known, **ASKED)
+    assert {v.invariant: v.verdict for v in gone.verdicts} == {"strict-load": "fixed", "finite": "pass"}
+    assert gone.footers[-1].exit_code == 1
+
+
+def test_targets_without_pytest():
+    """A target's results are those of a run: its own process, the ledger, the witnesses."""
+    seen = []
+    results = run_conformance("timm==0.9.16", watch=seen.append, **{**ASKED, "invariants": "strict-load"})
+    assert [v.verdict for v in results.verdicts] == ["known"]
+    assert "clip-early-return" in {w.id for w in results.witnesses}
+    assert isinstance(results.records[-1], Footer)
+    assert all(verdict in seen for verdict in results.verdicts)
+
+
+@pytest.mark.parametrize(
+    ("loader", "asked", "says"),
+    [
+        (reference.load_state_dict, {"families": ["clip"]}, "unknown family 'clip'"),
+        (reference.load_state_dict, {"invariants": ["strict"]}, "unknown invariant 'strict'"),
+        (reference.load_state_dict, {"profile": "huge"}, "unknown profile 'huge'"),
+        (reference.load_state_dict, {"ledger": "none"}, "ledger and jobs go with targets"),
+        (reference.load_state_dict, {"timm": "new"}, "'new' is no version"),
+        ("timm==1.0.31", {"timm": "installed"}, "known_failures and timm go with a function"),
+        ("timm==1.0.31", {"profile": "huge"}, "unknown profile 'huge'"),
+        ("timm=1.0.31", {}, "unknown target 'timm=1.0.31'"),
+        ([], {}, "no target is named"),
+    ],
+)
+def test_mistakes_without_pytest(loader, asked, says):
+    """UserError, one line, at once; never an exit."""
+    with pytest.raises(UserError, match=re.escape(says)) as caught:
+        run_conformance(loader, **asked)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_process_gets_its_settings_back():
+    """Judging in somebody's process leaves its threads and random numbers as they were."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        state = torch.get_rng_state()
+        run_conformance(reference.load_state_dict, **ASKED)
+        assert torch.get_num_threads() == 2
+        assert torch.equal(torch.get_rng_state(), state)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_importing_the_package_imports_no_torch():
+    """`import conformance` is instant."""
+    code = "import sys, conformance; assert 'torch' not in sys.modules and 'pytest' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    with pytest.raises(ImportError, match="cannot import name 'vit_confirmance'"):
+        from conformance import vit_confirmance  # noqa: F401
