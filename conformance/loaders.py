@@ -18,6 +18,7 @@ from typing import Any
 
 from packaging.version import Version
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import reference
 
@@ -46,6 +47,20 @@ def _resolve(value: Any) -> Any:
         except AttributeError:
             raise Unsupported(f"the release has no {name}") from None
     return value
+
+
+_RANDOM = frozenset(
+    {nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, Tensor.uniform_, Tensor.normal_, Tensor.erfinv_}
+)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Spares a model its random initialisation, a fifth of building it: every weight is about to be loaded."""
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        if function in _RANDOM:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 @cache

@@ -69,6 +69,7 @@ class _Worker:
     started: bool = False
     finished: bool = False
     reason: str = ""
+    invariants: int = 0
     cells: set[tuple[str, str]] = field(default_factory=set)
     replayed: set[str] = field(default_factory=set)
 
@@ -89,6 +90,7 @@ class _Worker:
     def _note(self, record: Record) -> None:
         if isinstance(record, Header):
             self.started = True
+            self.invariants = len(record.invariants)
         elif isinstance(record, Verdict):
             self.cells.add((record.family, record.invariant))
         elif isinstance(record, Witness):
@@ -218,7 +220,9 @@ def _finish(worker: _Worker, plan: Plan, collected: Results, watch: Callable[[Re
     worker.process.wait()
     for record in worker.fresh():
         _keep(collected, record, watch)
-    if worker.finished and not worker.reason:
+    wanted = len(worker.families) * worker.invariants
+    delivered = len(worker.cells) == wanted if plan.witnesses is None else worker.replayed >= set(plan.witnesses)
+    if worker.finished and delivered and not worker.reason:
         return
     reason = worker.reason or _last_words(worker)
     if worker.started or worker.reason or plan.witnesses is not None:

@@ -164,7 +164,7 @@ def test_exit_codes(records, gaps, code):
 
 def test_a_promise_nobody_checked_is_a_gap():
     """No judged case, or a missed regime, is vacuous; blocked and not-applicable cases do not count."""
-    full = dict.fromkeys(INVARIANTS["pi-adjoint"].regimes, 2)
+    full = dict.fromkeys(("any", *INVARIANTS["pi-adjoint"].regimes), 2)
     every = list(FAMILIES)
 
     def gaps(**cell):
@@ -173,14 +173,16 @@ def test_a_promise_nobody_checked_is_a_gap():
 
     assert gaps(cases={"pass": 2}, regimes=full) == []
     assert gaps(cases={"blocked": 9, "not-applicable": 3}) == ["t: pi-adjoint met no case it could judge"]
-    assert gaps(cases={"pass": 2}, regimes={"patch-grow": 2}) == [
+    assert gaps(cases={"blocked": 9}, excused=["any"]) == []
+    assert gaps(cases={"pass": 2}, regimes={"any": 2, "patch-grow": 2}) == [
         "t: pi-adjoint met no case of regime patch-non-square"
     ]
+    assert gaps(cases={"pass": 2}, regimes={"any": 2, "patch-grow": 2}, excused=["patch-non-square"]) == []
 
 
 def test_a_narrowed_run_asks_only_for_what_it_can_reach():
     """CLIP has exactly one prefix token: a run of CLIP alone cannot meet the others, and is not vacuous for it."""
-    wanted = dict.fromkeys(set(INVARIANTS["strict-load"].regimes) - FAMILIES["openai_clip"].unreachable, 1)
+    wanted = dict.fromkeys({"any", *INVARIANTS["strict-load"].regimes} - FAMILIES["openai_clip"].unreachable, 1)
     records = [header("strict-load"), verdict(cases={"pass": 1}, regimes=wanted)]
     assert outcome.vacuous(Results(records), ["openai_clip"], narrowed=True) == []
     del wanted["native"]

@@ -55,8 +55,7 @@ def test_signs_of_life_are_not_kept(tmp_path):
     assert results.read(tmp_path / "r") == [header, Footer(1.0)]
 
 
-def test_judged_counts_only_judgements():
-    """Blocked and not-applicable cases are no judgements."""
-    cell = {"pass": 3, "known": 2, "blocked": 5, "not-applicable": 7}
-    found = Results([Verdict("t", f, "i", "known", cell, {"native": 4}) for f in "ab"])
-    assert found.judged("t", "i") == (10, {"native": 8})
+def test_what_was_met_is_told_over_all_families():
+    """Judged cases by regime, and what an invariant is excused from."""
+    cells = [Verdict("t", f, "i", "known", regimes={"any": 5, "native": 4}, excused=[f]) for f in "ab"]
+    assert Results(cells).met("t", "i") == ({"any": 10, "native": 8}, {"a", "b"})

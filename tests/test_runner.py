@@ -25,13 +25,27 @@ def verdicts(collected, name):
     return {v.verdict for v in found}, {v.reason for v in found}
 
 
-def test_every_target_has_every_verdict(collected):
-    """Each target ends with one verdict a family and invariant, whatever became of its process."""
+def test_every_target_that_starts_has_every_verdict(collected):
+    """It ends with one verdict a family and invariant, whatever became of its process."""
     cells = {}
     for verdict in collected.verdicts:
         cells.setdefault(verdict.target, []).append((verdict.family, verdict.invariant))
-    assert len(cells) == 6
+    assert len(cells) == 4
     assert all(sorted(c) == [("timm_native", "finite"), ("timm_native", "strict-load")] for c in cells.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("bad_loaders:no_such_function", "no attribute 'no_such_function'"),
+        ("no_such_module:load", "No module named 'tests.no_such_module'"),
+    ],
+)
+def test_a_target_that_cannot_start_is_one_error_with_its_reason(collected, name, reason):
+    """And no verdict, since nothing was judged."""
+    assert len(collected.errors) == 2
+    assert reason in collected.errors[f"loader:tests.{name}"]
+    assert not collected.of(f"loader:tests.{name}")
 
 
 def test_the_others_still_report(collected):
@@ -45,12 +59,10 @@ def test_the_others_still_report(collected):
         ("bad_loaders:crashes", "killed by signal 9"),
         ("bad_loaders:exits", "exited with code 7"),
         ("bad_loaders:hangs", "hung: no sign of life for 25 s"),
-        ("bad_loaders:no_such_function", "no attribute 'no_such_function'"),
-        ("no_such_module:load", "No module named 'tests.no_such_module'"),
     ],
 )
 def test_a_broken_target_is_an_error_with_the_reason(collected, name, reason):
-    """A crash, an exit, a hang and a failed import are error verdicts that say so."""
+    """A crash, an exit and a hang are error verdicts that say so."""
     names, reasons = verdicts(collected, name)
     assert names == {"error"}
     assert all(reason in r for r in reasons), reasons
