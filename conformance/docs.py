@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import json
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import click
+import msgspec
 from packaging.version import Version
 
 from . import ledger as ledgers
 from .catalogue import models_of
+from .cli import main as command_line
+from .errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, EXIT_VACUOUS
 from .families import FAMILIES
 from .invariants import INVARIANTS
+from .results import Record
 from .targets import MODEL_RELEASE
 
 REPRODUCERS = ledgers.FIXTURES / "reproducers"
@@ -20,13 +31,53 @@ _NOTE = "<!-- Written by `python -m conformance.docs` from the registries: edit 
 def invariants() -> str:
     """Every promise: what it says, what breaking it looks like, what it must have met, when it does not apply."""
     lines = ["# Invariants", "", _NOTE]
-    lines += ["A run in which an invariant judged no case, or missed one of its regimes, exits 3."]
+    lines += [
+        f"{len(INVARIANTS)} promises. A run in which one judged no case, or missed one of the regimes it must meet, exits 3.",
+        "None applies to a case whose answer no loader could know, or that a release knows nothing of yet.",
+    ]
     for item in INVARIANTS.values():
         regimes = ", ".join(f"`{r}`" for r in item.regimes)
         module = f"conformance/invariants/{item.theme}.py"
+        concerned = [f"`{name}`" for name, family in FAMILIES.items() if item.concerns(family)]
         lines += ["", f"## `{item.name}`", "", item.promise, "", f"- **Catches**: {item.catches}"]
-        lines += [f"- **Must meet**: {regimes}", f"- **Defined in**: [{module}](../{module})"]
+        why = "; ".join(reasons(item.applies))
+        lines += [
+            f"- **Must meet**: {regimes}",
+            f"- **Does not apply**: {why}" if why else "- **Applies** to every case",
+        ]
+        if len(concerned) < len(FAMILIES):
+            lines.append(f"- **Families**: {', '.join(concerned)}")
+        lines.append(f"- **Defined in**: [{module}](../{module})")
     return "\n".join(lines) + "\n"
+
+
+def reasons(applies: Callable[..., str | None]) -> list[str]:
+    """Why a case can be none of an invariant's business: the texts that its ``applies`` returns, read off its source.
+
+    What is known only on a case is left out, and shown as an ellipsis inside a text.
+    """
+    scope = inspect.getclosurevars(applies)
+    names = {**scope.globals, **scope.nonlocals}
+    tree = ast.parse(textwrap.dedent(inspect.getsource(applies)))
+    returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)]
+    return list(dict.fromkeys(text for value in returned for text in _texts(value, names)))
+
+
+def _texts(value: ast.expr | None, names: dict[str, Any]) -> Iterator[str]:
+    """The texts an expression can be."""
+    match value:
+        case ast.Lambda(body=body):
+            yield from _texts(body, names)
+        case ast.IfExp(body=one, orelse=other):
+            yield from (*_texts(one, names), *_texts(other, names))
+        case ast.Constant(value=str(text)):
+            yield text
+        case ast.JoinedStr(values=parts):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in parts)
+        case ast.Name(id=name) if isinstance(names.get(name), str):
+            yield names[name]
+        case ast.Call(func=ast.Name(id=name)) if name in names:
+            yield from reasons(names[name])
 
 
 def families() -> str:
@@ -105,7 +156,65 @@ def _script(name: str) -> list[str]:
     return ["```python", (REPRODUCERS / name).read_text(encoding="utf-8").rstrip(), "```"]
 
 
-PAGES = {"invariants.md": invariants, "families.md": families, "ledger.md": ledger, "findings.md": findings}
+EXITS = {
+    EXIT_EXPECTED: "as expected: everything is as the ledger says",
+    EXIT_FAILURE: "a new failure, or a ledger entry that no longer fails",
+    EXIT_USAGE: "usage or environment: an unknown name, an unreadable file, a target that cannot run",
+    EXIT_VACUOUS: "vacuous: an invariant judged no case, or missed a regime it must meet",
+}
+
+
+def exit_codes() -> str:
+    """The exit codes, as a table."""
+    return "\n".join(
+        ["| exit code | meaning |", "|---|---|", *(f"| {code} | {text} |" for code, text in EXITS.items())]
+    )
+
+
+def commands() -> str:
+    """The command line: arguments, options and defaults of every command, as its own help has them."""
+    lines = ["# Commands", "", _NOTE, "```"]
+    contexts = {
+        name: click.Context(command, info_name=name, parent=click.Context(command_line, info_name="timm-conformance"))
+        for name, command in command_line.commands.items()
+    }
+    lines += [" ".join([c.command_path, *c.command.collect_usage_pieces(c)]) for c in contexts.values()]
+    lines += ["```", "", exit_codes(), "", "A target is `timm==VERSION`, `path:DIR`, `installed`, `reference` or"]
+    lines += ["`loader:MODULE:FUNCTION`; `loader:MODULE:FUNCTION@TIMM` names the timm whose models it fills."]
+    for name, context in contexts.items():
+        lines += ["", f"## `{name}`", "", inspect.cleandoc(context.command.help)]
+        rows = [_option(p, context) for p in context.command.params if isinstance(p, click.Option)]
+        lines += ["", "| option | what it does |", "|---|---|", *rows] if rows else []
+    return "\n".join(lines) + "\n"
+
+
+def _option(option: click.Option, context: click.Context) -> str:
+    """A table row of an option: its names, what it does, its default."""
+    names, text = (" ".join(part.split()).replace("|", "\\|") for part in option.get_help_record(context))
+    return f"| `{names}` | {text} |"
+
+
+def schema() -> str:
+    """JSON Schema of one line of ``results.ndjson``."""
+    about = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A line of results.ndjson",
+        "description": "One record of a run. A reader skips types that it does not know, and fields.",
+    }
+    found = msgspec.json.schema(Record)
+    for record in found["$defs"].values():
+        record["description"] = inspect.cleandoc(record["description"])
+    return json.dumps(about | found, indent=1, ensure_ascii=False) + "\n"
+
+
+PAGES = {
+    "commands.md": commands,
+    "families.md": families,
+    "findings.md": findings,
+    "invariants.md": invariants,
+    "ledger.md": ledger,
+    "results.schema.json": schema,
+}
 
 
 def main() -> None:
