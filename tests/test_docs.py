@@ -10,33 +10,22 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from unittest import mock
 
-import click
 import pytest
-from packaging.specifiers import SpecifierSet
 
 import conformance
-from conformance import docs, errors, plugin
+from conformance import docs, plugin
 from conformance.changes import THRESHOLD
-from conformance.cli import main
 from conformance.deviations import DIRECTIONS
 from conformance.families import FAMILIES
 from conformance.invariants import INVARIANTS
-from conformance.ledger import DEFAULT_PATH, load
+from conformance.invariants.registry import invariant
 from conformance.profiles import PROFILES
 from conformance.releases import FIRST_RELEASE
 from conformance.report.terminal import MARKS
 from conformance.results import SCHEMA
-from conformance.targets import DEFAULT_TARGETS, MODEL_RELEASE, parse_target
-
-ROOT = Path(__file__).resolve().parent.parent
-_FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
-PAGES = {p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in _FILES}
-WRITTEN = {name: text for name, text in PAGES.items() if Path(name).name not in docs.PAGES}
-LEDGER = [entry.id for entry in load(DEFAULT_PATH).entries]
+from conformance.targets import DEFAULT_TARGETS, MODEL_RELEASE
+from tests.documents import PAGES, ROOT, WRITTEN, examples, files
 
 OURS = [name for name in WRITTEN if name != "docs/upstream.md"]  # which is about other people's code
 
@@ -48,136 +37,6 @@ by_written_page = pytest.mark.parametrize("page", WRITTEN)
 def test_generated_pages_are_what_the_code_says(name):
     """docs/ is written by `python -m conformance.docs`."""
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == docs.PAGES[name](), "run python -m conformance.docs"
-
-
-# -- commands ----------------------------------------------------------------------------------------------------------
-
-
-def _lines(text: str, start: str) -> list[str]:
-    """What follows ``start`` on a line of a code block, or in code within a line."""
-    return [rest.strip() for rest in re.findall(rf"{re.escape(start)} +([^`\n]*)", text)]
-
-
-def _placeholder(word: str) -> bool:
-    """Whether a word stands for others: ``ID``, ``timm==...``, ``FAMILY:INVARIANT``, a file a run would have written."""
-    return "..." in word or word.endswith(".json") or bool(re.fullmatch(r"[A-Z:|]+", word))
-
-
-def _examples(text: str) -> set[str]:
-    """Names that the Python of a page defines: its own families and invariants."""
-    return {
-        name.replace("_", "-") if kind == "def " else name for kind, name in re.findall(r'(def |name=")(\w+)', text)
-    }
-
-
-def _parsed(words: list[str], examples: set[str]) -> click.Context:
-    """A command line as click reads it, its names looked up. Raises click's own error, or an AssertionError."""
-    with click.Context(main) as context:
-        name, command, rest = main.resolve_command(context, words)
-    with command.make_context(name, list(rest)) as context:
-        given = context.params
-    assert {*given.get("family", ()), *given.get("invariant", ())} <= {*FAMILIES, *INVARIANTS, *examples}
-    assert given.get("profile", "gate") in PROFILES
-    SpecifierSet(given.get("specifier") or "")
-    for target in (*given.get("targets", ()), *given.get("names", ())):
-        if not _placeholder(target) and not target.startswith("path:") and target not in LEDGER:
-            parse_target(target)
-    subject = given.get("subject", "")
-    if subject and not _placeholder(subject) and subject not in LEDGER:
-        family, invariant = subject.split(":")
-        assert family in FAMILIES
-        assert invariant in INVARIANTS
-    return context
-
-
-def _command_lines(page: str) -> Iterator[list[str]]:
-    for line in _lines(PAGES[page], "timm-conformance"):
-        yield shlex.split(line, comments=True)
-    for line in _lines(PAGES[page], "nox -s"):
-        session, _, more = line.partition(" -- ")
-        if session in ("gate", "releases"):
-            yield ["run", *shlex.split(more)]
-
-
-@by_written_page
-def test_every_command_line_is_one_that_the_program_takes(page):
-    """With options, families, invariants, profiles and targets that exist."""
-    for words in _command_lines(page):
-        if words not in (["--help"], []):
-            _parsed(words, _examples(PAGES[page]))
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "frobnicate",
-        "run --no-such-option",
-        "run --family opnai_clip",
-        "run --profile gat",
-        "run 0.9.16",
-        "run loader:mine",
-        "run --releases 0.9",
-        "list family",
-        "merge a b",
-        "bisect openai_clip:strict-lod",
-        "replay clip-early-retur timm==0.9.16",
-    ],
-)
-def test_a_command_line_that_would_not_run_is_found(line):
-    """Else the test above could not fail."""
-    with pytest.raises((click.ClickException, ValueError, AssertionError, errors.UserError)):
-        _parsed(shlex.split(line), set())
-
-
-def test_there_are_command_lines_to_check():
-    """Every command but ``doctor`` is shown at work somewhere."""
-    shown = {words[0] for page in WRITTEN for words in _command_lines(page) if words}
-    assert set(main.commands) - {"doctor"} <= shown
-
-
-def test_the_readme_tells_every_command_and_exit_code():
-    """Its tables are the program's."""
-    rows = re.findall(r"^\| `(\w+)([^`]*)` \|", PAGES["README.md"], re.M)
-    assert sorted(name for name, _ in rows) == sorted(main.commands)
-    for name, words in rows:
-        arguments = [
-            p.make_metavar(click.Context(main)) for p in main.commands[name].params if p.param_type_name != "option"
-        ]
-        told = words.replace("\\", "").replace("-o DIR", "").split()
-        assert [w.strip("[].{}") for w in told] == [w.strip("[].{}") for a in arguments for w in a.split()]
-    assert docs.exit_codes() in PAGES["README.md"]
-    assert sorted(docs.EXITS) == sorted(v for k, v in vars(errors).items() if k.startswith("EXIT_"))
-    for name, code in ((k, v) for k, v in vars(errors).items() if k.startswith("EXIT_")):
-        assert name.removeprefix("EXIT_").lower() in docs.EXITS[code]
-        assert re.search(rf"\b{code} ", main.help)
-
-
-def _sessions() -> set[str]:
-    found = set()
-    for node in ast.parse((ROOT / "noxfile.py").read_text()).body:
-        for decorator in getattr(node, "decorator_list", ()):
-            named = {k.arg: ast.literal_eval(k.value) for k in getattr(decorator, "keywords", ())}
-            found.add(named.get("name", node.name))
-    return found
-
-
-@pytest.mark.parametrize("page", [*PAGES, ".ci/run", ".github/workflows/conformance.yml"])
-def test_every_nox_session_exists(page):
-    """What follows ``nox -s``, up to ``--`` or the end of the command."""
-    for line in _lines((ROOT / page).read_text(encoding="utf-8"), "nox -s"):
-        named = re.split(r" -- | [|&]|\)|$", line)[0].split()
-        assert named
-        assert set(named) <= _sessions(), line
-
-
-@by_page
-def test_every_option_of_the_plugin_exists(page):
-    """``--vit-...`` wherever it is mentioned."""
-    parser = mock.Mock()
-    plugin.pytest_addoption(parser)
-    options = {call.args[0] for call in parser.getgroup.return_value.addoption.call_args_list}
-    assert "--vit-target" in options
-    assert set(re.findall(r"--vit-[a-z]+", PAGES[page])) <= options
 
 
 # -- names and files ---------------------------------------------------------------------------------------------------
@@ -196,7 +55,7 @@ _OTHERS = {"xfail_strict"}  # names of other programs
 def test_every_name_in_code_type_is_one_of_the_code(page):
     """Families, invariants, ledger entries, regimes, functions, fields: whatever stands between backticks as one word."""
     prose = re.sub(r"```.*?```", "", PAGES[page], flags=re.S)
-    names = set(re.findall(r"`([a-z][a-z0-9]*(?:[_-][a-z0-9]+)*)`", prose)) - _OTHERS - _examples(PAGES[page])
+    names = set(re.findall(r"`([a-z][a-z0-9]*(?:[_-][a-z0-9]+)*)`", prose)) - _OTHERS - examples(PAGES[page])
     unknown = {name for name in names if not {name, name.replace("-", "_")} & _WORDS}
     assert not unknown
 
@@ -207,26 +66,17 @@ def test_a_name_that_is_gone_is_found():
     assert {"native_identity", "openai_clip", "clip-early-return"} <= _WORDS
 
 
-_FOREIGN = {"vision_transformer.py"}  # timm's
+_NOT_OURS = {"vision_transformer.py", "summary.md", "tests/test_conformance.py"}  # timm's, a run's, a user's
 _BASENAMES = {p.name for folder in ("conformance", "reference", "tests") for p in (ROOT / folder).rglob("*.py")}
 
 
 @pytest.mark.parametrize("page", OURS)
 def test_every_file_mentioned_exists(page):
     """Paths from the root or from ``conformance/``; a bare name of some module of the project."""
-    described = set(_described(PAGES[page]))
-    for path in re.findall(r"`([\w./-]+\.(?:py|toml|md|yml|json|css))(?::[^`]*)?`", PAGES[page]):
-        if (
-            path in described
-            or path in _FOREIGN
-            or path in ("summary.md", "results.ndjson")
-            or not path.strip("./").islower()
-        ):
-            continue
-        if "/" in path and not path.startswith(("results/", "tests/test_conformance")):
-            assert any((ROOT / base / path).exists() for base in ("", "conformance")), path
-        elif "/" not in path and path.endswith(".py"):
-            assert path in _BASENAMES, path
+    own = {path for path, _ in files(PAGES[page])}
+    mentioned = re.findall(r"`((?:[a-z_]+/)*[a-z_][a-z0-9_-]*\.(?:py|toml|md|yml))(?::[^`]*)?`", PAGES[page])
+    for path in set(mentioned) - own - _NOT_OURS:
+        assert path in _BASENAMES or any((ROOT / base / path).exists() for base in ("", "conformance")), path
 
 
 def _slug(heading: str) -> str:
@@ -284,11 +134,6 @@ def test_facts_are_true(page, fact):
     assert fact in (ROOT / page).read_text(encoding="utf-8")
 
 
-def test_the_default_targets_are_the_helps():
-    """The command line writes them out, so that its help needs no import."""
-    assert " ".join(DEFAULT_TARGETS) in main.commands["run"].help
-
-
 def test_the_readme_shows_a_possible_table():
     """Rows and what is left out are all families; in each cell judged, every invariant is counted."""
     rows = re.findall(r"^│ (\w+) +│(.*)│$", PAGES["README.md"], re.M)
@@ -331,21 +176,11 @@ def test_python_is_python(page):
 def test_the_reasons_documented_are_those_given():
     """An ``applies`` that tells its reasons in another way than a ``return`` would not be read."""
     silent = {i.name for i in INVARIANTS.values() if not docs.reasons(i.applies)}
-    default = inspect.signature(conformance.invariants.registry.invariant).parameters["applies"].default
+    default = inspect.signature(invariant).parameters["applies"].default
     assert silent == {i.name for i in INVARIANTS.values() if i.applies is default}
 
 
 # -- the worked examples -----------------------------------------------------------------------------------------------
-
-
-def _described(text: str) -> Iterator[str]:
-    """Files whose text a page gives."""
-    return iter(path for path, _ in _files(text))
-
-
-def _files(text: str) -> list[tuple[str, str]]:
-    """A path at the end of a paragraph's first sentences, and the block of Python below it."""
-    return re.findall(r"`([\w/]+\.py)`[^`\n]*:\n\n```python\n(.*?)```", text, re.S)
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +189,7 @@ def extended(tmp_path_factory):
     root = tmp_path_factory.mktemp("extended")
     for name in ("conformance", "reference", "fixtures", "tests"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path, text in _files(PAGES["docs/how-to-add.md"]):
+    for path, text in files(PAGES["docs/how-to-add.md"]):
         with open(root / path, "a", encoding="utf-8") as file:
             file.write("\n\n" + text if file.tell() else text)
     return root
