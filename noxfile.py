@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -31,9 +34,39 @@ def gate(session: nox.Session) -> None:
 
 
 @nox.session
+def releases(session: nox.Session) -> None:
+    """Judge every timm release from 0.9.0 on, and what else is named; further arguments go to `timm-conformance run`."""
+    session.install("-e", ".", *_PINNED)
+    session.run("timm-conformance", "run", "--releases", ">=0.9", "--out", "results/releases", *session.posargs)
+
+
+@nox.session(name="ci-matrix", python=False)
+def ci_matrix(session: nox.Session) -> None:
+    """Print the shards of a run as the JSON of a CI matrix; the argument is how many (default 4)."""
+    arguments = session.posargs or ["4"]
+    if len(arguments) != 1 or not arguments[0].isdecimal() or not int(arguments[0]):
+        session.error("write nox -s ci-matrix -- N, with N the number of shards")
+    count = int(arguments[0])
+    print(json.dumps({"include": [{"shard": f"{i}/{count}", "index": i} for i in range(1, count + 1)]}))
+
+
+def _browser(session: nox.Session) -> None:
+    """Debian's Chromium for the tests of report.html; where it cannot be installed they are skipped, visibly."""
+    needed = ("chromium", "chromedriver")
+    if not all(map(shutil.which, needed)) and shutil.which("apt-get") and os.geteuid() == 0:
+        quiet = {"external": True, "silent": True, "success_codes": range(256)}
+        session.run("apt-get", "update", **quiet)
+        install = ("apt-get", "install", "-y", "--no-install-recommends", "chromium", "chromium-driver")
+        session.run(*install, env={"DEBIAN_FRONTEND": "noninteractive"}, **quiet)
+    if not all(map(shutil.which, needed)):
+        session.warn("no chromium and chromedriver: the report is not tested in a browser")
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """The project's own tests; further arguments go to pytest."""
     session.install("-e", ".", *_group("test"), *_PINNED)
+    _browser(session)
     session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
 
 

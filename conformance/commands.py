@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from packaging.version import Version
@@ -93,8 +94,6 @@ def run_targets(
     invariants = choose_invariants(invariant)
     book_path = ledger or str(ledgers.DEFAULT_PATH)
     book = ledgers.load(book_path)
-    if junit is not None and not junit.absolute().parent.is_dir():
-        raise UserError(f"--junit {junit}: there is no folder {junit.parent}")
     targets = choose_targets(named, specifier, console)
     work = share(targets, families, shard)
     plan = Plan(
@@ -110,7 +109,12 @@ def run_targets(
         focused=bool(family),
         shares=work,
         parts=publishing.folder(out / "parts"),
+        examples=partial(publishing.witnesses_of, out=out),
     )
+    if junit is not None and not junit.absolute().parent.is_dir():
+        raise UserError(f"--junit {junit}: there is no folder {junit.parent}")
+    for path in sorted((out / publishing.WITNESSES).glob("*/*.json")):
+        ledgers.read_witness(path)  # a file that cannot be read is a user's to hear of before anything runs
     resume = specifier is not None if resume is None else resume
     parts = [_earlier(plan, out, book, book_path, console)] if resume else []
     for leftover in plan.parts.glob("*.ndjson"):

@@ -215,7 +215,10 @@ class Explorer:
     # -- witnesses ---------------------------------------------------------------------------------------------------
 
     def replay(self, entry_id: str, witness: WitnessFile, family: Family) -> results.Witness:
-        """Replay a stored witness: inside the entry's range it must fail as recorded, outside it must pass."""
+        """Replay a stored witness: inside the entry's range it must fail as recorded, outside it must pass.
+
+        One that no entry owns must pass, but for what some entry explains.
+        """
         entry = self.ledger.entry(entry_id)
         must_fail = entry is not None and entry.applies_to(self.loader.release)
         if not self.loader.supports(family):
@@ -234,7 +237,8 @@ class Explorer:
             others = "; ".join(p.message for p in judgement.problems)
             message = f"another failure instead: {others}" if others else ""
             return results.Witness(self.target, entry_id, "fixed", not must_fail, message)
-        return results.Witness(self.target, entry_id, "fails", must_fail, shown.message, shown.fraction)
+        explained = entry is None and self.attribute(trial, INVARIANTS[witness.invariant], shown) is not None
+        return results.Witness(self.target, entry_id, "fails", must_fail or explained, shown.message, shown.fraction)
 
 
 class _Shown(Exception):

@@ -11,7 +11,6 @@ import contextlib
 import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,7 +39,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--vit-witness", action="append", default=None, help="replay these witnesses only, and draw nothing"
     )
     group.addoption("--vit-focused", action="store_true", help="draw a whole profile of cases for each family")
-    group.addoption("--vit-cases", default=None, help="folder in which the workers of a run share the cases they draw")
     group.addoption("--vit-results", default=None, help="append results to this NDJSON file")
 
 
@@ -86,7 +84,6 @@ def _session(config: pytest.Config) -> Session:
         ledger=option("vit_ledger"),
         witnesses=option("vit_witness"),
         focused=option("vit_focused"),
-        cases=Path(option("vit_cases")) if option("vit_cases") else None,
         record=_recorder(config),
     )
 

@@ -44,9 +44,9 @@ def raised(error: BaseException, doing: str) -> Problem:
 def _culprit(error: BaseException) -> str:
     """The innermost named function on the traceback that is neither torch's nor the standard library's.
 
-    Comprehensions do not count: newer Pythons have no frame for them.
+    Comprehensions do not count: newer Pythons have no frame for them. Nor does what stands between a caller and torch.
     """
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name != "__torch_function__"]
     ours = [f.name for f in frames if not _of_a_library(f.filename) and not f.name.startswith("<")]
     return ours[-1] if ours else "unknown"
 

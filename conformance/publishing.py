@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import msgspec
 from rich.console import Console
 
+from . import ledger as ledgers
 from . import results
 from .errors import UserError
 from .families import FAMILIES
-from .ledger import Ledger, WitnessFile
+from .ledger import Ledger
 from .merging import footer_of, overlay, settled, shards_of
 from .outcome import exit_code, vacuous
 from .report import html, junit, markdown, terminal
@@ -20,6 +20,7 @@ from .results import Results
 RESULTS = "results.ndjson"
 SUMMARY = "summary.md"
 REPORT = "report.html"
+WITNESSES = "witnesses"
 
 
 def folder(out: Path, option: str = "--out") -> Path:
@@ -92,16 +93,15 @@ def show(console: Console, found: Results, gaps: Iterable[str], book: Ledger, wi
 
 def store_witnesses(found: Results, out: Path) -> dict[tuple[str, str], Path]:
     """Write a witness file for each new failure; returns them by target and fingerprint."""
-    stored: dict[tuple[str, str], Path] = {}
-    for verdict in found.verdicts:
-        for failure in verdict.failures:
-            path = out / "witnesses" / _slug(verdict.target) / f"{_slug(failure.fingerprint)}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            witness = WitnessFile(verdict.invariant, failure.kind, failure.tensor, failure.case)
-            path.write_bytes(msgspec.json.format(msgspec.json.encode(witness), indent=1) + b"\n")
-            stored[verdict.target, failure.fingerprint] = path
-    return stored
+    return {
+        (verdict.target, failure.fingerprint): ledgers.write_witness(
+            witnesses_of(verdict.target, out), verdict.invariant, failure
+        )
+        for verdict in found.verdicts
+        for failure in verdict.failures
+    }
 
 
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)[:150]
+def witnesses_of(target: str, out: Path) -> Path:
+    """Where the new failures of a target are kept, each as its smallest case."""
+    return out / WITNESSES / ledgers.slug(target)

@@ -8,6 +8,7 @@ What a worker reports goes at once to a file of its own, so that a run that was 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -17,12 +18,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from . import results, targets, zygote
 from .errors import UserError
 from .results import Footer, Header, Record, Results, TargetError, Verdict, Witness
+from .sharding import weight
 
-SUITE = Path(__file__).with_name("suite")
 _POLL = 0.05
 # Workers for each core, where a worker is cheap: the more there are, the more evenly they end.
 _SHARES = 4
@@ -35,7 +37,7 @@ class Plan:
     ``shares`` gives some targets other ``families`` than the rest: those of a shard, or those still to be judged. No
     ``invariants`` mean all; ``witnesses`` given means replay only those; ``focused`` draws a whole profile of cases for each
     family, however much of its code path others share. ``parts`` is the folder for what workers report, by default one
-    that is gone afterwards.
+    that is gone afterwards; ``examples`` tells the folder of further witnesses to replay on a target.
     """
 
     targets: tuple[str, ...]
@@ -51,6 +53,7 @@ class Plan:
     timeout: float = 300.0
     shares: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     parts: Path | None = None
+    examples: Callable[[str], Path] | None = None
 
     def families_of(self, target: str) -> tuple[str, ...]:
         """The families to judge on a target."""
@@ -107,9 +110,9 @@ class _Crew:
         self.folder = folder
         self.reports = reports
         self.serial = itertools.count()
-        root = str(SUITE.parent.parent)
+        root = str(Path(__file__).resolve().parent.parent)
         search = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
-        quiet = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.environment = {**os.environ, **quiet, "PYTHONPATH": search}
         self.cases = folder / "cases"
         self.cases.mkdir()
@@ -119,26 +122,33 @@ class _Crew:
         """A worker that judges families of a target."""
         name = f"{next(self.serial):04}"
         report, log = self.reports / f"{os.getpid()}-{name}.ndjson", self.folder / f"{name}.log"
-        argv = self._arguments(spec, families, report)
+        work = self._work(spec, families, report)
         if self.zygote is not None:
-            process = self.zygote.start(name, argv)
+            process = self.zygote.start(name, work)
         else:
-            command = [sys.executable, "-m", "pytest", *argv]
+            command = [sys.executable, "-m", "conformance.worker", json.dumps(work)]
             with open(log, "wb") as output:
                 process = subprocess.Popen(
                     command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self.environment
                 )
         return _Worker(spec, families, process, report, log, time.monotonic() + self.plan.timeout)
 
-    def _arguments(self, spec: str, families: tuple[str, ...], report: Path) -> list[str]:
+    def _work(self, spec: str, families: tuple[str, ...], report: Path) -> dict[str, Any]:
         plan = self.plan
-        argv = ["-c", str(SUITE / "pytest.ini"), "--rootdir", str(SUITE), "-p", "conformance.plugin", str(SUITE)]
-        argv += ["--vit-target", spec, "--vit-results", str(report), "--vit-cases", str(self.cases)]
-        argv += ["--vit-profile", plan.profile, "--vit-seed", str(plan.seed), "--vit-device", plan.device]
-        argv += [f"--vit-family={f}" for f in families] + [f"--vit-invariant={i}" for i in plan.invariants]
-        argv += ["--vit-ledger", plan.ledger] if plan.ledger else []
-        argv += ["--vit-focused"] if plan.focused else []
-        return argv + [f"--vit-witness={w}" for w in plan.witnesses or ()]
+        return {
+            "report": str(report),
+            "target": spec,
+            "families": families,
+            "invariants": plan.invariants,
+            "profile": plan.profile,
+            "seed": plan.seed,
+            "device": plan.device,
+            "ledger": plan.ledger,
+            "witnesses": plan.witnesses,
+            "focused": plan.focused,
+            "cases": str(self.cases),
+            "examples": str(plan.examples(spec)) if plan.examples else None,
+        }
 
     def close(self) -> None:
         """Start no more."""
@@ -197,6 +207,8 @@ def _shares(specs: list[str], plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
     """What each worker is to judge, in the order they start: families of a target, in as many shares as keep cores busy."""
     wanted = plan.jobs * _SHARES if zygote.AVAILABLE else plan.jobs
     parts = 1 if plan.witnesses is not None else max(1, wanted // len(specs))
+    if parts == 1:  # the longest first, so that the last ones to end are short
+        specs = sorted(specs, key=lambda spec: -sum(weight(spec, family) for family in plan.families_of(spec)))
     shares = [(spec, plan.families_of(spec)[i::parts]) for i in range(parts) for spec in specs]
     return [(spec, families) for spec, families in shares if families]
 
@@ -244,7 +256,7 @@ def _last_words(worker: _Worker) -> str:
     said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     if said:
         return said[-1]
-    last = f" (its last line: {lines[-1]})" if lines and len(lines[-1]) > len("[100%]") else ""
+    last = f" (its last line: {lines[-1]})" if lines else ""
     how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
     return f"crashed: the worker {how}{last}"
 

@@ -32,9 +32,10 @@ class Session:
     """A loader under test, with what is asked of it.
 
     Unknown names are refused at once with :class:`UserError`; the target is made ready by :meth:`start`, or when the first
-    verdict is asked for. ``cases`` is the folder in which the workers of a run share the cases they draw; ``record`` is
-    given each result as it comes. ``function`` is the loader of a ``loader:`` target that is at hand already, and
-    ``known_failures`` what its owner knows to fail (:class:`conformance.known.KnownFailures`).
+    verdict is asked for. ``cases`` is the folder in which the workers of a run share the cases they draw, ``examples``
+    one of witnesses to replay beside the ledger's; ``record`` is given each result as it comes. ``function`` is the loader
+    of a ``loader:`` target that is at hand already, and ``known_failures`` what its owner knows to fail
+    (:class:`conformance.known.KnownFailures`).
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Session:
         witnesses: list[str] | None = None,
         focused: bool = True,
         cases: Path | None = None,
+        examples: Path | None = None,
         function: Convert | None = None,
         known_failures: Mapping[str, str] | None = None,
         record: Callable[[results.Record], None] = lambda record: None,
@@ -70,6 +72,8 @@ class Session:
         for name in witnesses or ():
             if name not in self.stored:
                 self.stored[name] = ledgers.read_witness(Path(name))
+        if examples is not None:
+            self.stored |= {str(path): ledgers.read_witness(path) for path in sorted(examples.glob("*.json"))}
         self._started = time.monotonic()
         self._explorer: Explorer | None = None
         self._verdicts: dict[str, dict[str, results.Verdict]] = {}

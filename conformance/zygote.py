@@ -1,9 +1,9 @@
 """Workers forked from a process that has imported everything but timm: torch and the suite cost seconds, a fork milliseconds.
 
-``python -m conformance.zygote FOLDER`` reads one JSON request a line, ``{"name": ..., "argv": [...]}``, and forks a child that
-runs pytest on ``argv``, its output in ``FOLDER/name.log``. It answers with the child's process id, and writes what became of
-the child to ``FOLDER/name.exit``. When its standard input ends, because the runner is done or gone, it ends its children.
-Chrome and Android start their processes in this way and gave it the name.
+``python -m conformance.zygote FOLDER`` reads one JSON request a line, ``{"name": ..., "work": {...}}``, and forks a child that
+does the work of :mod:`conformance.worker`, its output in ``FOLDER/name.log``. It answers with the child's process id, and
+writes what became of the child to ``FOLDER/name.exit``. When its standard input ends, because the runner is done or gone,
+it ends its children. Chrome and Android start their processes in this way and gave it the name.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 AVAILABLE = hasattr(os, "fork") and sys.platform != "darwin"  # macOS's own libraries do not survive a fork
 _POLL = 0.05
@@ -30,25 +31,27 @@ def preload() -> None:
 
     torchvision_shim.install()
     import huggingface_hub  # noqa: F401
-    import pytest  # noqa: F401
     import safetensors.torch  # noqa: F401
     import torchvision.models.feature_extraction
     import torchvision.transforms  # noqa: F401
 
-    from . import engine, plugin  # noqa: F401
+    from . import worker  # noqa: F401
 
 
-def _child(name: str, argv: list[str], folder: Path) -> NoReturn:
+def _child(name: str, work: dict[str, Any], folder: Path) -> NoReturn:
     log = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides what an interrupt means
     code = 1
     try:
-        import pytest
+        from . import worker
 
-        code = int(pytest.main(argv))
+        code = worker.main(work)
+    except SystemExit as ended:  # a loader may call sys.exit
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -78,7 +81,7 @@ def main(folder: Path) -> None:
         request = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            _child(request["name"], request["argv"], folder)
+            _child(request["name"], request["work"], folder)
         names[pid] = request["name"]
         print(pid, flush=True)
     for pid in names:
@@ -100,10 +103,10 @@ class Zygote:
                 env=environment,
             )
 
-    def start(self, name: str, argv: list[str]) -> Forked:
-        """Fork a worker that runs pytest on ``argv``."""
+    def start(self, name: str, work: dict[str, Any]) -> Forked:
+        """Fork a worker."""
         try:
-            self.process.stdin.write(json.dumps({"name": name, "argv": argv}).encode() + b"\n")
+            self.process.stdin.write(json.dumps({"name": name, "work": work}).encode() + b"\n")
             self.process.stdin.flush()
             answer = self.process.stdout.readline()
         except BrokenPipeError:

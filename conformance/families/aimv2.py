@@ -31,7 +31,7 @@ AIMV2 = vit.family(
     model_kwargs=_model_kwargs,
     models=("aimv2_*",),
     unreachable=frozenset({"prefix-1", "prefix-1+R"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (AIMV2,)

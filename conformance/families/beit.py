@@ -90,7 +90,7 @@ BEIT = Family(
     tags=_tags,
     own_regimes=frozenset({"tables-block", "tables-shared", "tables-none", "absolute-positions"}),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.5,
+    weight=0.4,
 )
 
 FAMILIES = (BEIT,)

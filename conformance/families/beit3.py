@@ -42,7 +42,7 @@ BEIT3 = vit.family(
     tags=lambda case: frozenset({"fine-tuned" if case.arch["num_classes"] else "pretraining"}),
     own_regimes=frozenset({"fine-tuned", "pretraining"}),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.3,
+    weight=0.22,
 )
 
 FAMILIES = (BEIT3,)

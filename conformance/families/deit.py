@@ -23,7 +23,7 @@ DEIT = vit.family(
     not_models=("*_distilled_*",),
     wrappers=_WRAPPERS,
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 DEIT_DISTILLED = replace(
@@ -36,7 +36,7 @@ DEIT_DISTILLED = replace(
     models=("deit_*_distilled_*",),
     not_models=(),
     unreachable=frozenset({"prefix-0", "prefix-1"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 DEIT3 = replace(
@@ -47,7 +47,7 @@ DEIT3 = replace(
     architectures=vit.architectures(no_embed_class=st.just(True), layer_scale=st.just(True)),
     models=("deit3_*",),
     not_models=(),
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (DEIT, DEIT_DISTILLED, DEIT3)

@@ -35,7 +35,7 @@ DINOV2 = vit.family(
     models=("vit_*_dinov2.*",),
     not_models=("*_reg?_dinov2.*", "vit_giant_*"),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.5,
+    weight=0.4,
 )
 
 DINOV2_REGISTERS = vit.family(
@@ -48,7 +48,7 @@ DINOV2_REGISTERS = vit.family(
     unreachable=frozenset({"prefix-0", "prefix-1"}),
     tags=_with_registers,
     own_regimes=frozenset({"class-row-folded"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 DINOV2_SWIGLU = vit.family(
@@ -60,7 +60,7 @@ DINOV2_SWIGLU = vit.family(
     unreachable=frozenset({"prefix-0"}),
     tags=_with_registers,
     own_regimes=frozenset({"class-row-folded"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 
@@ -79,7 +79,7 @@ TIPSV2 = vit.family(
     unreachable=frozenset({"prefix-0", "prefix-1"}),
     tags=_with_registers,
     own_regimes=frozenset({"class-row-folded"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 TIPSV2_SWIGLU = replace(
@@ -88,7 +88,7 @@ TIPSV2_SWIGLU = replace(
     architectures=_options(reg_tokens=st.just(1), no_embed_class=st.just(True), swiglu=st.just(True)),
     models=("vit_giant_*_tipsv2.*",),
     not_models=(),
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (DINOV2, DINOV2_REGISTERS, DINOV2_SWIGLU, TIPSV2, TIPSV2_SWIGLU)

@@ -100,7 +100,7 @@ DINOV3 = _family(
     architectures=_architectures(),
     models=("vit_*_dinov3.*", "vit_*_dinov3_qkvb.*", "vit_*_lingbot.*"),
     not_models=_GATED,
-    weight=0.3,
+    weight=0.22,
 )
 
 DINOV3_SWIGLU = _family(
@@ -108,7 +108,7 @@ DINOV3_SWIGLU = _family(
     source="facebookresearch/dinov3 dinov3/layers/ffn_layers.py: SwiGLUFFN",
     architectures=_architectures(swiglu=st.just("split")),
     models=_GATED,
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (DINOV3, DINOV3_SWIGLU)

@@ -53,7 +53,7 @@ EVA = eva_model.family(
     tags=_eva_tags,
     own_regimes=POOLS | {"post-norm"},
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 
@@ -75,7 +75,7 @@ EVA_CLIP = replace(
     foreign=text_tower,
     tags=lambda case: frozenset({"post-norm"} if case.arch["post_norm"] else ()),
     own_regimes=frozenset({"post-norm"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 
@@ -151,7 +151,7 @@ EVA_NATIVE = eva_model.family(
     own_regimes=POOLS
     | {"no-positions", "dynamic-size", "qkv-fused", "qkv-split", "channels-1", "channels-3", "channels-4"}
     | {"swiglu-none", "swiglu-packed", "swiglu-split"},
-    weight=0.25,
+    weight=0.22,
 )
 
 
@@ -203,7 +203,7 @@ EVA_NATIVE_ROPE = eva_model.family(
     tags=_rotary_tags,
     own_regimes=frozenset({"no-positions", "learnt-angles"}),
     unreachable=frozenset({"prefix-0"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 
@@ -235,7 +235,7 @@ EVA_OPENCLIP_TRUNK = eva_model.family(
     tags=_trunk_tags,
     own_regimes=frozenset({"head-trunk", "head-none"}),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (EVA, EVA_CLIP, EVA_NATIVE, EVA_NATIVE_ROPE, EVA_OPENCLIP_TRUNK)

@@ -48,7 +48,7 @@ EVA02 = eva_model.family(
     tags=lambda case: pool_tags(case) | _forms(case),
     own_regimes=POOLS | _FORMS,
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 EVA02_MIM = replace(
@@ -59,7 +59,7 @@ EVA02_MIM = replace(
     models=("eva02_*_224.mim_*",),
     tags=_forms,
     own_regimes=_FORMS,
-    weight=0.25,
+    weight=0.22,
 )
 
 EVA02_CLIP = replace(
@@ -72,7 +72,7 @@ EVA02_CLIP = replace(
     foreign=text_tower,
     tags=_forms,
     own_regimes=_FORMS,
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (EVA02, EVA02_MIM, EVA02_CLIP)

@@ -29,7 +29,7 @@ FLEXIVIT = vit.family(
     resampling=_bilinear,
     models=("flexivit_*",),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (FLEXIVIT,)

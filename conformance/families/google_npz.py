@@ -79,7 +79,7 @@ GOOGLE_NPZ_STEM = replace(
     stride=hybrid.stem_stride,
     max_patch=8,
     unreachable=_NEVER | {"prefix-0", "prefix-1+R"},
-    weight=0.25,
+    weight=0.22,
 )
 
 GOOGLE_NPZ_RESNET = replace(
@@ -133,7 +133,7 @@ BIG_VISION = replace(
         | ({"pre-logits"} if not case.arch["num_classes"] else set())
     ),
     own_regimes=frozenset({"pool-avg", "pool-token", "pool-map", "scanned", "pre-logits"}),
-    weight=0.4,
+    weight=0.32,
 )
 
 FAMILIES = (GOOGLE_NPZ, GOOGLE_NPZ_STEM, GOOGLE_NPZ_RESNET, BIG_VISION)

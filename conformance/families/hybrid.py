@@ -82,7 +82,7 @@ HYBRID_RESNET = Family(
     tags=lambda case: frozenset({"stages" if case.arch["stages"] else "root-alone"}),
     own_regimes=frozenset({"stages", "root-alone"}),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 
@@ -153,7 +153,7 @@ HYBRID_CONVSTEM = replace(
     architectures=vit.architectures(no_embed_class=st.just(True)),
     implied=lambda arch: frozenset(),
     foreign=lambda arch: {},
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (HYBRID_RESNET, MOBILECLIP, HYBRID_CONVSTEM)

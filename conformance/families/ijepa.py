@@ -19,7 +19,7 @@ IJEPA = vit.family(
     wrappers=("encoder", "model.encoder"),
     containers=("pth", "memory"),
     unreachable=frozenset({"prefix-1", "prefix-1+R", "safetensors"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 IJEPA_WITHOUT_DDP = replace(
@@ -27,7 +27,7 @@ IJEPA_WITHOUT_DDP = replace(
     name="ijepa_without_ddp",
     source="facebookresearch/ijepa src/train.py (an encoder saved without DistributedDataParallel)",
     shares_format="timm_native",
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (IJEPA, IJEPA_WITHOUT_DDP)

@@ -40,7 +40,7 @@ MAE = vit.family(
     models=("vit_*.mae", "eva_large_patch14_*"),
     wrappers=("model", "bare", "model.state_dict"),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 MAE_PRETRAINING = replace(
@@ -51,7 +51,7 @@ MAE_PRETRAINING = replace(
     architectures=vit.architectures(num_classes=st.just(0)),
     models=("vit_*.mae",),
     foreign=_decoder,
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (MAE, MAE_PRETRAINING)

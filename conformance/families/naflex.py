@@ -67,7 +67,7 @@ NAFLEX_VIT = vit.family(
     needs=naflex_model.needs,
     tags=naflex_model.tags,
     own_regimes=naflex_model.REGIMES,
-    weight=0.3,
+    weight=0.22,
 )
 
 # -- Evas --------------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ NAFLEX_EVA = replace(
     models=EVA_NATIVE.models,
     not_models=EVA_NATIVE.not_models,
     models_module="eva",
-    weight=0.25,
+    weight=0.22,
 )
 
 # -- its own -----------------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ NAFLEX_NATIVE = vit.family(
     undecidable=_undecidable_patch,
     forward_arch=lambda case: {"patch_size": case.source.patch_size},
     unreachable=frozenset({"wrapped"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 # -- RADIO and big_vision ----------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ NAFLEX_RADIO = replace(
     unreachable=RADIO.unreachable
     | {"safetensors", "pth", "in-chans-1", "in-chans-4", "classes-0", "classes-other"}
     | {"destination-grid-non-square", "grid-mixed", "equal-count-other-shape"},
-    weight=0.25,
+    weight=0.22,
 )
 
 

@@ -35,7 +35,7 @@ OPENAI_CLIP = vit.family(
     implied=lambda arch: frozenset({"head.bias"}),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
     foreign=_foreign(""),
-    weight=0.55,
+    weight=0.45,
 )
 
 OPENAI_CLIP_DDP = replace(
@@ -44,7 +44,7 @@ OPENAI_CLIP_DDP = replace(
     source="mlfoundations/open_clip src/open_clip_train/main.py (checkpoints saved from DistributedDataParallel)",
     first_release="0.9.9",
     foreign=_foreign("module."),
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (OPENAI_CLIP, OPENAI_CLIP_DDP)

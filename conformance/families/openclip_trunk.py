@@ -49,7 +49,7 @@ OPENCLIP_TRUNK = vit.family(
     unreachable=frozenset({"prefix-1+R"}),
     tags=_tags,
     own_regimes=frozenset({"head-none", "head-proj", "head-proj+bias"}),
-    weight=0.4,
+    weight=0.32,
 )
 
 OPENCLIP_TRUNK_DDP = replace(
@@ -58,7 +58,7 @@ OPENCLIP_TRUNK_DDP = replace(
     source="mlfoundations/open_clip src/open_clip_train/main.py (checkpoints saved from DistributedDataParallel)",
     first_release="1.0.20",
     foreign=_foreign("module."),
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (OPENCLIP_TRUNK, OPENCLIP_TRUNK_DDP)

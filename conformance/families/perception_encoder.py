@@ -51,7 +51,7 @@ PERCEPTION_ENCODER = eva_model.family(
     implied=lambda arch: frozenset({"head.bias"}),
     foreign=lambda arch: vit.text_tower(),
     unreachable=frozenset({"prefix-1+R"}),
-    weight=0.3,
+    weight=0.22,
 )
 
 PERCEPTION_ENCODER_BARE = eva_model.family(
@@ -69,7 +69,7 @@ PERCEPTION_ENCODER_BARE = eva_model.family(
     model_kwargs=partial(eva_model.model_kwargs, eps=1e-5),
     needs=_needs,
     unreachable=frozenset({"prefix-1+R"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (PERCEPTION_ENCODER, PERCEPTION_ENCODER_BARE)

@@ -102,7 +102,7 @@ RELPOS = Family(
     tags=_tags,
     own_regimes=frozenset({"positions-bias", "positions-mlp", "shared-positions"}),
     unreachable=frozenset({"prefix-1+R", "wrapped"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (RELPOS,)

@@ -46,7 +46,7 @@ SAPIENS2 = eva_model.family(
     model_kwargs=_apart(eva_model.model_kwargs),
     models=("vit_*_sapiens2.*",),
     unreachable=frozenset({"prefix-0", "prefix-1"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (SAPIENS2,)

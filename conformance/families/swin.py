@@ -127,7 +127,7 @@ SWIN = Family(
             "rel-pos-identity:destination-grid-non-square",
         }
     ),
-    weight=0.3,
+    weight=0.22,
 )
 
 SWIN_NATIVE = replace(
@@ -136,7 +136,7 @@ SWIN_NATIVE = replace(
     source="huggingface/pytorch-image-models timm/models/swin_transformer.py",
     foreign=lambda arch: {},
     undecidable=_other_window,
-    weight=0.25,
+    weight=0.22,
 )
 
 SWIN_V2 = replace(
@@ -150,7 +150,7 @@ SWIN_V2 = replace(
     module="swin_transformer_v2",
     model_class="SwinTransformerV2",
     tables=lambda arch, geometry: {},
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (SWIN, SWIN_NATIVE, SWIN_V2)

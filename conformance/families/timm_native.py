@@ -75,7 +75,7 @@ TIMM_NATIVE = vit.family(
     own_regimes=frozenset(
         {"pool-token", "pool-avg", "pool-map", "channels-1", "channels-3", "channels-4", "no-positions", "dynamic-size"}
     ),
-    weight=0.55,
+    weight=0.45,
 )
 
 
@@ -102,7 +102,7 @@ LEGACY_LINEAR = vit.family(
     undecidable=_legacy_undecidable,
     square_patch="resampled",
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.25,
+    weight=0.22,
 )
 
 FAMILIES = (TIMM_NATIVE, LEGACY_LINEAR)
