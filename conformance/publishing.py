@@ -46,14 +46,14 @@ def read(path: Path) -> Results:
 
 
 def gaps_of(found: Results, parts: Sequence[Results]) -> list[str]:
-    """What was not judged: missing shards, or what the whole run met no case of."""
+    """What was not judged: shards that are missing beside others, or what the whole run met no case of.
+
+    One shard alone is not asked: what it did not meet, another may have.
+    """
     held, missing = shards_of(parts)
     if missing:
-        return (
-            [f"shard {shard} is missing: results of {', '.join(held)} are here" for shard in missing]
-            if len(parts) > 1
-            else []
-        )
+        here = ", ".join(held)
+        return [f"shard {shard} is missing: results of {here} are here" for shard in missing if len(held) > 1]
     families = found.families
     return vacuous(found, families, narrowed=len(families) < len(FAMILIES))
 
