@@ -137,9 +137,10 @@ def _earlier(plan: Plan, out: Path, book: Ledger, ledger: str, console: Console)
     done = finished(overlay(Results(results.read(f)) for f in files), plan, book, ledger)
     cells = {(v.target, v.family) for v in done.verdicts}
     if cells:
-        targets = len({target for target, _ in cells})
+        wanted = sum(len(plan.families_of(t)) for t in plan.targets)
         console.print(
-            f"{out} has {len(cells)} families of {targets} targets already, judged by this very suite; --fresh judges them again"
+            f"{out}: {len(cells)} of {wanted} pairs of family and target are judged already, by this very suite; "
+            "--fresh judges them again"
         )
         done.write(out / publishing.RESULTS)
     return done

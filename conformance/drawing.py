@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 from zlib import crc32
 
 import hypothesis
 import msgspec
 from hypothesis import HealthCheck, Phase, Verbosity
+from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 
 from .cases import Case
 from .families import Family
@@ -22,6 +24,16 @@ from .strategies import Stratum, cases, strata_of
 
 # Cases to look through in each stratum for a regime not met yet; drawing costs a twentieth of judging.
 _EXTRA = 12
+
+
+class _SeedAlone(HypothesisProvider):
+    """Hypothesis's own way to draw, but for the constants it picks from the source of whatever modules a process has imported.
+
+    They would give each worker, shard and user other cases for the same seed.
+    """
+
+    def _maybe_draw_constant(self, *_: object, **__: object) -> None:
+        return None
 
 
 class Drawing:
@@ -95,7 +107,8 @@ class Drawing:
         def visit_each(case: Case) -> None:
             visit(case)
 
-        visit_each()
+        with patch.dict(AVAILABLE_PROVIDERS, hypothesis=f"{__name__}.{_SeedAlone.__name__}"):
+            visit_each()
 
     def _count(self, family: Family, stratum: Stratum, seed: int) -> int:
         """How many cases to draw.

@@ -50,7 +50,9 @@ def test_every_invariant_holds_on_cuda(name):
     from conformance.profiles import PROFILES
 
     loader = Loader(parse_target("reference"), device="cuda")
-    verdicts = Explorer(loader, Ledger(), INVARIANTS.values(), Drawing(PROFILES["smoke"], seed=0)).explore(FAMILIES[name])
+    verdicts = Explorer(loader, Ledger(), INVARIANTS.values(), Drawing(PROFILES["smoke"], seed=0)).explore(
+        FAMILIES[name]
+    )
     assert {v.invariant: v.failures for v in verdicts if v.verdict in ("fail", "error")} == {}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import hypothesis
 import pytest
 from hypothesis import HealthCheck, Phase
@@ -87,6 +89,16 @@ def test_exploring_twice_gives_the_same_verdicts(loader):
         runs.append(explorer.explore(FAMILIES["dinov2_swiglu"]))
     assert runs[0] == runs[1]
     assert {v.verdict for v in runs[0]} <= {"pass", "not-applicable"}
+
+
+def test_the_seed_alone_says_which_cases_are_drawn(tmp_path, monkeypatch):
+    """Whatever modules a process has imported: Hypothesis draws from the constants in their source."""
+    monkeypatch.syspath_prepend(tmp_path)
+    drawing = Drawing(PROFILES["gate"], seed=0)
+    before = drawing.cases(FAMILIES["deit"])
+    (tmp_path / "somebodys_own.py").write_text(f"NUMBERS = {list(range(40))}\n")
+    importlib.import_module("somebodys_own")
+    assert drawing.cases(FAMILIES["deit"]) == before
 
 
 def test_our_own_mistake_is_an_error_and_no_failure(loader):

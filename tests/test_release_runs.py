@@ -128,7 +128,7 @@ def test_a_finished_run_is_not_run_again(whole):
     started = time.monotonic()
     done = cli("run", *TARGETS, broken, *SELECT, "--out", str(out), "--resume")
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "has 8 families of 3 targets already" in done.stdout.replace("\n", " "), done.stdout
+    assert "9 of 12 pairs of family and target are judged already" in done.stdout.replace("\n", " "), done.stdout
     assert comparable(out) == before
     assert time.monotonic() - started < 120
 
@@ -151,7 +151,7 @@ def test_a_run_that_was_killed_is_gone_on_with(tmp_path):
     assert not (tmp_path / "results.ndjson").exists()
     done = cli(*command, "--resume")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "families of 1 targets already" in done.stdout.replace("\n", " ")
+    assert "pairs of family and target are judged already" in done.stdout.replace("\n", " ")
     fresh = cli(*command[:-1], str(tmp_path / "fresh"))
     assert fresh.returncode == 0
     assert comparable(tmp_path) == comparable(tmp_path / "fresh")

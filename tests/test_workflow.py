@@ -24,6 +24,7 @@ def commands():
     for name, job in JOBS.items():
         for step in job["steps"]:
             for line in step.get("run", "").splitlines():
+                line = line.replace("${{ github.run_number }}", "7")
                 yield name, re.sub(r"\$\{\{.*?\}\}|\$\([^)]*\)", "1/4", line)
 
 
