@@ -8,7 +8,6 @@ import inspect
 import logging
 import os
 import sys
-import tempfile
 import typing
 import warnings
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from .cases import Case, Geometry, Size
 from .catalogue import catalogue
 from .errors import UserError
 from .families import FAMILIES, Family
+from .problems import scratch_folder
 from .targets import Target, activate
 
 Convert = Callable[[Mapping[str, Any], nn.Module], dict[str, Tensor]]
@@ -120,7 +120,7 @@ class Loader:
     ) -> dict[str, Tensor]:
         """The state dict the loader makes of a checkpoint for ``model``; whatever it raises passes through."""
         if family.in_place:
-            with tempfile.TemporaryDirectory(prefix="timm-conformance-") as folder:
+            with scratch_folder() as folder:
                 path = checkpoints.write(dict(checkpoint), "bare", "npz", Path(folder))
                 if self.target.is_timm:
                     return _load_in_place(model, path, checkpoint)

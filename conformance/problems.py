@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 import sysconfig
+import tempfile
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+# A folder for the files of one case; its name, another each time, is no part of what a loader says of them.
+scratch_folder = partial(tempfile.TemporaryDirectory, prefix="timm-conformance-case-")
+_SCRATCH = re.compile(r"[^\s'\"]*timm-conformance-case-\w+/")
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ def starred(name: str) -> str:
 
 def raised(error: BaseException, doing: str) -> Problem:
     """An exception of the loader as a problem: its type and the function that raised it are its identity."""
-    text = " ".join(str(error).split())[:300]
+    text = _SCRATCH.sub("", " ".join(str(error).split()))[:300]
     kind = type(error).__name__
     return Problem(f"raises-{kind}", f"{_culprit(error)}()", f"{doing} raised {kind}: {text}")
 

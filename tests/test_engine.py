@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -17,6 +18,7 @@ from conformance.invariants import INVARIANTS
 from conformance.invariants.registry import invariant
 from conformance.ledger import Ledger
 from conformance.loaders import Loader
+from conformance.problems import raised, scratch_folder
 from conformance.profiles import PROFILES
 from conformance.results import Header, Results, Verdict, Witness
 from conformance.strategies import MAX_GRID, MAX_PATCH, STRATA, cases, strata_of
@@ -201,3 +203,11 @@ def test_a_narrowed_run_asks_only_for_what_it_can_reach():
     assert outcome.vacuous(Results(records), ["openai_clip"], narrowed=True) == [
         "t: strict-load met no case of regime native"
     ]
+
+
+def test_a_message_does_not_name_the_scratch_folder():
+    """It is another one each time, and the same failure is told the same."""
+    with scratch_folder() as folder:
+        path = Path(folder) / "checkpoint.npz"
+        problem = raised(ValueError(f"cannot read '{path}' of 2 tokens"), "loading")
+    assert problem.message == "loading raised ValueError: cannot read 'checkpoint.npz' of 2 tokens"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from .. import checkpoints
 from ..loaders import Unsupported, default_size
-from ..problems import Problem, raised
+from ..problems import Problem, raised, scratch_folder
 from ..trial import CLASSIFIERS, Trial
 from .registry import invariant
 
@@ -76,7 +75,7 @@ def _refused(error: Exception) -> Iterator[Problem]:
 )
 def create_model(trial: Trial) -> Iterator[Problem]:
     case = trial.case
-    with tempfile.TemporaryDirectory(prefix="timm-conformance-") as folder:
+    with scratch_folder() as folder:
         state = {**trial.upstream, **checkpoints.foreign(trial.family, case)}
         path = checkpoints.write(state, case.wrapper, case.container, Path(folder))
         try:
