@@ -40,6 +40,11 @@ def differences(old: LoadedCase, new: LoadedCase) -> dict[str, float | None]:
     return found
 
 
+def by_up_to(largest: float | None) -> str:
+    """The size of a change in words, to follow others; nothing where it cannot be told in numbers."""
+    return "" if largest is None else f", by up to {largest:.3g} times what rounding allows"
+
+
 def between(old: Loads, new: Loads) -> Change | None:
     """What changed for a family from one target to another, None when nothing did."""
     before = {case.id: case for case in old.cases}

@@ -109,11 +109,11 @@ def run_targets(
         focused=bool(family),
         shares=work,
         parts=publishing.folder(out / "parts"),
-        examples=partial(publishing.witnesses_of, out=out),
+        examples=partial(ledgers.witnesses_of, out=out),
     )
     if junit is not None and not junit.absolute().parent.is_dir():
         raise UserError(f"--junit {junit}: there is no folder {junit.parent}")
-    for path in sorted((out / publishing.WITNESSES).glob("*/*.json")):
+    for path in sorted((out / ledgers.WITNESSES).glob("*/*.json")):
         ledgers.read_witness(path)  # a file that cannot be read is a user's to hear of before anything runs
     resume = specifier is not None if resume is None else resume
     parts = [_earlier(plan, out, book, book_path, console)] if resume else []
@@ -243,7 +243,7 @@ def _subject(subject: str, book: Ledger) -> tuple[Plan, str]:
     """What a bisection judges, FAMILY:INVARIANT or a stored witness, and the family it is about."""
     family, _, name = subject.partition(":")
     if subject.endswith(".json") or subject in book.witnesses:
-        stored = book.witnesses.get(subject) or ledgers.read_witness(Path(subject))
+        stored = book.witness(subject)
         witness = subject if subject in book.witnesses else str(Path(subject).resolve())
         return Plan((), (stored.case.family,), (), witnesses=(witness,)), stored.case.family
     if not name:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from .changes import between
+from .changes import between, by_up_to
 from .errors import UserError
 from .results import Results, Verdict
 
@@ -65,8 +65,8 @@ def _target(old: Results, new: Results, before: str, after: str) -> Iterator[Dif
     for later in (r for r in new.loads if r.target == after and r.family in loads):
         change = between(loads[later.family], later)
         if change is not None:
-            size = f", by up to {change.largest:.3g} times what rounding allows" if change.largest is not None else ""
-            text = f"{', '.join(change.tensors)}: {change.cases} of {change.compared} cases load otherwise{size}"
+            cases = f"{change.cases} of {change.compared} cases load otherwise{by_up_to(change.largest)}"
+            text = f"{', '.join(change.tensors)}: {cases}"
             yield Difference("changed", name, later.family, "", text)
 
 

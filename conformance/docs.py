@@ -23,7 +23,6 @@ from .invariants import INVARIANTS
 from .results import Record
 from .targets import MODEL_RELEASE
 
-REPRODUCERS = ledgers.FIXTURES / "reproducers"
 FOLDER = Path(__file__).resolve().parent.parent / "docs"
 _NOTE = "<!-- Written by `python -m conformance.docs` from the registries: edit those, not this page. -->\n"
 
@@ -147,13 +146,13 @@ def findings() -> str:
         "",
         "Every tensor is loaded right; the model computes something else with them.",
     ]
-    for path in sorted((REPRODUCERS / "beside-the-loader").glob("*.py")):
+    for path in sorted((ledgers.REPRODUCERS / "beside-the-loader").glob("*.py")):
         lines += ["", f"### {path.stem.replace('-', ' ')}", "", *_script(f"beside-the-loader/{path.name}")]
     return "\n".join(lines) + "\n"
 
 
 def _script(name: str) -> list[str]:
-    return ["```python", (REPRODUCERS / name).read_text(encoding="utf-8").rstrip(), "```"]
+    return ["```python", (ledgers.REPRODUCERS / name).read_text(encoding="utf-8").rstrip(), "```"]
 
 
 EXITS = {

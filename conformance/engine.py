@@ -21,7 +21,7 @@ from .judging import Tally, inapplicable, judge
 from .ledger import Entry, Ledger, WitnessFile
 from .loaders import Loader
 from .problems import Problem
-from .strategies import Stratum
+from .strategies import Stratum, strata_of
 from .trial import Trial
 
 # Judgements a shrink may spend; past it the smallest failing case so far is reported.
@@ -99,7 +99,7 @@ class Explorer:
                     wanting.append(invariant)
             return wanting
 
-        for stratum in self.drawing.cases(family):
+        for stratum in strata_of(family):
             if not unmet():
                 return
             for case in self.drawing.more(family, stratum):
@@ -114,9 +114,8 @@ class Explorer:
         self.note(results.Progress(self.target, family.name, cases))
 
     def _judge_all(self, tallies: dict[str, Tally], trial: Trial, stratum: Stratum) -> None:
-        torch.manual_seed(
-            trial.case.contents.seed
-        )  # what a model keeps of its own initialisation is the same every time
+        # What a model keeps of its own initialisation is the same every time.
+        torch.manual_seed(trial.case.contents.seed)
         outcomes = {i.name: self._tally(tallies[i.name], i, trial, stratum) for i in self._concerned(tallies)}
         lacking = self.loader.lacking(trial.family, trial.case) is not None
         broken = not {"fail", "known"}.isdisjoint(outcomes.values())
@@ -144,7 +143,7 @@ class Explorer:
             if all(entry is not None for _, entry in owners.values()):
                 outcome = "known"
         tally.cases[outcome] += 1
-        if outcome in ("pass", "fail", "known"):
+        if outcome in results.JUDGED:
             tally.regimes.update({"any", *trial.regimes.intersection(invariant.regimes)})
         return outcome
 

@@ -15,6 +15,18 @@ class UserError(Exception):
     """A wrong argument, file or environment."""
 
 
+def one_line(text: object) -> str:
+    """What somebody else's exception says: white space folded, and cut where it becomes a page."""
+    return " ".join(str(text).split())[:300]
+
+
+def cannot_start(error: Exception) -> str:
+    """Why a target cannot start, in one line; a user's mistake in its own words."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"cannot start the target: {type(error).__name__}: {one_line(error)}"
+
+
 def choose(kind: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
     """The named entries of a registry in its own order, all of them when none is named. Raises :func:`unknown`."""
     names, known = [names] if isinstance(names, str) else list(names), list(known)

@@ -9,6 +9,7 @@ from hashlib import sha1
 from pathlib import Path
 
 from .errors import UserError
+from .ledger import WITNESSES
 from .targets import parse_target
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -27,7 +28,7 @@ def suite_digest(ledger: str | Path) -> str:
     files = [*_PACKAGE.rglob("*.py"), *_PACKAGE.glob("*.json"), *(_PACKAGE.parent / "reference").rglob("*.py")]
     if str(ledger) != "none":
         path = Path(ledger)
-        files += [path, *(path.parent / "witnesses").glob("*.json")]
+        files += [path, *(path.parent / WITNESSES).glob("*.json")]
     versions = [platform.python_version(), *map(_version, _LIBRARIES)]
     return _digest([*(v.encode() for v in versions), *(p.read_bytes() for p in sorted(files))])
 

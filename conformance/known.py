@@ -71,9 +71,8 @@ class KnownFailures:
 
 
 def _matches(text: str, pattern: str) -> bool:
-    return fnmatchcase(
-        text, pattern.replace("[", "[[]")
-    )  # a fingerprint ends in [regimes], which are no choice of letters
+    # A fingerprint ends in [regimes], which are no choice of letters.
+    return fnmatchcase(text, pattern.replace("[", "[[]"))
 
 
 def _parse(key: str, reason: str, families: list[str], invariants: list[str]) -> _Known:

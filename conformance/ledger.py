@@ -24,6 +24,10 @@ _HERE = Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in a wheel.
 FIXTURES = next((p for p in (_HERE.parent / "fixtures", _HERE / "fixtures") if p.is_dir()), _HERE / "fixtures")
 DEFAULT_PATH = FIXTURES / "ledger.toml"
+# Scripts that show an entry's bug, by its id.
+REPRODUCERS = FIXTURES / "reproducers"
+# The folder of witnesses beside a ledger, and in what a run writes.
+WITNESSES = "witnesses"
 
 
 class WitnessFile(msgspec.Struct, frozen=True):
@@ -124,6 +128,10 @@ class Ledger:
         """The entry with this id."""
         return next((e for e in self.entries if e.id == entry_id), None)
 
+    def witness(self, name: str) -> WitnessFile:
+        """The witness of the entry with this id, or in the file of this name. Raises :class:`UserError`."""
+        return self.witnesses.get(name) or read_witness(Path(name))
+
 
 def load(path: str | Path) -> Ledger:
     """Read a ledger and the witnesses beside it (``witnesses/ID.json``). ``none`` is the empty ledger.
@@ -144,7 +152,7 @@ def load(path: str | Path) -> Ledger:
     witnesses = {}
     for entry in entries:
         _lint(entry, path)
-        witnesses[entry.id] = read_witness(path.parent / "witnesses" / f"{entry.id}.json")
+        witnesses[entry.id] = read_witness(path.parent / WITNESSES / f"{entry.id}.json")
     ids = [e.id for e in entries]
     lost = next((e for e in entries if e.view_of and e.view_of not in ids), None)
     if lost:
@@ -165,16 +173,31 @@ def read_witness(path: Path) -> WitnessFile:
         raise UserError(f"witness {path} cannot be read: {error}") from None
 
 
-def write_witness(folder: Path, invariant: str, failure: Failure) -> Path:
-    """Write the smallest case of a failure to a file of ``folder`` named after its fingerprint; returns its path."""
-    path = folder / f"{slug(failure.fingerprint)}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+def witness_text(invariant: str, failure: Failure) -> str:
+    """The smallest case of a failure, as the text of a witness file."""
     witness = WitnessFile(invariant, failure.kind, failure.tensor, failure.case)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(witness), indent=1) + b"\n")
+    return msgspec.json.format(msgspec.json.encode(witness), indent=1).decode() + "\n"
+
+
+def write_witness(folder: Path, invariant: str, failure: Failure) -> Path:
+    """Write the smallest case of a failure to its file in ``folder``; returns its path."""
+    path = witness_path(folder, failure.fingerprint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(witness_text(invariant, failure), encoding="utf-8")
     return path
 
 
-def slug(text: str) -> str:
+def witness_path(folder: Path, fingerprint: str) -> Path:
+    """The file of ``folder`` that a failure is kept in."""
+    return folder / f"{_slug(fingerprint)}.json"
+
+
+def witnesses_of(target: str, out: Path) -> Path:
+    """The folder in a run's ``out`` where the new failures of a target are kept, each as its smallest case."""
+    return out / WITNESSES / _slug(target)
+
+
+def _slug(text: str) -> str:
     """``text`` as the name of a file or folder."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)[:150]
 

@@ -1,8 +1,7 @@
 """The pytest plugin, and the tests of another repository's loader.
 
-``pytest --pyargs conformance.suite --vit-target timm==1.0.31`` runs the suite on a target; the runner starts such a process
-for each. :func:`vit_conformance` makes a test of a function instead. Inert unless asked: nothing but pytest is imported,
-nothing is collected.
+``pytest --pyargs conformance.suite --vit-target timm==1.0.31`` runs the suite on a target; :func:`vit_conformance` makes a test
+of a function instead. Inert unless asked: nothing but pytest is imported, nothing is collected.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .errors import UserError
+from .errors import UserError, cannot_start
 
 if TYPE_CHECKING:
     from .loaders import Convert
@@ -35,9 +34,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--vit-seed", type=int, default=0, help="seed of the drawn cases (default: 0)")
     group.addoption("--vit-device", default="cpu", help="cpu or cuda (default: cpu)")
     group.addoption("--vit-ledger", default=None, help="ledger of known bugs, or none (default: the project's)")
-    group.addoption(
-        "--vit-witness", action="append", default=None, help="replay these witnesses only, and draw nothing"
-    )
     group.addoption("--vit-focused", action="store_true", help="draw a whole profile of cases for each family")
     group.addoption("--vit-results", default=None, help="append results to this NDJSON file")
 
@@ -64,8 +60,7 @@ def _refusing(how: Callable[[str], BaseException]) -> Iterator[None]:
     except UserError as error:
         raise how(str(error)) from None
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise how(f"cannot start the target: {type(error).__name__}: {reason}") from error
+        raise how(cannot_start(error)) from error
 
 
 def _session(config: pytest.Config) -> Session:
@@ -82,7 +77,6 @@ def _session(config: pytest.Config) -> Session:
         seed=option("vit_seed"),
         device=option("vit_device"),
         ledger=option("vit_ledger"),
-        witnesses=option("vit_witness"),
         focused=option("vit_focused"),
         record=_recorder(config),
     )
@@ -116,8 +110,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         witnesses = [(name, session.stored[name].case.family) for name in session.witnesses()]
         metafunc.parametrize("vit_witness", [pytest.param(n, id=n, marks=_group(f)) for n, f in witnesses])
     if "vit_family" in metafunc.fixturenames:
-        cells = _cells(session) if session.replaying is None else []
-        metafunc.parametrize(("vit_family", "vit_invariant"), cells)
+        metafunc.parametrize(("vit_family", "vit_invariant"), _cells(session))
 
 
 def _group(family: str) -> pytest.MarkDecorator:

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .errors import one_line
+
 # A folder for the files of one case; its name, another each time, is no part of what a loader says of them.
 scratch_folder = partial(tempfile.TemporaryDirectory, prefix="timm-conformance-case-")
 _SCRATCH = re.compile(r"[^\s'\"]*timm-conformance-case-\w+/")
@@ -42,7 +44,7 @@ def starred(name: str) -> str:
 
 def raised(error: BaseException, doing: str) -> Problem:
     """An exception of the loader as a problem: its type and the function that raised it are its identity."""
-    text = _SCRATCH.sub("", " ".join(str(error).split()))[:300]
+    text = one_line(_SCRATCH.sub("", str(error)))
     kind = type(error).__name__
     return Problem(f"raises-{kind}", f"{_culprit(error)}()", f"{doing} raised {kind}: {text}")
 

@@ -20,7 +20,6 @@ from .results import Results
 RESULTS = "results.ndjson"
 SUMMARY = "summary.md"
 REPORT = "report.html"
-WITNESSES = "witnesses"
 
 
 def folder(out: Path, option: str = "--out") -> Path:
@@ -95,13 +94,8 @@ def store_witnesses(found: Results, out: Path) -> dict[tuple[str, str], Path]:
     """Write a witness file for each new failure; returns them by target and fingerprint."""
     return {
         (verdict.target, failure.fingerprint): ledgers.write_witness(
-            witnesses_of(verdict.target, out), verdict.invariant, failure
+            ledgers.witnesses_of(verdict.target, out), verdict.invariant, failure
         )
         for verdict in found.verdicts
         for failure in verdict.failures
     }
-
-
-def witnesses_of(target: str, out: Path) -> Path:
-    """Where the new failures of a target are kept, each as its smallest case."""
-    return out / WITNESSES / ledgers.slug(target)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,6 +19,8 @@ SCHEMA = 2
 
 VerdictName = Literal["pass", "fail", "known", "fixed", "not-applicable", "error"]
 REPLAYS = Literal["fails", "fixed", "not-applicable", "error"]
+# Outcomes of a case that are a judgement; blocked and not applicable ones are none.
+JUDGED = ("pass", "fail", "known")
 
 
 class Header(msgspec.Struct, tag="header", tag_field="type", frozen=True):
@@ -185,6 +187,7 @@ class Results:
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self.records: list[Record] = []
+        self._by_type: dict[type, list[Any]] = {}
         self._cells: dict[str, dict[str, list[Verdict]]] = {}
         for record in records:
             self.add(record)
@@ -192,43 +195,44 @@ class Results:
     def add(self, record: Record) -> None:
         """Append a record."""
         self.records.append(record)
+        self._by_type.setdefault(type(record), []).append(record)
         if isinstance(record, Verdict):
             self._cells.setdefault(record.target, {}).setdefault(record.family, []).append(record)
 
     @property
     def headers(self) -> list[Header]:
         """One header a target that started."""
-        return [r for r in self.records if isinstance(r, Header)]
+        return self._by_type.get(Header, [])
 
     @property
     def verdicts(self) -> list[Verdict]:
         """Every family x invariant x target."""
-        return [r for r in self.records if isinstance(r, Verdict)]
+        return self._by_type.get(Verdict, [])
 
     @property
     def witnesses(self) -> list[Witness]:
         """Every replay."""
-        return [r for r in self.records if isinstance(r, Witness)]
+        return self._by_type.get(Witness, [])
 
     @property
     def loads(self) -> list[Loads]:
         """What every target made of every family's cases."""
-        return [r for r in self.records if isinstance(r, Loads)]
+        return self._by_type.get(Loads, [])
 
     @property
     def changes(self) -> list[Change]:
         """Every family x release whose tensors differ from those of the release before."""
-        return [r for r in self.records if isinstance(r, Change)]
+        return self._by_type.get(Change, [])
 
     @property
     def errors(self) -> dict[str, str]:
         """Targets that could not be judged at all, with the reason."""
-        return {r.target: r.reason for r in self.records if isinstance(r, TargetError)}
+        return {r.target: r.reason for r in self._by_type.get(TargetError, [])}
 
     @property
     def footers(self) -> list[Footer]:
         """The footer, if the file is complete."""
-        return [r for r in self.records if isinstance(r, Footer)]
+        return self._by_type.get(Footer, [])
 
     @property
     def targets(self) -> list[str]:

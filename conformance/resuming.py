@@ -6,6 +6,7 @@ import dataclasses
 
 from msgspec.structs import replace
 
+from .errors import UserError
 from .identity import source_digest, suite_digest
 from .ledger import Ledger
 from .merging import overlay
@@ -58,5 +59,7 @@ def _judged(results: Results, target: str, family: str) -> set[str]:
 
 
 def _family_of(witness: Witness, book: Ledger) -> str:
-    stored = book.witnesses.get(witness.id)
-    return stored.case.family if stored else ""
+    try:
+        return book.witness(witness.id).case.family
+    except UserError:  # a file that is gone
+        return ""

@@ -70,8 +70,7 @@ class Session:
         self.stored = dict(self.ledger.witnesses)
         self.replaying = witnesses
         for name in witnesses or ():
-            if name not in self.stored:
-                self.stored[name] = ledgers.read_witness(Path(name))
+            self.stored[name] = self.ledger.witness(name)
         if examples is not None:
             self.stored |= {str(path): ledgers.read_witness(path) for path in sorted(examples.glob("*.json"))}
         self._started = time.monotonic()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import results
-from .errors import EXIT_EXPECTED, EXIT_USAGE, UserError
+from .errors import EXIT_EXPECTED, EXIT_USAGE, cannot_start
 from .session import Session
 from .targets import parse_target
 
@@ -35,8 +35,7 @@ def main(request: dict[str, Any]) -> int:
             session = Session(parse_target(request["target"]), record=record, **asked)
             session.start()
         except Exception as error:
-            said = str(error) if isinstance(error, UserError) else _cannot_start(error)
-            print(f"ERROR: {said}", flush=True)
+            print(f"ERROR: {cannot_start(error)}", flush=True)
             return EXIT_USAGE
         gc.freeze()  # what torch and timm made at import stays: no collection need walk it again
         gc.set_threshold(_COLLECT_AFTER)
@@ -46,10 +45,6 @@ def main(request: dict[str, Any]) -> int:
             _explore(session, family)
         session.close()
     return EXIT_EXPECTED
-
-
-def _cannot_start(error: Exception) -> str:
-    return f"cannot start the target: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _explore(session: Session, family: str) -> None:

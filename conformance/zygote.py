@@ -21,6 +21,8 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .errors import UserError
+
 AVAILABLE = hasattr(os, "fork") and sys.platform != "darwin"  # macOS's own libraries do not survive a fork
 _POLL = 0.05
 
@@ -104,7 +106,7 @@ class Zygote:
             )
 
     def start(self, name: str, work: dict[str, Any]) -> Forked:
-        """Fork a worker."""
+        """Fork a worker. Raises :class:`UserError`, where the process that forks has ended: its environment lacks something."""
         try:
             self.process.stdin.write(json.dumps({"name": name, "work": work}).encode() + b"\n")
             self.process.stdin.flush()
@@ -113,7 +115,7 @@ class Zygote:
             answer = b""
         if not answer:
             said = (self.folder / "zygote.log").read_text(errors="replace").strip().splitlines()
-            raise RuntimeError(f"no worker can be started: {said[-1] if said else 'the process that forks them ended'}")
+            raise UserError(f"no worker can be started: {said[-1] if said else 'the process that forks them ended'}")
         return Forked(self, name, int(answer))
 
     def close(self) -> None:

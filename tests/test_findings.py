@@ -10,7 +10,7 @@ import pytest
 from packaging.version import Version
 
 from conformance import ledger
-from conformance.docs import REPRODUCERS
+from conformance.ledger import REPRODUCERS
 from conformance.releases import ensure
 from conformance.targets import MODEL_RELEASE
 

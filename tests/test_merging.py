@@ -7,11 +7,12 @@ from msgspec.structs import replace
 
 from conformance import ledger as ledgers
 from conformance import resuming
+from conformance.cases import Case, Geometry
 from conformance.errors import UserError
 from conformance.families import FAMILIES
 from conformance.identity import source_digest, suite_digest
 from conformance.merging import footer_of, overlay, settled, shards_of
-from conformance.results import Footer, Header, LoadedCase, Loads, Results, TargetError, Verdict, Witness
+from conformance.results import Failure, Footer, Header, LoadedCase, Loads, Results, TargetError, Verdict, Witness
 from conformance.runner import Plan
 from conformance.sharding import share
 
@@ -51,7 +52,7 @@ def test_a_later_partial_run_replaces_what_it_judged_again():
     assert found == {(f, i): "pass" if f == NAMES[0] else "fail" for f in NAMES[:3] for i in "ij"}
     assert [h.families for h in merged.headers] == [NAMES[:3]]
     other = results("t", NAMES[1:2], "fail")
-    other.records[0] = replace(other.records[0], torch="9")
+    other = Results([replace(r, torch="9") if isinstance(r, Header) else r for r in other.records])
     assert [(h.torch, h.families) for h in overlay([results("t", NAMES[:2]), other]).headers] == [
         ("2", NAMES[:1]),
         ("9", NAMES[1:2]),
@@ -139,9 +140,8 @@ PLAN = Plan(targets=("reference", "timm==1.0.31"), families=tuple(NAMES[:2]), in
 def earlier(target="reference", families=NAMES[:2], **more):
     """Results of an earlier run of the plan by this very suite."""
     digest = {"suite": suite_digest(ledgers.DEFAULT_PATH), "source": source_digest(target)}
-    found = results(target, families, invariants=PLAN.invariants)
-    found.records[0] = replace(found.records[0], **{**digest, **more})
-    return Results(found.records)
+    start, *rest = results(target, families, invariants=PLAN.invariants).records
+    return Results([replace(start, **{**digest, **more}), *rest])
 
 
 def finished(found):
@@ -157,6 +157,19 @@ def test_what_is_done_is_not_done_again():
     assert left.shares == {"reference": (NAMES[1],), "timm==1.0.31": tuple(NAMES[:2])}
     everything = overlay([earlier(), earlier("timm==1.0.31")])
     assert resuming.remaining(PLAN, finished(everything)).targets == ()
+
+
+def test_what_was_replayed_is_kept_with_its_family(tmp_path):
+    """The ledger's witnesses, and those a run left in its folder; not those of families to be judged again."""
+    case = Case(NAMES[0], {"embed_dim": 8}, Geometry((2, 2), (1, 1)), Geometry((3, 3), (1, 1)))
+    left = ledgers.write_witness(tmp_path, "finite", Failure("f", "not-finite", "x", "", case))
+    book = ledgers.Ledger(witnesses={"entry": ledgers.read_witness(left)})
+    names = ("entry", str(left), str(tmp_path / "gone.json"))
+    replayed = [Witness("reference", name, "fails", False) for name in names]
+    for family, kept in ((NAMES[0], {"entry", str(left)}), (NAMES[1], set())):
+        found = Results([*earlier(families=[family]).records, *replayed])
+        done = resuming.finished(found, PLAN, book, str(ledgers.DEFAULT_PATH))
+        assert {w.id for w in done.witnesses} == kept
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from conformance import zygote
 from conformance.errors import UserError
 from conformance.results import Header, Verdict
 from conformance.runner import Plan, run
@@ -108,3 +111,12 @@ def test_headers_name_versions_and_shims():
     assert header.timm == "1.0.31"
     assert set(header.invariants) == {"strict-load", "finite"}
     assert header.shims in ([], ["torchvision-operators"])
+
+
+@pytest.mark.skipif(not zygote.AVAILABLE, reason="there is no fork here")
+def test_an_environment_in_which_no_worker_can_start_is_a_user_error(tmp_path, monkeypatch):
+    """A torch that cannot be imported, say: one line with its reason."""
+    (tmp_path / "torch.py").write_text("raise ImportError('libtorch is broken')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(UserError, match="no worker can be started: ImportError: libtorch is broken"):
+        run(Plan(("reference",), ("deit",), ("finite",), profile="smoke"))

@@ -26,11 +26,6 @@ _IN_MEMORY = unless(
 )
 def input_unmodified(trial: Trial) -> Iterator[Problem]:
     _ = trial.state  # a load that raises may stop half-way: strict-load reports that
-    yield from _edits(trial)
-
-
-def _edits(trial: Trial) -> Iterator[Problem]:
-    """What the loader did to the caller's checkpoint."""
     before = trial.place(checkpoints.wrap(trial.upstream, trial.case.wrapper))
     yield from _changes(before, trial.base.given)
 

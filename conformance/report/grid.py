@@ -11,7 +11,7 @@ from packaging.version import InvalidVersion, Version
 
 from ..ledger import Ledger
 from ..results import Change, Results, Verdict
-from .terminal import MARKS, cell_counts
+from .terminal import MARKS, briefly, cell_counts, face
 
 OUTCOMES = ("fail", "error", "known", "pass", "blocked", "not-applicable")
 _ORDER = list(MARKS)
@@ -70,13 +70,13 @@ class Grid:
         counts = cell_counts(verdicts)
         worst, many = counts[0]
         told = ", ".join(f"{count} {word(name)}" for name, count in counts)
-        faces = [f"{MARKS[name][0]} {count} {MARKS[name][1]}" for name, count in counts]
+        faces = [face(*counted) for counted in counts]
         if not self.roomy:
             faces = [f"{MARKS[worst][0]}{many if worst != 'not-applicable' else ''}"]
         reasons = {v.reason for v in verdicts}
         if worst == "not-applicable" and len(reasons) == 1 and verdicts[0].reason:
             told = f"not applicable, {verdicts[0].reason}"
-            faces = [f"– {verdicts[0].reason.split(' (')[-1].rstrip(')')}" if self.roomy else "–"]
+            faces = [f"– {briefly(verdicts[0].reason)}" if self.roomy else "–"]
         change = self.changes.get((family, target))
         since = f"; values changed since {short(change.previous)}" if change else ""
         share = many / sum(count for name, count in counts if name != "not-applicable") if worst == "known" else 0

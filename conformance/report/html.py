@@ -10,17 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..ledger import FIXTURES, Ledger, WitnessFile, slug
+from ..ledger import REPRODUCERS, Ledger, witness_path, witness_text, witnesses_of
 from ..results import Results
 from . import plot
 from .grid import OUTCOMES, Grid, figure, page_data, short, word
-from .terminal import MARKS
+from .terminal import MARKS, errors_of, judgements
 
 _HERE = Path(__file__).resolve().parent
-_JUDGED = ("fail", "known", "pass")
 
 
 def render(results: Results, book: Ledger, gaps: Sequence[str] = ()) -> str:
@@ -49,14 +47,14 @@ def render(results: Results, book: Ledger, gaps: Sequence[str] = ()) -> str:
         failures=failures,
         known=_known(grid, book),
         surprises=[w for w in results.witnesses if not w.expected],
-        errors=_errors(results),
+        errors=errors_of(results),
         gaps=list(gaps),
         changes=_changes(grid),
         panels=plot.panels(grid.loads),
         medians=plot.medians(grid.loads),
         bins=plot.BINS,
         outcomes=OUTCOMES,
-        denominator=_denominator(grid),
+        denominator=[(target, judgements(results.of(target))) for target in grid.targets],
         regimes=_regimes(grid),
         environment=_environment(grid),
         css=(_HERE / "report.css").read_text(encoding="utf-8"),
@@ -104,13 +102,12 @@ def _failures(grid: Grid) -> list[dict[str, Any]]:
             for verdict in grid.cells.get((family, target), ()):
                 for failure in verdict.failures:
                     case = failure.case.to_json()
-                    witness = WitnessFile(verdict.invariant, failure.kind, failure.tensor, failure.case)
                     new = {
                         "fingerprint": failure.fingerprint,
                         "message": failure.message,
                         "case": case,
                         "words": failure.case.describe(),
-                        "witness": msgspec.json.format(msgspec.json.encode(witness), indent=1).decode(),
+                        "witness": witness_text(verdict.invariant, failure).rstrip(),
                         "fraction": None,
                         "count": 0,
                         "targets": [],
@@ -122,7 +119,8 @@ def _failures(grid: Grid) -> list[dict[str, Any]]:
     for told in found.values():
         told["where"] = grid.spans(told["targets"])
         first = told["targets"][0]
-        told["command"] = f"timm-conformance replay witnesses/{slug(first)}/{slug(told['fingerprint'])}.json {first}"
+        path = witness_path(witnesses_of(first, Path()), told["fingerprint"])
+        told["command"] = f"timm-conformance replay {path.as_posix()} {first}"
     return list(found.values())
 
 
@@ -152,21 +150,10 @@ def _known(grid: Grid, book: Ledger) -> list[dict[str, Any]]:
                 {"replay": r, "message": m, "fraction": f, "expected": e, "targets": grid.spans(targets)}
                 for (r, m, f, e), targets in replays[name].items()
             ],
-            "script": script.read_text(encoding="utf-8") if (script := _script(name)).is_file() else "",
+            "script": script.read_text(encoding="utf-8") if (script := REPRODUCERS / f"{name}.py").is_file() else "",
         }
         for name in ids
     ]
-
-
-def _script(entry: str) -> Path:
-    return FIXTURES / "reproducers" / f"{entry}.py"
-
-
-def _errors(results: Results) -> list[tuple[str, str, int]]:
-    """Target, reason and how many verdicts it cost; none for a target that never started."""
-    costs: Counter[tuple[str, str]] = Counter(dict.fromkeys(results.errors.items(), 0))
-    costs.update((v.target, v.reason) for v in results.verdicts if v.verdict == "error")
-    return [(target, reason, count) for (target, reason), count in costs.items()]
 
 
 def _changes(grid: Grid) -> list[dict[str, Any]]:
@@ -177,16 +164,6 @@ def _changes(grid: Grid) -> list[dict[str, Any]]:
         if changed:
             told.append({"target": target, "previous": changed[0].previous, "families": changed})
     return told
-
-
-def _denominator(grid: Grid) -> list[tuple[str, Counter[str]]]:
-    """Judgements by outcome, target by target."""
-    counts: dict[str, Counter[str]] = {t: Counter() for t in grid.targets}
-    for (_, target), verdicts in grid.cells.items():
-        for verdict in verdicts:
-            counts[target].update(verdict.cases)
-            counts[target]["judged"] += sum(verdict.cases.get(outcome, 0) for outcome in _JUDGED)
-    return list(counts.items())
 
 
 def _regimes(grid: Grid) -> list[tuple[str, list[tuple[str, list[str]]]]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ..ledger import Ledger
 from ..results import Results, Verdict
-from .terminal import FEW, MARKS, cell_counts, change_lines, denominator, known_lines
+from .terminal import FEW, cell_counts, change_lines, denominator, errors_of, face, known_lines
 
 
 def _counted(verdicts: list[Verdict]) -> str:
-    return ", ".join(f"{MARKS[name][0]} {count} {MARKS[name][1]}" for name, count in cell_counts(verdicts)) or "–"
+    return ", ".join(face(*counted) for counted in cell_counts(verdicts)) or "–"
 
 
 def _cell(verdicts: list[Verdict], error: str | None) -> str:
@@ -55,8 +55,7 @@ def summary(results: Results, book: Ledger, gaps: list[str], code: int) -> str:
             for f in v.failures
         ],
         "Errors": sorted(
-            {f"`{v.target}`: {v.reason}" for v in results.verdicts if v.verdict == "error"}
-            | {f"`{target}` cannot start: {reason}" for target, reason in results.errors.items()}
+            f"`{target}`{'' if count else ' cannot start'}: {reason}" for target, reason, count in errors_of(results)
         ),
         "Ledger surprises": [
             f"`{w.target}` {w.id} {w.replay}: {w.message}" for w in results.witnesses if not w.expected

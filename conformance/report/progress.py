@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from .. import results
 from ..runner import Plan
-from .terminal import FEW, MARKS, cell_counts
+from .terminal import FEW, cell_counts, face
 
 
 class Watch:
@@ -82,7 +82,7 @@ class Watch:
         seen = self.verdicts.get(target)
         if self.many and seen:
             ended = sum(1 for t, v in self.verdicts.items() if v and t not in self.tasks)
-            counts = ", ".join(f"{MARKS[name][0]} {n} {MARKS[name][1]}" for name, n in cell_counts(seen))
+            counts = ", ".join(face(*counted) for counted in cell_counts(seen))
             minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
             self._say(f"{minutes}:{seconds:02}  {ended}/{len(self.verdicts)}  {target}: {counts}")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..changes import by_up_to
 from ..ledger import Ledger
-from ..results import Change, Results, Verdict
+from ..results import JUDGED, Change, Results, Verdict
 
 # A mark and a word for each verdict: readable without colour.
 MARKS = {
@@ -38,11 +40,21 @@ def cell_counts(verdicts: list[Verdict]) -> list[tuple[str, int]]:
     return [(name, counts[name]) for name in MARKS if counts[name]]
 
 
+def face(verdict: str, count: int) -> str:
+    """So many verdicts of a kind, as a cell shows them."""
+    mark, word, _ = MARKS[verdict]
+    return f"{mark} {count} {word}"
+
+
+def briefly(reason: str) -> str:
+    """Why nothing was judged: what stands in brackets at the end, ``first release: 1.0.31``, or all of it."""
+    return reason.split(" (")[-1].rstrip(")")
+
+
 def _counted(verdicts: list[Verdict]) -> Text:
     text = Text()
     for name, count in cell_counts(verdicts):
-        mark, word, style = MARKS[name]
-        text.append(f"{'  ' if text else ''}{mark} {count} {word}", style=style)
+        text.append(f"{'  ' if text else ''}{face(name, count)}", style=MARKS[name][2])
     return text or Text("–", style="dim")
 
 
@@ -50,7 +62,7 @@ def _cell(verdicts: list[Verdict], error: str | None) -> Text:
     if error is not None and not verdicts:
         return Text("E cannot start", style=MARKS["error"][2])
     if verdicts and all(v.verdict == "not-applicable" for v in verdicts):
-        return Text(f"– {verdicts[0].reason.split(' (')[-1].rstrip(')') or 'n/a'}", style="dim")
+        return Text(f"– {briefly(verdicts[0].reason) or 'n/a'}", style="dim")
     return _counted(verdicts)
 
 
@@ -109,8 +121,7 @@ def change_lines(results: Results) -> list[str]:
     lines = []
     for (previous, target, tensors), changes in alike.items():
         cases = f"{sum(c.cases for c in changes)} of {sum(c.compared for c in changes)} cases"
-        sizes = [c.largest for c in changes if c.largest is not None]
-        size = f", by up to {max(sizes):.3g} times what rounding allows" if sizes else ""
+        size = by_up_to(max((c.largest for c in changes if c.largest is not None), default=None))
         families = ", ".join(c.family for c in changes)
         lines.append(f"{previous} -> {target}: {_named(tensors)} of {families}: {cases}{size}")
     return lines
@@ -137,11 +148,8 @@ def print_failures(console: Console, results: Results, witnesses: dict[tuple[str
             path = witnesses.get((verdict.target, failure.fingerprint))
             if path is not None:
                 say(f"    timm-conformance replay {path} {verdict.target}")
-    for target, reason in results.errors.items():
-        say(f"E {target}  cannot start: {reason}", "red")
-    for target, reasons in _errors(results).items():
-        for reason, count in reasons.most_common():
-            say(f"E {target}  {count} verdicts: {reason}", "red")
+    for target, reason, count in errors_of(results):
+        say(f"E {target}  {f'{count} verdicts' if count else 'cannot start'}: {reason}", "red")
     for witness in results.witnesses:
         if not witness.expected:
             what = {"fails": "fails outside its ledger range", "fixed": "no longer fails: narrow its ledger range"}
@@ -150,23 +158,28 @@ def print_failures(console: Console, results: Results, witnesses: dict[tuple[str
             )
 
 
-def _errors(results: Results) -> dict[str, Counter[str]]:
-    found: dict[str, Counter[str]] = {}
-    for verdict in results.verdicts:
-        if verdict.verdict == "error":
-            found.setdefault(verdict.target, Counter())[verdict.reason] += 1
-    return found
+def errors_of(results: Results) -> list[tuple[str, str, int]]:
+    """Target, reason and how many verdicts it cost; none for a target that never started."""
+    costs: Counter[tuple[str, str]] = Counter(dict.fromkeys(results.errors.items(), 0))
+    costs.update((v.target, v.reason) for v in results.verdicts if v.verdict == "error")
+    return [(target, reason, count) for (target, reason), count in costs.items()]
+
+
+def judgements(verdicts: Iterable[Verdict]) -> Counter[str]:
+    """Cases by outcome, and under ``judged`` those that are a judgement."""
+    counts: Counter[str] = Counter()
+    for verdict in verdicts:
+        counts.update(verdict.cases)
+    counts["judged"] = sum(counts[outcome] for outcome in JUDGED)
+    return counts
 
 
 def denominator(results: Results) -> list[str]:
     """How much was really judged, one line a target."""
     lines = []
     for target in dict.fromkeys(v.target for v in results.verdicts):
-        counts: Counter[str] = Counter()
-        for verdict in results.of(target):
-            counts.update(verdict.cases)
-        judged = sum(counts[o] for o in ("pass", "fail", "known"))
-        parts = [f"{target}: {judged} judgements ({counts['fail']} failed, {counts['known']} known)"]
+        counts = judgements(results.of(target))
+        parts = [f"{target}: {counts['judged']} judgements ({counts['fail']} failed, {counts['known']} known)"]
         parts += [f"{counts[o]} {o}" for o in ("blocked", "not-applicable", "error") if counts[o]]
         lines.append(", ".join(parts))
     return lines
