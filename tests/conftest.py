@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.other_repository import Project
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: run the CUDA tests or fail")
@@ -20,3 +22,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.config.getoption("device") == "cuda":
         pytest.fail("--device cuda: no CUDA device is visible to torch", pytrace=False)
     pytest.skip("needs a CUDA device: none is visible to torch")
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A fresh repository of somebody else's."""
+    return Project(tmp_path)

@@ -97,10 +97,11 @@ def test_the_seed_alone_says_which_cases_are_drawn(tmp_path, monkeypatch):
     """Whatever modules a process has imported: Hypothesis draws from the constants in their source."""
     monkeypatch.syspath_prepend(tmp_path)
     drawing = Drawing(PROFILES["gate"], seed=0)
-    before = drawing.cases(FAMILIES["deit"])
-    (tmp_path / "somebodys_own.py").write_text(f"NUMBERS = {list(range(40))}\n")
+    names = ("deit", "dinov2", "openai_clip", "mae")
+    before = [drawing.cases(FAMILIES[name]) for name in names]
+    (tmp_path / "somebodys_own.py").write_text(f"NUMBERS = {list(range(100, 900))}\n")
     importlib.import_module("somebodys_own")
-    assert drawing.cases(FAMILIES["deit"]) == before
+    assert [drawing.cases(FAMILIES[name]) for name in names] == before
 
 
 def test_our_own_mistake_is_an_error_and_no_failure(loader):

@@ -4,96 +4,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
-from xml.etree import ElementTree as xml
 
 import pytest
 
 import reference
-from conformance import releases, run_conformance, session, vit_conformance
+from conformance import releases, session, vit_conformance
 from conformance.errors import UserError
-from conformance.results import Footer
 from conformance.session import Session
 from conformance.targets import MODEL_RELEASE
+from tests.other_repository import BLOCKS, ROOT, Project
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "use-in-your-repository.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-
-LOADING = '''
-import os
-import reference
-
-def convert(checkpoint, model):
-    """What is right."""
-    return reference.load_state_dict(checkpoint, model)
-
-def returns_early(checkpoint, model):
-    """Issue #2120: CLIP's patch kernel never meets the resampling."""
-    state = reference.load_state_dict(checkpoint, model)
-    return {**state, "patch_embed.proj.weight": reference.unwrap(checkpoint)["visual.conv1.weight"]}
-
-def tells(checkpoint, model):
-    """Right, and writes down in which process."""
-    with open("met.txt", "a") as file:
-        print(os.getpid(), file=file)
-    return convert(checkpoint, model)
-'''
 FEW = 'families=["openai_clip"], invariants=["strict-load", "finite"], profile="smoke"'
-
-
-class Project:
-    """Another repository: a package, its tests, and nothing of ours but what is importable."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.write("mypackage/__init__.py", "")
-        self.write("mypackage/loading.py", LOADING)
-        self.write("pyproject.toml", '[tool.pytest.ini_options]\naddopts = "--strict-markers"\npythonpath = ["."]\n')
-
-    def write(self, name: str, text: str) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-    def run(self, *command: str, ahead: str = "") -> subprocess.CompletedProcess:
-        """Run Python here; ``ahead`` comes before everything else that is importable."""
-        path = os.pathsep.join(p for p in (ahead, str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
-        environment |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [sys.executable, *command], cwd=self.folder, env=environment, capture_output=True, text=True
-        )
-
-    def pytest(self, *options: str, ahead: str = "", plugin: bool = True) -> tuple[dict[str, tuple[str, str]], str]:
-        """Run pytest; returns the outcome and the text of each test by its name, and all that was printed."""
-        named = ["-p", "conformance.plugin"] if plugin else []
-        done = self.run("-m", "pytest", *named, "--junitxml=junit.xml", *options, ahead=ahead)
-        report = self.folder / "junit.xml"
-        return (_outcomes(report) if report.is_file() else {}), done.stdout + done.stderr
-
-
-def _outcomes(report: Path) -> dict[str, tuple[str, str]]:
-    found = {}
-    for case in xml.parse(report).iter("testcase"):
-        said = next(iter(case), None)
-        outcome = "passed" if said is None else {"pytest.xfail": "xfailed"}.get(said.get("type"), said.tag)
-        text = "" if said is None else f"{said.get('message')}\n{said.text or ''}"
-        found[case.get("name")] = (outcome, text)
-    report.unlink()
-    return found
-
-
-@pytest.fixture
-def project(tmp_path):
-    """A fresh one."""
-    return Project(tmp_path)
 
 
 # -- the three lines -----------------------------------------------------------------------------------------------------
@@ -327,90 +251,3 @@ def test_the_entry_point_and_the_name_are_one_plugin():
     """pytest refuses to register a module under two names: `-p conformance.plugin` must stay possible where it is installed."""
     declared = re.search(r"entry-points\.pytest11\]\n(.*)\n", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert declared[1] == '"conformance.plugin" = "conformance.plugin"'
-
-
-# -- without pytest ------------------------------------------------------------------------------------------------------
-
-
-def returns_early(checkpoint, model):
-    """Issue #2120, for bare and wrapped CLIP checkpoints."""
-    kernel = reference.unwrap(checkpoint)["visual.conv1.weight"]
-    return {**reference.load_state_dict(checkpoint, model), "patch_embed.proj.weight": kernel}
-
-
-ASKED = {"families": ["openai_clip"], "invariants": ["strict-load", "finite"], "profile": "smoke"}
-
-
-def test_the_script_of_the_page(project):
-    """The page's last block judges the project's own loader."""
-    project.write("judge.py", BLOCKS[2])
-    done = project.run("judge.py")
-    assert done.returncode == 0, done.stderr
-
-
-def test_known_failures_without_pytest():
-    """The same verdicts as structured results, settled by the same list; the exit code is that of a run."""
-    known = {"openai_clip:strict-load": "see #12"}
-    results = run_conformance(returns_early, known_failures=known, **ASKED)
-    assert {v.invariant: (v.verdict, v.reason) for v in results.verdicts} == {
-        "strict-load": ("known", "see #12"),
-        "finite": ("pass", ""),
-    }
-    assert results.footers[-1].exit_code == 0
-    gone = run_conformance(reference.load_state_dict, known_failures=known, **ASKED)
-    assert {v.invariant: v.verdict for v in gone.verdicts} == {"strict-load": "fixed", "finite": "pass"}
-    assert gone.footers[-1].exit_code == 1
-
-
-def test_targets_without_pytest():
-    """A target's results are those of a run: its own process, the ledger, the witnesses."""
-    seen = []
-    results = run_conformance("timm==0.9.16", watch=seen.append, **{**ASKED, "invariants": "strict-load"})
-    assert [v.verdict for v in results.verdicts] == ["known"]
-    assert "clip-early-return" in {w.id for w in results.witnesses}
-    assert isinstance(results.records[-1], Footer)
-    assert all(verdict in seen for verdict in results.verdicts)
-
-
-@pytest.mark.parametrize(
-    ("loader", "asked", "says"),
-    [
-        (reference.load_state_dict, {"families": ["clip"]}, "unknown family 'clip'"),
-        (reference.load_state_dict, {"invariants": ["strict"]}, "unknown invariant 'strict'"),
-        (reference.load_state_dict, {"profile": "huge"}, "unknown profile 'huge'"),
-        (reference.load_state_dict, {"ledger": "none"}, "ledger and jobs go with targets"),
-        (reference.load_state_dict, {"timm": "new"}, "'new' is no version"),
-        ("timm==1.0.31", {"timm": "installed"}, "known_failures and timm go with a function"),
-        ("timm==1.0.31", {"profile": "huge"}, "unknown profile 'huge'"),
-        ("timm=1.0.31", {}, "unknown target 'timm=1.0.31'"),
-        ([], {}, "no target is named"),
-    ],
-)
-def test_mistakes_without_pytest(loader, asked, says):
-    """UserError, one line, at once; never an exit."""
-    with pytest.raises(UserError, match=re.escape(says)) as caught:
-        run_conformance(loader, **asked)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_process_gets_its_settings_back():
-    """Judging in somebody's process leaves its threads and random numbers as they were."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        state = torch.get_rng_state()
-        run_conformance(reference.load_state_dict, **ASKED)
-        assert torch.get_num_threads() == 2
-        assert torch.equal(torch.get_rng_state(), state)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def test_importing_the_package_imports_no_torch():
-    """`import conformance` is instant."""
-    code = "import sys, conformance; assert 'torch' not in sys.modules and 'pytest' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-    with pytest.raises(ImportError, match="cannot import name 'vit_confirmance'"):
-        from conformance import vit_confirmance  # noqa: F401
