@@ -128,7 +128,8 @@ def activate(target: Target) -> str:
         sys.path.insert(0, str(folder))
     torchvision_shim.install()
     timm = importlib.import_module("timm")
-    enough = target.kind == "loader" and timm.__version__ == target.models
+    # Where only models are timm's, any timm of that version has them.
+    enough = not target.is_timm and timm.__version__ == target.models
     if folder is not None and not enough and folder.resolve() not in Path(timm.__file__).resolve().parents:
         hint = (
             f"loader:{target.value}@installed judges with it" if target.kind == "loader" else "give it its own process"
