@@ -1,0 +1,1 @@
+"""A user's own checkpoint, compared with the reference tensor by tensor."""

@@ -1,0 +1,235 @@
+"""A checkpoint file as a dict of tensors, read so that no file can run code, fill the memory or end in a traceback.
+
+What a file declares is compared with the bytes it has before anything is decompressed or allocated. Whatever the
+libraries that read the containers say about a file becomes one :class:`UserError`. What the tensors are is looked at next,
+by :mod:`conformance.check.sanity`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reference import LoadError, flax
+
+from ..errors import UserError, one_line
+
+# How a file of each kind begins. A .pth file is a zip archive or, before torch 1.6, a pickle; a .npz file is a zip archive.
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_PICKLE = b"\x80"
+# What stands in a checkpoint's place, by its first bytes in lower case: what it is, and what to do.
+_OTHERS = {
+    b"version https://git-lfs": ("a Git LFS pointer", "fetch the file it points to with git lfs pull"),
+    b"<!doctype": ("an HTML page", "download the file itself"),
+    b"<html": ("an HTML page", "download the file itself"),
+    b"{": ("a JSON file", "an index of shards or a configuration; name the file that holds the tensors"),
+    b"\x93numpy": ("a single array of NumPy", "name a .npz file with all of them"),
+    b"\x89hdf": ("an HDF5 file", "convert it to .safetensors"),
+    b"gguf": ("a GGUF file", "convert it to .safetensors"),
+    b"\x1f\x8b": ("compressed with gzip", "unpack it"),
+    b"\xfd7zxz": ("compressed with xz", "unpack it"),
+    b"(\xb5/\xfd": ("compressed with zstd", "unpack it"),
+}
+# Trained weights hardly compress; whatever unfolds to more than this many times its size, and to more than a little, is a
+# bomb and no checkpoint.
+MAX_INFLATION = 20
+FREE_BYTES = 256 * 2**20
+
+
+def inflated(declared: int, held: int) -> bool:
+    """Whether tensors that declare so many bytes are out of all proportion to the bytes held."""
+    return declared > max(FREE_BYTES, MAX_INFLATION * held)
+
+
+def kind(path: Path) -> str:
+    """The container of a checkpoint, ``safetensors``, ``pth`` or ``npz``, told by its content.
+
+    Raises :class:`UserError` for what is no readable file or none of these.
+    """
+    start = _start(path)
+    if start.startswith(_ZIP):
+        with _archive(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
+            return "pth"
+        if any(name.endswith(".npy") for name in names):
+            return "npz"
+        raise UserError(f"checkpoint {path}: a zip archive without tensors; unpack it and name the checkpoint inside")
+    if start[8:9] == b"{":
+        return "safetensors"
+    if start.startswith(_PICKLE):
+        return "pth"
+    for magic, (what, remedy) in _OTHERS.items():
+        if start.lower().lstrip().startswith(magic):
+            raise UserError(f"checkpoint {path}: this is {what}, not a checkpoint; {remedy}")
+    raise UserError(
+        f"checkpoint {path}: neither a .safetensors file nor one of torch.save or numpy.savez; is it whole?"
+    )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file as a loader is given it: a dict of CPU tensors, in wrappers as they were saved.
+
+    ``.safetensors`` and zip-based ``.pth`` files are mapped into memory, not copied. Arrays of a ``.npz`` file become
+    tensors under the names of their Flax tree. Raises :class:`UserError`, one line, for anything that cannot be read.
+    """
+    container = kind(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = _READERS[container](path)
+    except UserError:
+        raise
+    except Exception as error:  # a library's word on a file that it cannot read, whatever its type
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"checkpoint {path}: damaged or cut off, get it again ({reason})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"checkpoint {path}: a checkpoint is a dict of tensors, this holds a {type(content).__name__}")
+    return content
+
+
+def _start(path: Path) -> bytes:
+    try:
+        if path.is_dir():
+            raise UserError(f"checkpoint {path}: this is a folder; name the file in it")
+        if path.exists() and not path.is_file():
+            raise UserError(f"checkpoint {path}: this is no regular file")
+        with path.open("rb") as file:
+            start = file.read(64)
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint {path}: {getattr(error, 'strerror', None) or error}") from None
+    if not start:
+        raise UserError(f"checkpoint {path}: the file is empty")
+    return start
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except Exception as error:  # zipfile has many words for a damaged directory
+        raise UserError(f"checkpoint {path}: damaged or cut off, get it again ({one_line(error)})") from None
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _npz(path: Path) -> dict[str, Tensor]:
+    with _archive(path) as archive:
+        members = [(m, _declared_bytes(archive, m, path)) for m in archive.infolist()]
+    declared = sum(max(size, member.file_size) for member, size in members)
+    if inflated(declared, path.stat().st_size) or declared > _memory():
+        raise UserError(
+            f"checkpoint {path}: its arrays declare {declared:,} bytes, the file has {path.stat().st_size:,}: not unpacked"
+        )
+    with np.load(path, allow_pickle=False) as tree:
+        return {name: _tensor(tree, name, path) for name in tree}
+
+
+def _tensor(tree: Mapping[str, np.ndarray], name: str, path: Path) -> Tensor:
+    try:
+        return flax.tensor(tree[name])
+    except LoadError as error:
+        raise UserError(f"checkpoint {path}: {name}: {error}") from None
+
+
+def _declared_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> int:
+    """The size of an array by its own header. Raises :class:`UserError` for one that is no array of numbers."""
+    where = f"checkpoint {path}: {member.filename}"
+    with archive.open(member) as file:
+        shape, dtype = _npy_header(file, where)
+    if dtype.hasobject:
+        raise UserError(f"{where} holds pickled objects, which are not read; save arrays of numbers")
+    if any(n < 0 for n in shape):
+        raise UserError(f"{where} declares the impossible shape {shape}")
+    return prod(shape) * dtype.itemsize
+
+
+def _npy_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], np.dtype]:
+    try:
+        version = np.lib.format.read_magic(file)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, dtype = readers[version](file)
+    except Exception as error:  # a header is a Python literal: it can fail in any way
+        raise UserError(f"{where} is no array of NumPy, or damaged ({one_line(error)})") from None
+    return shape, dtype
+
+
+def _pth(path: Path) -> Any:
+    mapped = _start(path).startswith(_ZIP)
+    if mapped:
+        with _archive(path) as archive:
+            _torch_archive(archive, path)
+    try:
+        # A class without behaviour in which training scripts keep their arguments; weights_only admits tensors and dicts.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # torch has many types of exception for a file that it cannot read
+        wanted = re.search(r"GLOBAL `?([\w.]+)", str(error))
+        if wanted is None:
+            raise
+        raise UserError(
+            f"checkpoint {path}: it holds a {wanted[1]}, which only running its code would read, so it was not read; "
+            "if you trust its origin, load it yourself and torch.save the state_dict alone"
+        ) from None
+    held, size = sum(_storages(content).values()), path.stat().st_size
+    if inflated(held, size):
+        raise UserError(
+            f"checkpoint {path}: its tensors take {held:,} bytes, the file has {size:,}: it is no checkpoint"
+        )
+    return content
+
+
+def _torch_archive(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse an archive that ``torch.load`` would misread, or read without a complaint though its bytes have changed."""
+    members = archive.infolist()
+    if any(m.filename.endswith("/constants.pkl") for m in members):
+        raise UserError(
+            f"checkpoint {path}: a TorchScript archive, a program and not only its tensors; if you trust its origin, "
+            "torch.save(torch.jit.load(FILE).state_dict(), OTHER)"
+        )
+    if any(m.compress_type != zipfile.ZIP_STORED for m in members):  # mapped, they would be taken for the tensors
+        raise UserError(f"checkpoint {path}: packed again with compression; torch.save stores tensors as they are")
+    # torch.save can leave all checksums zero (torch.serialization.set_crc32_options).
+    damaged = archive.testzip() if any(m.CRC for m in members) else None
+    if damaged:
+        raise UserError(f"checkpoint {path}: {damaged} in it is damaged (wrong checksum), get the file again")
+
+
+def _storages(content: Any) -> dict[int, int]:
+    """The bytes of memory behind all tensors of a checkpoint, by address."""
+    return {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors(content)) if s.device.type == "cpu"}
+
+
+def tensors(content: Any) -> Iterator[Tensor]:
+    """Every dense tensor in nested dicts, lists and tuples, each container visited once however often it is held."""
+    seen, stack = set(), [content]
+    while stack:
+        entry = stack.pop()
+        if isinstance(entry, Tensor):
+            if entry.layout == torch.strided:
+                yield entry
+        elif isinstance(entry, (dict, list, tuple)) and id(entry) not in seen:
+            seen.add(id(entry))
+            stack.extend(entry.values() if isinstance(entry, dict) else entry)
+
+
+def _memory() -> int:
+    """The machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+_READERS = {"safetensors": _safetensors, "pth": _pth, "npz": _npz}
