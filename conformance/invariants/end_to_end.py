@@ -11,9 +11,10 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from .. import checkpoints
+from ..expectation import CLASSIFIERS
 from ..loaders import Unsupported, default_size
 from ..problems import Problem, raised, scratch_folder
-from ..trial import CLASSIFIERS, Trial
+from ..trial import Trial
 from .registry import invariant
 
 

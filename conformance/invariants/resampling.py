@@ -11,8 +11,10 @@ from reference.resize import axis_matrix, axis_pinv
 
 from .. import bounds
 from ..cases import relation
+from ..expectation import GRID
+from ..families.base import KERNEL
 from ..problems import Problem
-from ..trial import GRID, KERNEL, Blocked, Trial
+from ..trial import Blocked, Trial
 from .registry import invariant, unless
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..expectation import GRID
+from ..families.base import KERNEL
 from ..problems import Problem, same
-from ..trial import GRID, KERNEL, Loaded, Trial
+from ..trial import Loaded, Trial
 from .registry import invariant, unless
 
 _RESAMPLED = ("patch-grow", "patch-shrink", "patch-mixed", "grid-grow", "grid-shrink", "grid-mixed")
