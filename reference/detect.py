@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import torch
 from torch import Tensor
 
 from . import flax
@@ -36,15 +37,28 @@ def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
     if others or not state:
         what = f"not a named tensor: {some(others)}" if others else "it is empty"
         raise LoadError(f"no state_dict in this checkpoint ({what}); looked under {', '.join(WRAPPERS)}")
+    special = [f"{k} ({form})" for k, v in state.items() if (form := _special(v))]
+    if special:
+        raise LoadError(f"only dense tensors can be loaded, convert the others first: {some(special)}")
     return flax.plain(state)
 
 
-def _holds_tensors(entry: object, depth: int = _MAX_NESTING) -> bool:
-    if not isinstance(entry, Mapping) or not depth:
-        return False
-    return any(isinstance(v, Tensor) for v in entry.values()) or any(
-        _holds_tensors(entry.get(w), depth - 1) for w in WRAPPERS
-    )
+def _special(tensor: Tensor) -> str:
+    """How a tensor is stored, other than as a dense one."""
+    if tensor.is_nested or tensor.is_quantized:
+        return "nested" if tensor.is_nested else "quantized"
+    return "" if tensor.layout == torch.strided else str(tensor.layout).removeprefix("torch.")
+
+
+def _holds_tensors(entry: object) -> bool:
+    """Whether a wrapper's entry holds tensors, or a wrapper that does; each level's dicts once, for they may hold each other."""
+    level = [entry]
+    for _ in range(_MAX_NESTING):
+        dicts = {id(e): e for e in level if isinstance(e, Mapping)}.values()
+        if any(isinstance(v, Tensor) for e in dicts for v in e.values()):
+            return True
+        level = [e.get(w) for e in dicts for w in WRAPPERS]
+    return False
 
 
 def detect(state_dict: Mapping[str, Tensor], names: Collection[str] = ()) -> Format:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+_LONGEST = 120
+
 
 class LoadError(ValueError):
     """A checkpoint that cannot be loaded into the given model, with the reason in one line."""
 
 
 def some(names: Iterable[str], limit: int = 4) -> str:
-    """``names`` as readable text, the first ``limit`` spelled out and the rest counted."""
+    """``names`` as readable text of one line, the first ``limit`` spelled out and the rest counted.
+
+    A name is whatever a file says: one that would not print is quoted, a long one is cut.
+    """
     names = list(names)
-    text = ", ".join(names[:limit])
+    text = ", ".join((n if n.isprintable() else repr(n))[:_LONGEST] for n in names[:limit])
     return f"{text} and {len(names) - limit} more" if len(names) > limit else text or "none"

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import LoadError
+from .errors import LoadError, some
 
 PREFIXES = ("opt/target/", "params/img/", "params/", "img/", "")
 ANCHOR = "embedding/kernel"
 _STACK = "Transformer/encoderblock/"
+_MAX_DEPTH = 1024
 
 
 def tensor(array: np.ndarray) -> Tensor:
@@ -38,12 +39,15 @@ def tensors(tree: Mapping) -> dict:
             value = tree[key]
             out[key] = tensor(value) if isinstance(value, np.ndarray) else value
         except ValueError as error:  # NumPy's refusal of pickled objects, or ours
-            raise LoadError(f"{key}: {error}") from None
+            raise LoadError(f"{some([str(key)])}: {error}") from None
     return out
 
 
 def plain(tree: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The image tower of a flattened tree, without its prefix and with scanned blocks one by one; others as they are."""
+    """The image tower of a flattened tree, without its prefix and with scanned blocks one by one; others as they are.
+
+    Raises :class:`LoadError` for a stack of more blocks than there can be.
+    """
     prefix = next((p for p in PREFIXES if p + ANCHOR in tree), None)
     if prefix is None:
         return dict(tree)
@@ -54,6 +58,8 @@ def plain(tree: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name = key[len(prefix) :]
         if name.startswith(_STACK) and value.ndim:
             rest = name[len(_STACK) :]
+            if len(value) > _MAX_DEPTH:
+                raise LoadError(f"{some([key])} stacks {len(value)} blocks: no Vision Transformer has so many")
             out.update((f"Transformer/encoderblock_{i}/{rest}", block) for i, block in enumerate(value))
         else:
             out[name] = value

@@ -22,17 +22,20 @@ import torch
 from torch import Tensor
 
 from reference import LoadError, flax
+from reference.errors import some
 
 from ..errors import UserError, one_line
 
-# How a file of each kind begins. A .pth file is a zip archive or, before torch 1.6, a pickle; a .npz file is a zip archive.
+# A .npz file is a zip archive, a .pth file too or, as torch wrote them before 1.6, pickles of which the first is a number.
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _PICKLE = b"\x80"
+_TORCH_PICKLE = bytes.fromhex("6cfc9c46f9206aa85019")
 # What stands in a checkpoint's place, by its first bytes in lower case: what it is, and what to do.
 _OTHERS = {
     b"version https://git-lfs": ("a Git LFS pointer", "fetch the file it points to with git lfs pull"),
     b"<!doctype": ("an HTML page", "download the file itself"),
     b"<html": ("an HTML page", "download the file itself"),
+    b"<?xml": ("an XML page", "download the file itself"),
     b"{": ("a JSON file", "an index of shards or a configuration; name the file that holds the tensors"),
     b"\x93numpy": ("a single array of NumPy", "name a .npz file with all of them"),
     b"\x89hdf": ("an HDF5 file", "convert it to .safetensors"),
@@ -43,13 +46,9 @@ _OTHERS = {
 }
 # Trained weights hardly compress; whatever unfolds to more than this many times its size, and to more than a little, is a
 # bomb and no checkpoint.
-MAX_INFLATION = 20
-FREE_BYTES = 256 * 2**20
-
-
-def inflated(declared: int, held: int) -> bool:
-    """Whether tensors that declare so many bytes are out of all proportion to the bytes held."""
-    return declared > max(FREE_BYTES, MAX_INFLATION * held)
+_MAX_INFLATION = 20
+_FREE_BYTES = 256 * 2**20
+_SAVE_AGAIN = "if you trust its origin, load it yourself and torch.save the state_dict alone"
 
 
 def kind(path: Path) -> str:
@@ -66,10 +65,15 @@ def kind(path: Path) -> str:
         if any(name.endswith(".npy") for name in names):
             return "npz"
         raise UserError(f"checkpoint {path}: a zip archive without tensors; unpack it and name the checkpoint inside")
-    if start[8:9] == b"{":
+    if start[8:9] == b"{" and b"\0" in start[:8]:  # the header, and its length
         return "safetensors"
     if start.startswith(_PICKLE):
-        return "pth"
+        if _TORCH_PICKLE in start:
+            return "pth"
+        raise UserError(
+            f"checkpoint {path}: a pickle that torch.save did not write, which only running its code would read; "
+            f"{_SAVE_AGAIN}"
+        )
     for magic, (what, remedy) in _OTHERS.items():
         if start.lower().lstrip().startswith(magic):
             raise UserError(f"checkpoint {path}: this is {what}, not a checkpoint; {remedy}")
@@ -92,8 +96,7 @@ def read(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # a library's word on a file that it cannot read, whatever its type
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        raise UserError(f"checkpoint {path}: damaged or cut off, get it again ({reason})") from None
+        raise _damaged(path, error) from None
     if not isinstance(content, dict):
         raise UserError(f"checkpoint {path}: a checkpoint is a dict of tensors, this holds a {type(content).__name__}")
     return content
@@ -118,7 +121,11 @@ def _archive(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except Exception as error:  # zipfile has many words for a damaged directory
-        raise UserError(f"checkpoint {path}: damaged or cut off, get it again ({one_line(error)})") from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, reason: object) -> UserError:
+    return UserError(f"checkpoint {path}: damaged or cut off, get it again ({one_line(reason)})")
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -131,10 +138,9 @@ def _npz(path: Path) -> dict[str, Tensor]:
     with _archive(path) as archive:
         members = [(m, _declared_bytes(archive, m, path)) for m in archive.infolist()]
     declared = sum(max(size, member.file_size) for member, size in members)
-    if inflated(declared, path.stat().st_size) or declared > _memory():
-        raise UserError(
-            f"checkpoint {path}: its arrays declare {declared:,} bytes, the file has {path.stat().st_size:,}: not unpacked"
-        )
+    _check_inflation(path, declared, path.stat().st_size)
+    if declared > _memory():
+        raise UserError(f"checkpoint {path}: its arrays take {declared:,} bytes, more than this machine's memory")
     with np.load(path, allow_pickle=False) as tree:
         return {name: _tensor(tree, name, path) for name in tree}
 
@@ -143,12 +149,12 @@ def _tensor(tree: Mapping[str, np.ndarray], name: str, path: Path) -> Tensor:
     try:
         return flax.tensor(tree[name])
     except LoadError as error:
-        raise UserError(f"checkpoint {path}: {name}: {error}") from None
+        raise UserError(f"checkpoint {path}: {some([name])}: {error}") from None
 
 
 def _declared_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> int:
     """The size of an array by its own header. Raises :class:`UserError` for one that is no array of numbers."""
-    where = f"checkpoint {path}: {member.filename}"
+    where = f"checkpoint {path}: {some([member.filename])}"
     with archive.open(member) as file:
         shape, dtype = _npy_header(file, where)
     if dtype.hasobject:
@@ -179,17 +185,16 @@ def _pth(path: Path) -> Any:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch has many types of exception for a file that it cannot read
         wanted = re.search(r"GLOBAL `?([\w.]+)", str(error))
-        if wanted is None:
-            raise
-        raise UserError(
-            f"checkpoint {path}: it holds a {wanted[1]}, which only running its code would read, so it was not read; "
-            "if you trust its origin, load it yourself and torch.save the state_dict alone"
-        ) from None
-    held, size = sum(_storages(content).values()), path.stat().st_size
-    if inflated(held, size):
-        raise UserError(
-            f"checkpoint {path}: its tensors take {held:,} bytes, the file has {size:,}: it is no checkpoint"
-        )
+        if wanted:
+            raise UserError(
+                f"checkpoint {path}: it holds a {wanted[1]}, which only running its code would read; {_SAVE_AGAIN}"
+            ) from None
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n\n")[0]
+        raise _damaged(path, reason) from None
+    found = list(_tensors(content))
+    storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in found) if s.device.type == "cpu"}
+    held = min(sum(storages.values()), path.stat().st_size)
+    _check_inflation(path, max(sum(storages.values()), sum(t.nbytes for t in found)), held)
     return content
 
 
@@ -206,25 +211,35 @@ def _torch_archive(archive: zipfile.ZipFile, path: Path) -> None:
     # torch.save can leave all checksums zero (torch.serialization.set_crc32_options).
     damaged = archive.testzip() if any(m.CRC for m in members) else None
     if damaged:
-        raise UserError(f"checkpoint {path}: {damaged} in it is damaged (wrong checksum), get the file again")
+        raise UserError(f"checkpoint {path}: {some([damaged])} in it is damaged (wrong checksum), get the file again")
 
 
-def _storages(content: Any) -> dict[int, int]:
-    """The bytes of memory behind all tensors of a checkpoint, by address."""
-    return {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors(content)) if s.device.type == "cpu"}
+def _tensors(content: Any) -> Iterator[Tensor]:
+    """Every dense tensor in nested dicts, lists and tuples, each container visited once however often it is held.
 
-
-def tensors(content: Any) -> Iterator[Tensor]:
-    """Every dense tensor in nested dicts, lists and tuples, each container visited once however often it is held."""
+    A pickle can give a tensor or a dict attributes of its own that stand in front of the methods: they are taken off.
+    """
     seen, stack = set(), [content]
     while stack:
         entry = stack.pop()
+        if id(entry) in seen or not isinstance(entry, (Tensor, dict, list, tuple)):
+            continue
+        seen.add(id(entry))
+        for name in [n for n in getattr(entry, "__dict__", ()) if hasattr(type(entry), n)]:
+            del entry.__dict__[name]
         if isinstance(entry, Tensor):
-            if entry.layout == torch.strided:
+            if entry.layout == torch.strided and not entry.is_nested:
                 yield entry
-        elif isinstance(entry, (dict, list, tuple)) and id(entry) not in seen:
-            seen.add(id(entry))
+        else:
             stack.extend(entry.values() if isinstance(entry, dict) else entry)
+
+
+def _check_inflation(path: Path, declared: int, held: int) -> None:
+    """Refuse tensors out of all proportion to the bytes there are for them."""
+    if declared > max(_FREE_BYTES, _MAX_INFLATION * held):
+        raise UserError(
+            f"checkpoint {path}: its tensors declare {declared:,} bytes, the file has {held:,} for them: not read"
+        )
 
 
 def _memory() -> int:

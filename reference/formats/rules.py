@@ -166,14 +166,14 @@ class Format:
         return out
 
     def _decoded(self, keys: tuple[str, ...], tensors: list[Tensor], decode: Callable, facts: Facts):
-        """What a rule makes of its tensors; tensors of a shape the format cannot have are a :class:`LoadError`."""
+        """What a rule makes of its tensors; tensors the format cannot have are a :class:`LoadError`."""
         try:
             return decode(*tensors, facts)
         except LoadError:
             raise
         except (IndexError, RuntimeError, TypeError, ValueError):
-            found = some(f"{k} {tuple(t.shape)}" for k, t in zip(keys, tensors))
-            raise LoadError(f"the {self.name} format cannot have tensors of these shapes: {found}") from None
+            found = some(f"{k} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for k, t in zip(keys, tensors))
+            raise LoadError(f"the {self.name} format cannot have tensors of these shapes and dtypes: {found}") from None
 
     def encode(self, state: Mapping[str, Tensor], facts: Facts = Facts()) -> StateDict:
         """timm's layout to upstream tensors, the exact inverse of :meth:`decode`. Raises :class:`LoadError`."""
