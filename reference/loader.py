@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt, prod
 
+import torch
 from torch import Tensor, nn
 
 from . import naflex
@@ -38,6 +39,8 @@ _FIRST = (
     "patch_embed.backbone.stem.conv.weight",
     "patch_embed.backbone.0.conv.weight",
 )
+# A float8 is no number without its scale.
+_WEIGHTS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Destination:
     ``shapes`` are by the names a VisionTransformer gives its tensors; ``naflex`` is set for a model with its own.
     ``patch_size`` is the kernel's; ``stride`` says how many pixels one pixel of it stands for, above 1 behind a
     convolutional stem. Without a kernel of its own (MobileCLIP) the stem is the patch embedding: patch size 1. ``windows``
-    are those of its relative position bias tables, by the table's name.
+    are those of its relative position bias tables, by the table's name; ``floating`` are the tensors that are no integers.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -56,6 +59,7 @@ class Destination:
     stride: tuple[int, int]
     in_chans: int
     windows: Mapping[str, tuple[int, int]]
+    floating: frozenset[str]
     naflex: Facts | None
 
     @classmethod
@@ -69,7 +73,7 @@ class Destination:
             classic = NAFLEX_NATIVE.decode({k: v.to("meta") for k, v in tensors.items()}, facts)
             shapes = {k: tuple(v.shape) for k, v in classic.items()}
             grid = tuple(embeds.pos_embed_grid_size or (1, 1))
-            return cls(shapes, facts.patch_size, grid, (1, 1), facts.in_chans, {}, facts)
+            return cls(shapes, facts.patch_size, grid, (1, 1), facts.in_chans, {}, _floating(classic), facts)
         shapes = {k: tuple(v.shape) for k, v in tensors.items()}
         embed = getattr(model, "patch_embed", None)
         grid, image = getattr(embed, "grid_size", None), getattr(embed, "img_size", None)
@@ -82,7 +86,11 @@ class Destination:
         stride = tuple(i // (g * p) for i, g, p in zip(image, grid, patch)) if image else (1, 1)
         owners = {k: model.get_submodule(k.removesuffix(_TABLE).rstrip(".")) for k in shapes if k.endswith(_TABLE)}
         windows = {k: tuple(owner.window_size) for k, owner in owners.items()}
-        return cls(shapes, patch, tuple(grid), stride, shapes[first][1], windows, None)
+        return cls(shapes, patch, tuple(grid), stride, shapes[first][1], windows, _floating(tensors), None)
+
+
+def _floating(tensors: Mapping[str, Tensor]) -> frozenset[str]:
+    return frozenset(k for k, v in tensors.items() if v.is_floating_point())
 
 
 def load_state_dict(
@@ -208,6 +216,12 @@ def _for_model(state: dict[str, Tensor], destination: Destination) -> dict[str, 
     names = (("missing", [k for k in shapes if k not in state]), ("unexpected", [k for k in state if k not in shapes]))
     if any(found for _, found in names):
         raise LoadError("checkpoint does not fit the model: " + "; ".join(f"{t}: {some(n)}" for t, n in names if n))
+    integers = [k for k, v in state.items() if k in destination.floating and v.dtype not in _WEIGHTS]
+    if integers:
+        found = some(f"{k} {str(state[k].dtype).removeprefix('torch.')}" for k in integers)
+        raise LoadError(
+            f"weights are floating point numbers of at least 16 bits, convert the checkpoint first: {found}"
+        )
     for key, ndims in ((_KERNEL, (4,)), (_GRID, {3, len(shapes.get(_GRID, ()))})):
         if key in state and (state[key].ndim not in ndims or (key == _GRID and len(state[key]) != 1)):
             raise LoadError(f"{key} has shape {tuple(state[key].shape)}, which is none of a Vision Transformer")
