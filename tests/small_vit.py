@@ -81,7 +81,10 @@ class Model(nn.Module):
                 if part not in module._modules:
                     module.add_module(part, nn.Module())
                 module = module._modules[part]
-            module.register_parameter(leaf, nn.Parameter(torch.zeros(shape)))
+            if leaf == "num_batches_tracked":
+                module.register_buffer(leaf, torch.zeros(shape, dtype=torch.int64))
+            else:
+                module.register_parameter(leaf, nn.Parameter(torch.zeros(shape)))
         for name, window in family.tables(arch, geometry).items():
             if len(window) == 2:
                 self.get_submodule(name.rpartition(".")[0]).window_size = window
