@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import naflex
+from .destination import FIRST, KERNEL, Destination
 from .detect import CLASSIFIERS, detect, unwrap
 from .embeddings import (
     adapt_input_channels,
@@ -21,76 +22,48 @@ from .embeddings import (
     resample_position_window,
 )
 from .errors import LoadError, some
-from .formats import Facts, Format
-from .formats.naflex_native import NAFLEX_NATIVE, to_model
+from .formats import Format
+from .formats.naflex_native import to_model
 from .relative import offsets, resize_axis_table, resize_bias_table
 from .resize import Resampling
 
-_KERNEL = "patch_embed.proj.weight"
 _GRID = "pos_embed"
-_TABLE = "relative_position_bias_table"
 _AXIS_TABLES = (".rel_pos_h", ".rel_pos_w")
 # Models without a bias of queries and values take checkpoints in which it was trained to nothing (DINOv3).
 _ATTENTION_BIASES = (".q_bias", ".v_bias")
-# The convolution that meets the image: of a plain model, of a ResNet stem alone or in front of its stages, of MobileCLIP's.
-_FIRST = (
-    _KERNEL,
-    "patch_embed.backbone.conv.weight",
-    "patch_embed.backbone.stem.conv.weight",
-    "patch_embed.backbone.0.conv.weight",
-)
 # A float8 is no number without its scale.
 _WEIGHTS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
-class Destination:
-    """What the loader needs to know of a model: every tensor's shape, its patch, grid and window sizes.
+class Source:
+    """A checkpoint as it is read for a model, before anything is resampled.
 
-    ``shapes`` are by the names a VisionTransformer gives its tensors; ``naflex`` is set for a model with its own.
-    ``patch_size`` is the kernel's; ``stride`` says how many pixels one pixel of it stands for, above 1 behind a
-    convolutional stem. Without a kernel of its own (MobileCLIP) the stem is the patch embedding: patch size 1. ``windows``
-    are those of its relative position bias tables, by the table's name; ``floating`` are the tensors that are no integers.
+    ``state`` is by the names a VisionTransformer gives its tensors, positions as a list of ``prefix_rows`` and then of
+    ``grid_size`` tokens (None where there are none), ``patch_size`` that of its kernel. ``windows`` are those of its relative
+    position bias tables, by the table's name.
     """
 
-    shapes: Mapping[str, tuple[int, ...]]
+    format: Format
+    resampling: Resampling
+    state: dict[str, Tensor]
     patch_size: tuple[int, int]
-    grid_size: tuple[int, int]
-    stride: tuple[int, int]
-    in_chans: int
+    grid_size: tuple[int, int] | None
+    prefix_rows: int
     windows: Mapping[str, tuple[int, int]]
-    floating: frozenset[str]
-    naflex: Facts | None
 
     @classmethod
-    def of(cls, model: nn.Module) -> Destination:
-        """Read a timm VisionTransformer, or anything with its attributes. Raises :class:`LoadError`."""
-        tensors = model.state_dict()
-        if NAFLEX_NATIVE.evidence(tensors):
-            embeds = model.embeds
-            last = getattr(embeds, "channels_last", True)
-            facts = Facts(embeds.in_chans, tuple(embeds.patch_size), channels_last=last)
-            classic = NAFLEX_NATIVE.decode({k: v.to("meta") for k, v in tensors.items()}, facts)
-            shapes = {k: tuple(v.shape) for k, v in classic.items()}
-            grid = tuple(embeds.pos_embed_grid_size or (1, 1))
-            return cls(shapes, facts.patch_size, grid, (1, 1), facts.in_chans, {}, _floating(classic), facts)
-        shapes = {k: tuple(v.shape) for k, v in tensors.items()}
-        embed = getattr(model, "patch_embed", None)
-        grid, image = getattr(embed, "grid_size", None), getattr(embed, "img_size", None)
-        first = next((k for k in reversed(_FIRST) if len(shapes.get(k, ())) == 4), None)
-        if grid is None or first is None or (_KERNEL in shapes and len(shapes[_KERNEL]) != 4):
-            raise LoadError(
-                f"{type(model).__name__} is no Vision Transformer: it needs patch_embed.grid_size and {_KERNEL}"
-            )
-        patch = shapes[_KERNEL][-2:] if _KERNEL in shapes else (1, 1)
-        stride = tuple(i // (g * p) for i, g, p in zip(image, grid, patch)) if image else (1, 1)
-        owners = {k: model.get_submodule(k.removesuffix(_TABLE).rstrip(".")) for k in shapes if k.endswith(_TABLE)}
-        windows = {k: tuple(owner.window_size) for k, owner in owners.items()}
-        return cls(shapes, patch, tuple(grid), stride, shapes[first][1], windows, _floating(tensors), None)
-
-
-def _floating(tensors: Mapping[str, Tensor]) -> frozenset[str]:
-    return frozenset(k for k, v in tensors.items() if v.is_floating_point())
+    def of(
+        cls,
+        checkpoint: Mapping,
+        model: nn.Module,
+        *,
+        input_size: tuple[int, int] | None = None,
+        resampling: Resampling | None = None,
+        keep_classifier: bool = False,
+    ) -> Source:
+        """Read a checkpoint as :func:`load_state_dict` does, with its arguments. Raises :class:`LoadError`."""
+        return _read(checkpoint, model, Destination.of(model), input_size, resampling, keep_classifier)
 
 
 def load_state_dict(
@@ -119,11 +92,23 @@ def load_state_dict(
     Raises :class:`LoadError`, one line, when the format is unknown or the result would not fit the model.
     """
     destination = Destination.of(model)
+    source = _read(checkpoint, model, destination, input_size, resampling, keep_classifier)
+    state = _resampled(source, destination)
+    state = _complete(_with_channels(state, destination), destination)
+    return to_model(state, model.state_dict(), destination.facts) if destination.naflex else state
+
+
+def _read(
+    checkpoint: Mapping,
+    model: nn.Module,
+    destination: Destination,
+    input_size: tuple[int, int] | None,
+    resampling: Resampling | None,
+    keep_classifier: bool,
+) -> Source:
     state_dict = unwrap(checkpoint)
-    facts = destination.naflex or Facts(in_chans=destination.in_chans, patch_size=destination.patch_size)
     form = detect(state_dict, destination.shapes)
-    how = resampling or form.resampling
-    state = form.decode(state_dict, facts)
+    state = form.decode(state_dict, destination.facts)
     representation = [k for k in state_dict if k.startswith("pre_logits")]
     if representation and "head.weight" in state and "head.weight" in destination.shapes and not keep_classifier:
         raise LoadError(
@@ -135,17 +120,12 @@ def load_state_dict(
         state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIERS)} | own
     state = _for_model(state, destination)
     declared = _declared(input_size, model)
-    source_patch = (1, 1)
-    if _KERNEL in state:
-        source_patch = tuple(state[_KERNEL].shape[-2:])
-        state[_KERNEL] = resample_patch_kernel(state[_KERNEL], destination.patch_size, how)
-    pixels = (source_patch[0] * destination.stride[0], source_patch[1] * destination.stride[1])
+    patch_size = tuple(state[KERNEL].shape[-2:]) if KERNEL in state else (1, 1)
+    pixels = (patch_size[0] * destination.stride[0], patch_size[1] * destination.stride[1])
     claimed = (declared[0] // pixels[0], declared[1] // pixels[1]) if declared else None
-    if _GRID in state:
-        state = _with_grid(state, destination, form, claimed, input_size, how)
-    state = _with_tables(state, destination, form, claimed)
-    state = _complete(_with_channels(state, destination), destination)
-    return to_model(state, model.state_dict(), facts) if destination.naflex else state
+    state, grid, rows = _positions(state, destination, form, claimed, input_size)
+    windows = _windows(state, destination, form, claimed)
+    return Source(form, resampling or form.resampling, state, patch_size, grid, rows, windows)
 
 
 def _declared(input_size: tuple[int, int] | None, model: nn.Module) -> tuple[int, int] | None:
@@ -154,53 +134,65 @@ def _declared(input_size: tuple[int, int] | None, model: nn.Module) -> tuple[int
     return (declared[-2], declared[-1]) if declared else None
 
 
-def _with_grid(
+def _positions(
     state: dict[str, Tensor],
     destination: Destination,
     form: Format,
     claimed: tuple[int, int] | None,
     insisted: tuple[int, int] | None,
-    how: Resampling,
-) -> dict[str, Tensor]:
-    """Positions resampled to the model's grid, and stored as the model stores them: as a list of tokens or as a grid."""
+) -> tuple[dict[str, Tensor], tuple[int, int] | None, int]:
+    """The state with its positions as a list of tokens, their grid, and the rows of prefix tokens in front of it."""
+    if _GRID not in state:
+        return state, None, 0
     position, new = state[_GRID], destination.grid_size
-    as_grid = position.ndim == 4
-    old = tuple(position.shape[1:3]) if as_grid else None
-    position = position.flatten(1, 2) if as_grid else position
     rows = destination.shapes[_GRID][1] - new[0] * new[1] if len(destination.shapes[_GRID]) == 3 else 0
-    if destination.naflex and not as_grid and not form.windowed:
-        stored = naflex.prefix_rows(state, new, claimed, form.prefix_rows)
-        state, position = naflex.fold_prefix_rows(state, stored)
-    if form.windowed and not as_grid:
+    if position.ndim == 4:
+        return state | {_GRID: position.flatten(1, 2)}, tuple(position.shape[1:3]), rows
+    if form.windowed:
         side = isqrt(position.shape[1])
         if side * side != position.shape[1]:
             raise LoadError(f"the {form.name} format has a square of position tokens, not {position.shape[1]}")
-        position = resample_position_window(position, (side, side), new, how)
-    else:
-        old = old or _source_grid(position.shape[1] - rows, new, claimed, insisted)
-        position = resample_position_grid(position, old, new, rows, how)
-    return state | {_GRID: position.unflatten(1, new) if len(destination.shapes[_GRID]) == 4 else position}
+        return state, (side, side), 0
+    if destination.naflex:
+        stored = naflex.prefix_rows(state, new, claimed, form.prefix_rows)
+        state, position = naflex.fold_prefix_rows(state, stored)
+    return state | {_GRID: position}, _source_grid(position.shape[1] - rows, new, claimed, insisted), rows
 
 
-def _with_tables(
-    state: dict[str, Tensor], destination: Destination, form: Format, claimed: tuple[int, int] | None
-) -> dict[str, Tensor]:
-    """Relative position biases resized to the model's windows."""
-    resized = {}
+def _windows(
+    state: Mapping[str, Tensor], destination: Destination, form: Format, claimed: tuple[int, int] | None
+) -> dict[str, tuple[int, int]]:
+    """The windows of a checkpoint's relative position bias tables."""
+    found = {}
     for key, window in destination.windows.items():
         extra = destination.shapes[key][0] - prod(offsets(window))
         known = () if form.square_windows else tuple(filter(None, (claimed, window)))
-        old = _source_window(key, len(state[key]) - extra, known)
-        resized[key] = resize_bias_table(state[key], old, window)
+        found[key] = _source_window(key, len(state[key]) - extra, known)
+    return found
+
+
+def _resampled(source: Source, destination: Destination) -> dict[str, Tensor]:
+    """A checkpoint at the model's patch, grid and windows; positions as the model stores them: a list of tokens, or a grid."""
+    state, new, how = dict(source.state), destination.grid_size, source.resampling
+    if KERNEL in state:
+        state[KERNEL] = resample_patch_kernel(state[KERNEL], destination.patch_size, how)
+    if source.grid_size is not None:
+        if source.format.windowed:
+            position = resample_position_window(state[_GRID], source.grid_size, new, how)
+        else:
+            position = resample_position_grid(state[_GRID], source.grid_size, new, source.prefix_rows, how)
+        state[_GRID] = position.unflatten(1, new) if len(destination.shapes[_GRID]) == 4 else position
+    for key, old in source.windows.items():
+        state[key] = resize_bias_table(state[key], old, destination.windows[key])
     for key in state:
         if key.endswith(_AXIS_TABLES):
-            resized[key] = resize_axis_table(state[key], (destination.shapes[key][0] + 1) // 2)
-    return state | resized
+            state[key] = resize_axis_table(state[key], (destination.shapes[key][0] + 1) // 2)
+    return state
 
 
 def _with_channels(state: dict[str, Tensor], destination: Destination) -> dict[str, Tensor]:
     """The first convolution adapted to the model's input channels."""
-    first = next((k for k in reversed(_FIRST) if k in state), None)
+    first = next((k for k in reversed(FIRST) if k in state), None)
     if first is None or state[first].ndim != 4:
         return state
     return state | {first: adapt_input_channels(state[first], destination.shapes[first][1])}
@@ -222,7 +214,7 @@ def _for_model(state: dict[str, Tensor], destination: Destination) -> dict[str, 
         raise LoadError(
             f"weights are floating point numbers of at least 16 bits, convert the checkpoint first: {found}"
         )
-    for key, ndims in ((_KERNEL, (4,)), (_GRID, {3, len(shapes.get(_GRID, ()))})):
+    for key, ndims in ((KERNEL, (4,)), (_GRID, {3, len(shapes.get(_GRID, ()))})):
         if key in state and (state[key].ndim not in ndims or (key == _GRID and len(state[key]) != 1)):
             raise LoadError(f"{key} has shape {tuple(state[key].shape)}, which is none of a Vision Transformer")
     return state
