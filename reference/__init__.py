@@ -22,10 +22,20 @@ def forward(checkpoint: Mapping, image: Tensor, arch: Mapping) -> Tensor:
 
     ``arch`` holds what the tensors do not say: ``num_heads`` always, ``act``, ``eps``, ``global_pool``,
     ``no_embed_class``, ``patch_size`` (linear patch embeddings), ``stem_padding``, ``stem_constants`` and ``pre_logits``
-    where they differ from the format's defaults.
+    where they differ from the format's defaults. Raises :class:`LoadError`, one line, when the tensors, the image and ``arch``
+    make no model together.
     """
     state_dict = unwrap(checkpoint)
-    return detect(state_dict).forward(state_dict, image, arch)
+    form = detect(state_dict)
+    try:
+        return form.forward(state_dict, image, arch)
+    except LoadError:
+        raise
+    except KeyError as error:
+        raise LoadError(f"the {form.name} forward finds no {error.args[0]} in the checkpoint or in arch") from error
+    except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise LoadError(f"the {form.name} forward cannot run on tensors of these shapes: {reason}") from error
 
 
 __all__ = [

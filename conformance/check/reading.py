@@ -191,8 +191,8 @@ def _pth(path: Path) -> Any:
             ) from None
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n\n")[0]
         raise _damaged(path, reason) from None
-    found = list(_tensors(content))
-    storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in found) if s.device.type == "cpu"}
+    found = [t for t in _tensors(content) if not t.is_meta]
+    storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in found)}
     held = min(sum(storages.values()), path.stat().st_size)
     _check_inflation(path, max(sum(storages.values()), sum(t.nbytes for t in found)), held)
     return content

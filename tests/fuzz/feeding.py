@@ -1,0 +1,64 @@
+"""What a file meets in our code when a user hands it to us, from reading it to the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+
+import reference
+from conformance import ledger, results
+from conformance.cases import Case
+from conformance.check.reading import read
+from conformance.check.sanity import sane
+from conformance.errors import UserError
+from conformance.families import FAMILIES
+from conformance.loaders import declared_size
+from reference import LoadError
+from tests.small_vit import Model
+
+
+def feed(path: Path, case: Case) -> str:
+    """Give a file to whatever reads such files; a checkpoint is meant for the destination model of ``case``.
+
+    Returns how far it came. A refusal early does not spare what comes later in another order elsewhere, so every stage is
+    tried; the first refusal is raised at the end. Anything but :class:`UserError` and :class:`LoadError` passes through.
+    """
+    if path.name.endswith("witness.json"):
+        ledger.read_witness(path)
+        return "witness"
+    if path.suffix == ".json":
+        return _case(path)
+    if path.suffix == ".ndjson":
+        found = results.Results(results.read(path))
+        return f"{min(len(found.records), 1)} or more records, {len(found.targets) and 'with'} targets"
+    content = read(path)
+    first: list[Exception] = []
+
+    def stage(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except (UserError, LoadError) as error:
+            first.append(error)
+
+    family = FAMILIES[case.family]
+    model = Model(family, case.arch, case.destination, declared_size(family, case, case.source))
+    image = torch.zeros(1, case.arch.get("in_chans", 3), *family.img_size(case.arch, case.source))
+    arch = case.arch | family.forward_arch(case)
+    stage(lambda: sane(reference.unwrap(content)))
+    stage(lambda: reference.load_state_dict(content, model))
+    stage(lambda: reference.forward(content, image, arch))
+    for error in first:
+        raise error
+    return "loaded"
+
+
+def _case(path: Path) -> str:
+    """A case on its own: text that is none is refused by msgspec, in one line."""
+    try:
+        Case.from_json(path.read_bytes()).describe()
+    except msgspec.DecodeError as error:
+        raise UserError(str(error)) from None
+    return "case"

@@ -1,0 +1,519 @@
+"""Checkpoint files that are broken, hostile or no checkpoints: how each is made, and what is to be said of it.
+
+``HOSTILE`` holds what has to be refused, by name: a function that writes the file into a folder and returns its path, and
+the words the one line of refusal must have. ``ODD`` holds what looks as strange and is to be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tests.small_vit import GEOMETRY, image_encoder
+
+Writer = Callable[[Path], Path]
+HOSTILE: dict[str, tuple[Writer, str]] = {}
+ODD: dict[str, Writer] = {}
+KERNEL = "patch_embed.proj.weight"
+
+
+def state() -> dict[str, Tensor]:
+    """The tensors of a checkpoint that is whole, in timm's layout."""
+    return image_encoder(GEOMETRY)[0]
+
+
+def refused(words: str) -> Callable[[Writer], Writer]:
+    """Register a file that has to be refused in these words."""
+
+    def register(writer: Writer) -> Writer:
+        HOSTILE[writer.__name__] = writer, words
+        return writer
+
+    return register
+
+
+def odd(writer: Writer) -> Writer:
+    """Register a file that has to be read."""
+    ODD[writer.__name__] = writer
+    return writer
+
+
+def saved(folder: Path, content: Any, **options: Any) -> Path:
+    """A .pth file of ``content``."""
+    torch.save(content, folder / "checkpoint.pth", **options)
+    return folder / "checkpoint.pth"
+
+
+def written(folder: Path, content: bytes, suffix: str) -> Path:
+    """A file of these bytes."""
+    path = folder / f"checkpoint.{suffix}"
+    path.write_bytes(content)
+    return path
+
+
+def changed(**tensors: Any) -> dict[str, Any]:
+    """The whole checkpoint with its first weights replaced: ``kernel``, ``norm`` or ``pos_embed``."""
+    names = {"kernel": KERNEL, "norm": "norm.weight", "pos_embed": "pos_embed"}
+    return state() | {names[k]: v for k, v in tensors.items()}
+
+
+class Call:
+    """Pickles to the call of a function, whose result is given attributes and items."""
+
+    def __init__(self, function: Callable, *arguments: Any, attributes: Any = None, items: Any = ()) -> None:
+        self.how = function, arguments, attributes, None, iter(dict(items).items()) if items else None
+
+    def __reduce__(self) -> tuple:
+        return self.how
+
+
+# -- no checkpoint at all --------------------------------------------------------------------------------------------
+
+
+@refused("No such file or directory")
+def missing(folder: Path) -> Path:
+    return folder / "checkpoint.pth"
+
+
+@refused("this is a folder; name the file in it")
+def a_folder(folder: Path) -> Path:
+    return folder
+
+
+@refused("no regular file")
+def a_pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "checkpoint.pth")
+    return folder / "checkpoint.pth"
+
+
+@refused("the file is empty")
+def empty(folder: Path) -> Path:
+    return written(folder, b"", "safetensors")
+
+
+@refused("this is a Git LFS pointer, not a checkpoint; fetch the file it points to with git lfs pull")
+def lfs_pointer(folder: Path) -> Path:
+    text = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 346284714\n"
+    return written(folder, text, "safetensors")
+
+
+@refused("this is an HTML page, not a checkpoint; download the file itself")
+def html_page(folder: Path) -> Path:
+    return written(folder, b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "pth")
+
+
+@refused("this is a JSON file, not a checkpoint; an index of shards or a configuration")
+def index_of_shards(folder: Path) -> Path:
+    return written(folder, b'{\n  "weight_map": {"head.weight": "model-00001-of-00002.safetensors"}}', "json")
+
+
+@refused("neither a .safetensors file nor one of torch.save or numpy.savez")
+def noise(folder: Path) -> Path:
+    return written(folder, bytes(range(1, 128)) * 4, "bin")
+
+
+@refused("a zip archive without tensors")
+def zip_of_text(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "checkpoint.pth", "w") as archive:
+        archive.writestr("README", "weights are elsewhere")
+    return folder / "checkpoint.pth"
+
+
+# -- .safetensors ----------------------------------------------------------------------------------------------------
+
+
+def safetensors(folder: Path, header: bytes | None = None, length: int | None = None, cut: int = 0, **fields: Any):
+    """A .safetensors file whose header is replaced, whose length is another, which is cut off, or whose first tensor's
+    ``fields`` differ."""
+    path = folder / "checkpoint.safetensors"
+    save_file(state(), path)
+    content = path.read_bytes()
+    size = struct.unpack("<Q", content[:8])[0]
+    entries, data = json.loads(content[8 : 8 + size]), content[8 + size :]
+    first = next(k for k, v in entries.items() if v.get("data_offsets", [1])[0] == 0)
+    entries[first] |= fields
+    header = json.dumps(entries).encode() if header is None else header
+    content = struct.pack("<Q", len(header) if length is None else length) + header + data
+    return written(folder, content[: len(content) - cut], "safetensors")
+
+
+def _damaged_safetensors(name: str, **how: Any) -> None:
+    HOSTILE[name] = (lambda folder: safetensors(folder, **how)), "damaged or cut off, get it again"
+
+
+_entry = '{"dtype":"F32","shape":[1],"data_offsets":[%d,%d]}'
+for _name, _how in {
+    "safetensors_cut_off": {"cut": 100},
+    "safetensors_cut_in_its_header": {"cut": 1700},
+    "safetensors_header_beyond_the_file": {"length": 10**6},
+    "safetensors_header_of_gigabytes": {"length": 2**40},
+    "safetensors_header_of_negative_length": {"length": 2**64 - 2**40},
+    "safetensors_header_too_short": {"length": 100},
+    "safetensors_header_no_json": {"header": b'{"weights": yes}'},
+    "safetensors_header_no_text": {"header": b'{"\xff\xfe": 1}'},
+    "safetensors_header_nested_deeply": {"header": b'{"a":' * 200_000},
+    "safetensors_name_twice": {"header": f'{{"a":{_entry % (0, 4)},"a":{_entry % (4, 8)}}}'.encode()},
+    "safetensors_tensors_overlap": {"header": f'{{"a":{_entry % (0, 4)},"b":{_entry % (2, 6)}}}'.encode()},
+    "safetensors_offsets_beyond_the_file": {"data_offsets": [0, 2**40]},
+    "safetensors_offsets_backwards": {"data_offsets": [8, 4]},
+    "safetensors_shape_huge": {"shape": [2**40, 2**40]},
+    "safetensors_shape_negative": {"shape": [-1, -32]},
+    "safetensors_dtype_unknown": {"dtype": "F33"},
+}.items():
+    _damaged_safetensors(_name, **_how)
+
+
+# -- .pth ------------------------------------------------------------------------------------------------------------
+
+
+@refused("it holds a posix.mkdir, which only running its code would read; if you trust its origin")
+def pickle_that_runs_code(folder: Path) -> Path:
+    return saved(folder, state() | {"epoch": Call(os.mkdir, str(folder / "executed"))})
+
+
+@refused("it holds a posix.mkdir, which only running its code would read; if you trust its origin")
+def old_pickle_that_runs_code(folder: Path) -> Path:
+    content = state() | {"epoch": Call(os.mkdir, str(folder / "executed"))}
+    return saved(folder, content, _use_new_zipfile_serialization=False)
+
+
+@refused("a pickle that torch.save did not write, which only running its code would read")
+def plain_pickle_that_runs_code(folder: Path) -> Path:
+    return written(folder, pickle.dumps({"epoch": Call(os.mkdir, str(folder / "executed"))}), "pkl")
+
+
+@refused("it holds a torch.nn.modules.linear.Linear, which only running its code would read")
+def whole_module(folder: Path) -> Path:
+    return saved(folder, nn.Linear(2, 2))
+
+
+@refused("a TorchScript archive, a program and not only its tensors")
+def torchscript(folder: Path) -> Path:
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), folder / "checkpoint.pt")
+    return folder / "checkpoint.pt"
+
+
+@refused("a checkpoint is a dict of tensors, this holds a list")
+def a_list(folder: Path) -> Path:
+    return saved(folder, list(state().values()))
+
+
+@refused("damaged or cut off, get it again")
+def zip_cut_off(folder: Path) -> Path:
+    path = saved(folder, state())
+    return written(folder, path.read_bytes()[:-400], "pth")
+
+
+@refused("norm.bias.npy is no array of NumPy, or damaged (Bad CRC-32")
+def npz_byte_changed(folder: Path) -> Path:
+    path = npz(folder, state())
+    return flipped(path, state()["norm.bias"].numpy().tobytes())
+
+
+@refused("in it is damaged (wrong checksum), get the file again")
+def byte_of_a_tensor_changed(folder: Path) -> Path:
+    path = saved(folder, state())
+    return flipped(path, state()["norm.bias"].numpy().tobytes())
+
+
+def flipped(path: Path, around: bytes) -> Path:
+    """The file with one bit of these bytes changed."""
+    content = bytearray(path.read_bytes())
+    content[content.index(around) + 1] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+@refused("packed again with compression; torch.save stores tensors as they are")
+def zip_packed_again(folder: Path) -> Path:
+    with zipfile.ZipFile(saved(folder, state())) as archive:
+        members = {m.filename: archive.read(m) for m in archive.infolist()}
+    with zipfile.ZipFile(folder / "checkpoint.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return folder / "checkpoint.pth"
+
+
+@refused("damaged or cut off, get it again")
+def old_pickle_cut_off(folder: Path) -> Path:
+    path = saved(folder, state(), _use_new_zipfile_serialization=False)
+    return written(folder, path.read_bytes()[:-5], "pth")
+
+
+@refused("its tensors declare 4,398,046,51")
+def view_blown_up(folder: Path) -> Path:
+    return saved(folder, changed(kernel=torch.zeros(1).expand(2**20, 2**20)))
+
+
+@refused("its tensors declare")
+def views_blown_up_together(folder: Path) -> Path:
+    small = torch.zeros(2**10)
+    return saved(folder, {"model": {f"blocks.{i}.norm1.weight": small.expand(2**7, 2**10) for i in range(2**10)}})
+
+
+@refused("its tensors declare")
+def tensor_made_by_the_pickle(folder: Path) -> Path:
+    return saved(folder, {"model": state(), "more": Call(torch.FloatTensor, 2**26 + 1)})
+
+
+# -- .npz ------------------------------------------------------------------------------------------------------------
+
+
+def npz(folder: Path, arrays: dict[str, Any], compress: bool = False) -> Path:
+    """A .npz file of tensors, or of members that are bytes already."""
+    path = folder / "checkpoint.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as archive:
+        for name, value in arrays.items():
+            content = value if isinstance(value, bytes) else npy(np.asarray(value))
+            archive.writestr(f"{name}.npy", content)
+    return path
+
+
+def npy(array: np.ndarray) -> bytes:
+    """An array as a member of a .npz file."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def npy_header(text: str, data: bytes = b"") -> bytes:
+    """A member of a .npz file with this header."""
+    text = text.ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + data
+
+
+def _npy_of_shape(shape: str) -> bytes:
+    return npy_header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}", b"\0" * 16)
+
+
+@refused("its tensors declare")
+def npz_bomb(folder: Path) -> Path:
+    return npz(folder, {"pos_embed": np.zeros((1, 2**24, 8), "f4")}, compress=True)
+
+
+@refused("its tensors declare")
+def npz_bomb_with_modest_headers(folder: Path) -> Path:
+    """The zip members unfold to more than the arrays need."""
+    return npz(folder, {f"a{i}": _npy_of_shape("(4,)") + b"\0" * 2**24 for i in range(40)}, compress=True)
+
+
+@refused("its tensors declare 4,835,703,278,458,516,698,824,704 bytes")
+def npz_shape_huge(folder: Path) -> Path:
+    return npz(folder, {"pos_embed": _npy_of_shape(f"({2**40}, {2**40})")})
+
+
+@refused("declares the impossible shape (-1, 4)")
+def npz_shape_negative(folder: Path) -> Path:
+    return npz(folder, {"pos_embed": _npy_of_shape("(-1, 4)")})
+
+
+@refused("pos_embed.npy is no array of NumPy, or damaged")
+def npz_header_no_literal(folder: Path) -> Path:
+    return npz(folder, {"pos_embed": npy_header("__import__('os').getcwd()")})
+
+
+@refused("pos_embed.npy is no array of NumPy, or damaged")
+def npz_header_nested_deeply(folder: Path) -> Path:
+    return npz(folder, {"pos_embed": npy_header("-" * 9000 + "1")})
+
+
+@refused("pos_embed.npy holds pickled objects, which are not read")
+def npz_of_objects(folder: Path) -> Path:
+    return npz(folder, {"pos_embed": np.array([Call(os.mkdir, str(folder / "executed"))], dtype=object)})
+
+
+@refused("pos_embed: an array of dtype <U4 is no tensor")
+def npz_of_text(folder: Path) -> Path:
+    return npz(folder, {"pos_embed": np.array(["text"])})
+
+
+@refused("damaged or cut off, get it again")
+def npz_cut_off(folder: Path) -> Path:
+    return written(folder, npz(folder, state()).read_bytes()[:-400], "npz")
+
+
+@refused("damaged or cut off, get it again")
+def npz_array_cut_off(folder: Path) -> Path:
+    return npz(folder, {"pos_embed": _npy_of_shape("(8, 8)")})
+
+
+# -- containers that are whole, of tensors that are no weights -------------------------------------------------------
+
+
+@refused("holds a text model (token_embedding.weight) and no image encoder")
+def text_model(folder: Path) -> Path:
+    names = ("token_embedding.weight", "text_projection", "ln_final.weight", "ln_final.bias")
+    return saved(folder, {name: torch.zeros(8, 8) for name in names})
+
+
+@refused("unknown checkpoint format")
+def another_model(folder: Path) -> Path:
+    return saved(folder, {"conv1.weight": torch.zeros(8, 3, 7, 7), "layer1.0.conv1.weight": torch.zeros(8, 8, 3, 3)})
+
+
+@refused("tensors with NaN or infinite values: norm.weight")
+def nan(folder: Path) -> Path:
+    return saved(folder, changed(norm=torch.tensor([1.0] * 7 + [float("nan")])))
+
+
+@refused("tensors with NaN or infinite values: norm.weight")
+def infinite(folder: Path) -> Path:
+    return saved(folder, changed(norm=torch.full((8,), float("-inf"), dtype=torch.float16)))
+
+
+@refused("tensors without values: pos_embed (1, 0, 8)")
+def grid_of_size_zero(folder: Path) -> Path:
+    return saved(folder, changed(pos_embed=torch.zeros(1, 0, 8)))
+
+
+@refused("tensors without data, as on the meta device: patch_embed.proj.weight")
+def meta_tensor(folder: Path) -> Path:
+    return saved(folder, changed(kernel=torch.zeros(2**20, 2**20, 4, 4, device="meta")))
+
+
+@refused("convert the others first: patch_embed.proj.weight (sparse_coo)")
+def sparse_tensor(folder: Path) -> Path:
+    return saved(folder, changed(kernel=state()[KERNEL].to_sparse()))
+
+
+@refused("convert the others first: norm.weight (nested)")
+def nested_tensor(folder: Path) -> Path:
+    return saved(folder, changed(norm=torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])))
+
+
+@refused("convert the others first: norm.weight (quantized)")
+def quantized_tensor(folder: Path) -> Path:
+    return saved(folder, changed(norm=torch.quantize_per_tensor(torch.zeros(8), 1.0, 0, torch.qint8)))
+
+
+def _of_dtype(dtype: torch.dtype) -> None:
+    name = str(dtype).removeprefix("torch.")
+
+    def writer(folder: Path) -> Path:
+        return saved(folder, changed(kernel=torch.zeros(8, 3, 4, 4).to(dtype)))
+
+    HOSTILE[f"{name}_weights"] = writer, f"convert the checkpoint first: {KERNEL} {name}"
+
+
+for _dtype in (torch.int8, torch.int64, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64):
+    _of_dtype(_dtype)
+
+
+@refused("missing: norm.weight")
+def a_key_missing(folder: Path) -> Path:
+    return saved(folder, {k: v for k, v in state().items() if k != "norm.weight"})
+
+
+@refused("unexpected: blocks.0.attn.extra")
+def a_key_more(folder: Path) -> Path:
+    return saved(folder, state() | {"blocks.0.attn.extra": torch.zeros(8)})
+
+
+@refused("norm.weight is (7,), the model has (8,)")
+def wrong_width(folder: Path) -> Path:
+    return saved(folder, changed(norm=torch.zeros(7)))
+
+
+@refused("blocks.0.mlp.fc1.weight is (8, 16), the model has (16, 8)")
+def weight_transposed(folder: Path) -> Path:
+    name = "blocks.0.mlp.fc1.weight"
+    return saved(folder, state() | {name: state()[name].T})
+
+
+@refused("no state_dict in this checkpoint")
+def dict_that_holds_itself(folder: Path) -> Path:
+    content: dict[str, Any] = {}
+    content |= dict.fromkeys(("model_ema", "model", "module", "state_dict", "encoder"), content)
+    return saved(folder, content)
+
+
+@refused("no state_dict in this checkpoint")
+def dicts_that_double(folder: Path) -> Path:
+    """A few bytes a level, twice as many paths through it."""
+    content: dict[str, Any] = {}
+    for _ in range(60):
+        content = {"model": content, "state_dict": content}
+    return saved(folder, content)
+
+
+@refused("no state_dict in this checkpoint")
+def wrappers_nested_deeply(folder: Path) -> Path:
+    # By hand: Python's own pickler does not come this deep.
+    deep = b"\x80\x02" + b"}X\x05\x00\x00\x00model" * 100_000 + b"}" + b"s" * 100_000 + b"."
+    with zipfile.ZipFile(folder / "checkpoint.pth", "w") as archive:
+        for name, content in {"data.pkl": deep, "version": b"3\n", "byteorder": b"little"}.items():
+            archive.writestr(f"archive/{name}", content)
+    return folder / "checkpoint.pth"
+
+
+@refused("embedding.kernel")
+def name_of_two_lines(folder: Path) -> Path:
+    return saved(
+        folder, state() | {"embedding.kernel\n\x1b[2JTraceback (most recent call last):\ud800": torch.zeros(1)}
+    )
+
+
+@refused("Transformer/encoderblock/LayerNorm_0/scale stacks 1099511627776 blocks")
+def stack_of_blocks_without_end(folder: Path) -> Path:
+    names = ("embedding/kernel", "Transformer/encoderblock/LayerNorm_0/scale")
+    return npz(folder, {names[0]: np.zeros((4, 4, 3, 8), "f4"), names[1]: np.zeros((2**40, 0), "f4")})
+
+
+# -- strange, and to be read -----------------------------------------------------------------------------------------
+
+
+@odd
+def old_pickle(folder: Path) -> Path:
+    return saved(folder, state(), _use_new_zipfile_serialization=False)
+
+
+@odd
+def arguments_of_a_training_script(folder: Path) -> Path:
+    return saved(folder, {"model": state(), "args": argparse.Namespace(lr=0.1), "epoch": 3})
+
+
+@odd
+def another_suffix(folder: Path) -> Path:
+    save_file(state(), folder / "checkpoint.pth")
+    return folder / "checkpoint.pth"
+
+
+@odd
+def archive_without_checksums(folder: Path) -> Path:
+    torch.serialization.set_crc32_options(False)
+    try:
+        return saved(folder, state())
+    finally:
+        torch.serialization.set_crc32_options(True)
+
+
+@odd
+def methods_hidden_by_attributes(folder: Path) -> Path:
+    weight = Call(torch._utils._rebuild_parameter_with_state, state()["norm.weight"], True, OrderedDict(), {"numel": 3})
+    content = state() | {"norm.weight": weight}
+    return saved(folder, {"model": Call(OrderedDict, attributes={"values": 3}, items=content)})
+
+
+@odd
+def nan_beside_the_encoder(folder: Path) -> Path:
+    return saved(folder, {"model": state(), "optimizer": {"state": torch.tensor(float("nan"))}})
+
+
+@odd
+def views_of_one_storage(folder: Path) -> Path:
+    whole = torch.zeros(10**6)
+    return saved(folder, {k: whole[: v.numel()].view(v.shape) for k, v in state().items()})

@@ -1,0 +1,95 @@
+"""Broken and hostile files: one clear line, no traceback, no code run, bounded memory and time; and strange ones are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import reference
+from conformance.check.reading import read
+from conformance.check.sanity import sane
+from conformance.checkpoints import write
+from tests.fuzz.watch import Limits, watched
+from tests.hostile_files import HOSTILE, ODD, state
+from tests.small_vit import GEOMETRY, image_encoder, model
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+_LIMITS = Limits(seconds=5, memory=100 * 2**20)
+
+
+def load(path: Path) -> dict:
+    """A file as ``check`` takes it, as far as the reference."""
+    content = read(path)
+    sane(reference.unwrap(content))
+    return reference.load_state_dict(content, model(GEOMETRY))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_it_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    writer, words = HOSTILE[name]
+    path = writer(tmp_path)
+    outcome = watched(lambda: str(len(load(path))), _LIMITS)
+    assert outcome.kind == "refused", outcome.text
+    assert words in outcome.text
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_it_is_read(name: str, tmp_path: Path) -> None:
+    assert load(ODD[name](tmp_path)).keys() == state().keys()
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ODD["old_pickle"](tmp_path)
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)  # to the superuser nothing is denied
+    with pytest.raises(UserError, match=r"checkpoint\.pth: Permission denied$"):
+        read(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.uint16, torch.bool, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("container", ["safetensors", "pth"])
+def test_every_dtype_is_read_and_the_kind_is_told_by_the_content(
+    dtype: torch.dtype, container: str, tmp_path: Path
+) -> None:
+    tensor = torch.arange(6).reshape(2, 3).to(dtype)
+    path = write({"a": tensor}, "bare", container, tmp_path).rename(tmp_path / "renamed.npz")
+    assert kind(path) == container
+    (found,) = read(path).values()
+    assert found.dtype == dtype
+    assert torch.equal(found.view(torch.uint8), tensor.view(torch.uint8))
+
+
+def test_arrays_become_tensors_by_the_names_of_their_tree(tmp_path: Path) -> None:
+    tensors = {"params/img/embedding/bias": torch.arange(4).to(torch.bfloat16), "count": torch.tensor(3)}
+    path = write(tensors, "bare", "npz", tmp_path)
+    found = read(path)
+    assert kind(path) == "npz"
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in tensors.items())
+
+
+def test_wrappers_are_kept_as_they_were_saved(tmp_path: Path) -> None:
+    found = read(ODD["arguments_of_a_training_script"](tmp_path))
+    assert list(found) == ["model", "args", "epoch"]
+    assert found["model"].keys() == state().keys()
+
+
+@pytest.mark.parametrize("container", ["safetensors", "pth"])
+def test_a_large_file_is_mapped_and_not_copied(container: str, tmp_path: Path) -> None:
+    """Reading its checksum passes through the pages of a file, which are nobody's memory."""
+    path = write({"a": torch.zeros(2**25)}, "bare", container, tmp_path)
+    outcome = watched(lambda: str(read(path)["a"].shape), Limits(memory=2**25))
+    assert outcome.kind == "done", outcome.text
+
+
+def test_names_outside_the_image_encoder_may_hold_anything() -> None:
+    tensors, _ = image_encoder(GEOMETRY, "openai_clip", pre_norm=True)
+    sane(tensors | {"text.weight": torch.full((2,), float("nan")), "logit_scale": torch.zeros(0)})
+    with pytest.raises(UserError, match=r"NaN or infinite values: visual\.class_embedding;"):
+        sane(tensors | {"visual.class_embedding": torch.full((8,), float("nan"))})
