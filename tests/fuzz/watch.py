@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -30,6 +31,9 @@ class Limits:
     memory: int = 512 * 2**20
 
 
+LIMITS = Limits()
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How work ended: ``done``, ``refused`` (in one line, :class:`UserError` or :class:`LoadError`), or as a finding.
@@ -53,7 +57,7 @@ class _Hung(BaseException):
     """Raised where the process is when its time is up; no handler of exceptions catches it."""
 
 
-def watched(work: Callable[[], str], limits: Limits = Limits()) -> Outcome:
+def watched(work: Callable[[], str], limits: Limits = LIMITS) -> Outcome:
     """Do ``work`` in a forked process; processor time, so that a busy machine makes nothing hang."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -87,6 +91,7 @@ def _child(work: Callable[[], str], limits: Limits, writing: int) -> None:
     def hung(*_: object) -> None:
         raise _Hung
 
+    gc.disable()  # it would touch, and so copy, all that is the parent's
     used = resource.getrusage(resource.RUSAGE_SELF)
     os.write(writing, f"{used.ru_maxrss}\n".encode())
     spent = int(used.ru_utime + used.ru_stime)
