@@ -82,7 +82,7 @@ def list_(what: str, form: str, ledger: str | None) -> None:
 
 
 @main.command()
-@click.argument("names", nargs=-1, required=True, metavar="[ID|FILE]... TARGET...")
+@click.argument("names", nargs=-1, required=True, metavar="[ID|FILE|DIR]... TARGET...")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True)
 @click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores")
 @click.option("--timeout", type=click.FloatRange(1), default=300, show_default=True)
@@ -90,11 +90,28 @@ def list_(what: str, form: str, ledger: str | None) -> None:
 def replay(names: tuple[str, ...], **options: Any) -> None:
     """Replay stored witnesses on TARGETs: FAILS, FIXED or ERROR.
 
-    An ID is a ledger entry, a FILE a witness a run wrote; none given means every ledger entry.
+    An ID is a ledger entry, a FILE a witness a run wrote, a DIR a folder of them; none given means every ledger entry.
     """
     from .commands import replay_witnesses
 
     sys.exit(replay_witnesses(names, **options))
+
+
+@main.command()
+@click.argument("subject", metavar="ID|ISSUE|FILE")
+@click.option("--target", metavar="TARGET", help="The target to show it on [default: a release that has it].")
+@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write it to FILE.")
+@click.option("--issue", is_flag=True, help="Write the text of an upstream report, with the script in it.")
+@click.option("--timeout", type=click.FloatRange(1), default=300, show_default=True)
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def repro(subject: str, **options: Any) -> None:
+    """Write a standalone script of a failure: torch and timm alone, exit code 1 while it is there, 0 when not.
+
+    An ID is a ledger entry, an ISSUE the number of an upstream one that the ledger knows, a FILE a witness a run wrote.
+    """
+    from .repro.command import repro as write
+
+    sys.exit(write(subject, **options))
 
 
 _FOLDER = click.Path(path_type=Path)
@@ -150,6 +167,50 @@ def bisect(subject: str, **options: Any) -> None:
     from .commands import bisect as search
 
     sys.exit(search(subject, **options))
+
+
+@main.command()
+@click.option(
+    "-o", "--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="[default: the project's]"
+)
+@click.option("--family", "families", **_REPEATED, help="Of this family only (repeatable).")
+@click.option("--check", is_flag=True, help="Compare what is stored with what would be written, within the tolerances.")
+def vectors(families: tuple[str, ...], out: Path | None, check: bool) -> None:
+    """Write the golden vectors: tiny checkpoints of every family, with what a correct loader makes of them.
+
+    With --check, exit code 1 says that something stored is not what is generated.
+    """
+    from .vectors.choosing import FOLDER
+    from .vectors.folder import command
+
+    sys.exit(command(families, out or FOLDER, check))
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path), metavar="CHECKPOINT")
+@click.option("--model", required=True, metavar="NAME", help="The timm model it is for, as create_model takes it.")
+@click.option("--patch-size", metavar="P|PxQ", help="Patch size asked of the model [default: the model's].")
+@click.option("--img-size", metavar="S|SxT", help="Image size asked of the model [default: the model's].")
+@click.option("--num-classes", type=click.IntRange(0), metavar="N", help="[default: the checkpoint's]")
+@click.option("--in-chans", type=click.IntRange(1), metavar="C", help="[default: the checkpoint's]")
+@click.option(
+    "--input-size", metavar="S|SxT", help="Image size the checkpoint was trained at [default: as the model declares]."
+)
+@click.option("--target", default="timm==1.0.31", show_default=True, metavar="TARGET")
+@click.option("--fix", metavar="OUT.safetensors", help="Write the reference's conversion, for a strict load.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--timeout", type=click.FloatRange(1), default=1800, show_default=True, help="Seconds the whole check may take."
+)
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def check(checkpoint: Path, **options: Any) -> None:
+    """Check a CHECKPOINT of your own (.safetensors, .pth, .pt, .bin, .npz): does TARGET load what it holds?
+
+    Exit code 0: as the reference does; 1: TARGET refuses it or makes something else of it; 2: it cannot be used.
+    """
+    from .check.command import check as examine
+
+    sys.exit(examine(checkpoint, **options))
 
 
 @main.command()

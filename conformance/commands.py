@@ -23,6 +23,7 @@ from .outcome import exit_code
 from .profiles import profile as profile_of
 from .report.progress import Watch
 from .report.terminal import make_console
+from .repro.handing import write_scripts
 from .results import Footer, Results
 from .runner import Plan
 from .runner import run as run_plan
@@ -124,7 +125,8 @@ def run_targets(
     found, gaps, code = publishing.concluded([*parts, fresh], book, targets)
     publishing.publish(found, gaps, code, book, out, junit)
     shutil.rmtree(plan.parts)
-    publishing.show(console, found, gaps, book, publishing.store_witnesses(found, out))
+    witnesses, scripts = publishing.store_witnesses(found, out), write_scripts(found, out, jobs, timeout, console.print)
+    publishing.show(console, found, gaps, book, witnesses, scripts)
     console.print(f"{time.monotonic() - started:.1f} s; results in {out}; exit code {code}", style="bold", markup=False)
     return code
 
@@ -193,9 +195,8 @@ def _sort_names(names: Sequence[str], book: Ledger) -> tuple[list[str], list[str
     for name in names:
         if name in book.witnesses:
             witnesses.append(name)
-        elif name.endswith(".json"):
-            ledgers.read_witness(Path(name))
-            witnesses.append(str(Path(name).resolve()))
+        elif name.endswith(".json") or Path(name).is_dir():
+            witnesses += ledgers.witness_files(Path(name))
         elif name in ("reference", "installed") or "==" in name or ":" in name:
             targets.append(name)
         else:

@@ -173,6 +173,19 @@ def read_witness(path: Path) -> WitnessFile:
         raise UserError(f"witness {path} cannot be read: {error}") from None
 
 
+def witness_files(path: Path) -> list[str]:
+    """The witness file of this name, or all in a folder and those below it, each seen to be readable.
+
+    Raises :class:`UserError` for one that is not, or a folder without any.
+    """
+    files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{path}: no witness in it; a run keeps those of new failures in its folder {WITNESSES}")
+    for file in files:
+        read_witness(file)
+    return [str(file) for file in files]
+
+
 def witness_text(invariant: str, failure: Failure) -> str:
     """The smallest case of a failure, as the text of a witness file."""
     witness = WitnessFile(invariant, failure.kind, failure.tensor, failure.case)
@@ -189,16 +202,16 @@ def write_witness(folder: Path, invariant: str, failure: Failure) -> Path:
 
 def witness_path(folder: Path, fingerprint: str) -> Path:
     """The file of ``folder`` that a failure is kept in."""
-    return folder / f"{_slug(fingerprint)}.json"
+    return folder / f"{file_name(fingerprint)}.json"
 
 
 def witnesses_of(target: str, out: Path) -> Path:
     """The folder in a run's ``out`` where the new failures of a target are kept, each as its smallest case."""
-    return out / WITNESSES / _slug(target)
+    return out / WITNESSES / file_name(target)
 
 
-def _slug(text: str) -> str:
-    """``text`` as the name of a file or folder."""
+def file_name(text: str) -> str:
+    """``text``, a fingerprint or a target, as the name of a file or folder."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)[:150]
 
 

@@ -10,7 +10,7 @@ import os
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,10 @@ class Loader:
         """What the target's release does not know yet about a case of a family it knows, or None."""
         return None if self.release is None else family.lacking(case, self.release)
 
+    def fills_models(self, family: Family) -> bool:
+        """Whether the target writes such checkpoints straight into a model, which no strict load follows."""
+        return family.in_place and self.target.is_timm
+
     def convert(
         self, family: Family, arch: Mapping[str, Any], checkpoint: Mapping[str, Any], model: nn.Module
     ) -> dict[str, Tensor]:
@@ -122,22 +126,25 @@ class Loader:
         if family.in_place:
             with scratch_folder() as folder:
                 path = checkpoints.write(dict(checkpoint), "bare", "npz", Path(folder))
-                if self.target.is_timm:
+                if self.fills_models(family):
                     return _load_in_place(model, path, checkpoint)
-                return self._converted(family, arch, checkpoints.read(path), model)
-        return self._converted(family, arch, checkpoint, model)
+                return self.converted(family, arch, checkpoints.read(path), model)
+        return self.converted(family, arch, checkpoint, model)
 
-    def _converted(self, family: Family, arch: Mapping[str, Any], checkpoint: Any, model: nn.Module, **more: Any):
+    def converted(self, family: Family, arch: Mapping[str, Any], checkpoint: Any, model: nn.Module, **more: Any):
+        """What a function on a dict makes of a checkpoint; the reference is given ``more``."""
         if self.target.kind == "reference":
             resampling = family.resampling(arch)
             return reference.load_state_dict(checkpoint, model, resampling=resampling, **more)
-        options = family.filter_kwargs(arch)
-        if self._function is not None:
-            return self._function(checkpoint, model, **{k: v for k, v in options.items() if k in self._options})
-        convert = self._filter(family)
-        return dict(checkpoint) if convert is None else convert(checkpoint, model, **options)
+        convert = self._function or self.filter_function(family)
+        return dict(checkpoint) if convert is None else convert(checkpoint, model, **self.filter_options(family, arch))
 
-    def _filter(self, family: Family) -> Convert | None:
+    def filter_options(self, family: Family, arch: Mapping[str, Any]) -> dict[str, Any]:
+        """What timm's model function passes to the loader for ``arch``; a user's function is given what it takes of it."""
+        options = family.filter_kwargs(arch)
+        return {k: v for k, v in options.items() if self._function is None or k in self._options}
+
+    def filter_function(self, family: Family) -> Convert | None:
         """The release's function for a family, or None where it loads such checkpoints as they are."""
         for name in family.filters:
             module, _, function = name.rpartition(":")
@@ -165,7 +172,7 @@ class Loader:
     def _build_uncached(self, family_name: str, arch: tuple, geometry: Geometry, device: str) -> nn.Module:
         family, options = FAMILIES[family_name], dict(arch)
         kwargs = self.model_kwargs(family, options)
-        model_class = self._model_class(family)
+        model_class = self.model_class(family)
         if "weight_init" in inspect.signature(model_class).parameters:
             kwargs["weight_init"] = "skip"  # every weight is about to be loaded
         size = {"img_size": family.img_size(options, geometry), "patch_size": geometry.patch_size}
@@ -183,18 +190,19 @@ class Loader:
         Arguments a release does not have yet are left out where they ask for nothing, else :class:`Unsupported`.
         """
         given = ((created and family.created_kwargs) or family.model_kwargs)(arch)
-        known = _parameters(self._model_class(family))
+        known = _parameters(self.model_class(family))
         if created and family.models_module:
             known |= {"use_naflex"}
         if created and family.classic:  # their functions take the classic model's arguments
-            known |= _parameters(self._model_class(FAMILIES[family.classic]))
+            known |= _parameters(self.model_class(FAMILIES[family.classic]))
         kwargs = {k: _resolve(v) for k, v in given.items()}
         missing = [k for k, v in kwargs.items() if k not in known and v]
         if missing:
             raise Unsupported(f"the release's {family.model_class} has no {', '.join(missing)}")
         return {k: v for k, v in kwargs.items() if k in known}
 
-    def _model_class(self, family: Family) -> type[nn.Module]:
+    def model_class(self, family: Family) -> type[nn.Module]:
+        """The release's class of the family's destination models."""
         try:
             module = importlib.import_module(f"timm.models.{family.module}")
         except ModuleNotFoundError:
@@ -244,23 +252,33 @@ class Loader:
         model = _supported(create, pretrained=False)
         own = case.num_classes is not None
         more = {"keep_classifier": own} if self.target.kind == "reference" else {}
-        state = self._converted(family, arch, checkpoints.read(path), model, **more)
+        state = self.converted(family, arch, checkpoints.read(path), model, **more)
         model.load_state_dict(state, strict=True)
         return model
 
 
+def blank(model: nn.Module) -> None:
+    """Fill every parameter with NaN."""
+    for parameter in model.parameters():
+        parameter.detach().fill_(float("nan"))
+
+
 def _load_in_place(model: nn.Module, path: Path, checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What ``model.load_pretrained`` writes into a model's parameters, in the checkpoint's dtype.
+    """What ``model.load_pretrained`` writes into a model's parameters, in the checkpoint's dtype."""
+    dtype = next(t.dtype for t in checkpoint.values() if t.is_floating_point())
+    return {k: v.detach().clone().to(dtype) for k, v in write_in_place(model, path, checkpoint).items()}
+
+
+def write_in_place(model: nn.Module, path: Path, names: Collection[str]) -> dict[str, Tensor]:
+    """Let ``model.load_pretrained`` read a ``.npz`` file with arrays of these names; the model's tensors that it wrote.
 
     Every parameter holds NaN before, so that one the loader never touched is missing afterwards, not left as it was.
     """
-    for parameter in model.parameters():
-        parameter.detach().fill_(float("nan"))
+    blank(model)
     # Only a prefix the loader looks for by itself may be left to it; PaliGemma's has to be named.
-    prefix = {"prefix": "img/"} if "img/embedding/kernel" in checkpoint else {}
+    prefix = {"prefix": "img/"} if "img/embedding/kernel" in names else {}
     model.load_pretrained(str(path), **prefix)
-    dtype = next(t.dtype for t in checkpoint.values() if t.is_floating_point())
-    return {k: v.detach().clone().to(dtype) for k, v in model.state_dict().items() if not bool(v.isnan().all())}
+    return {k: v for k, v in model.state_dict().items() if not bool(v.isnan().all())}
 
 
 def _supported(create: Callable[..., nn.Module], pretrained: bool) -> nn.Module:

@@ -15,6 +15,7 @@ from .ledger import Ledger
 from .merging import footer_of, overlay, settled, shards_of
 from .outcome import exit_code, vacuous
 from .report import html, junit, markdown, terminal
+from .report.terminal import Paths
 from .results import Results
 
 RESULTS = "results.ndjson"
@@ -77,12 +78,12 @@ def publish(
         junit.write(found, junit_path)
 
 
-def show(console: Console, found: Results, gaps: Iterable[str], book: Ledger, witnesses: dict) -> None:
-    """The results on a terminal."""
+def show(console: Console, found: Results, gaps: Iterable[str], book: Ledger, witnesses: Paths, scripts: Paths) -> None:
+    """The results on a terminal, with the files that show each new failure again."""
     terminal.print_table(console, found)
     terminal.print_known(console, found, book)
     terminal.print_changes(console, found)
-    terminal.print_failures(console, found, witnesses)
+    terminal.print_failures(console, found, witnesses, scripts)
     for gap in gaps:
         console.print(f"? not judged: {gap}", style="yellow", markup=False, soft_wrap=True)
     console.print()
@@ -90,7 +91,7 @@ def show(console: Console, found: Results, gaps: Iterable[str], book: Ledger, wi
         console.print(line, markup=False, soft_wrap=True)
 
 
-def store_witnesses(found: Results, out: Path) -> dict[tuple[str, str], Path]:
+def store_witnesses(found: Results, out: Path) -> Paths:
     """Write a witness file for each new failure; returns them by target and fingerprint."""
     return {
         (verdict.target, failure.fingerprint): ledgers.write_witness(

@@ -34,7 +34,7 @@ def _conclude(parts: Sequence[Results], out: Path, junit: Path | None, ledger: s
     console, book = make_console(), ledgers.load(ledger or ledgers.DEFAULT_PATH)
     found, gaps, code = publishing.concluded(parts, book)
     publishing.publish(found, gaps, code, book, out, junit)
-    publishing.show(console, found, gaps, book, publishing.store_witnesses(found, out))
+    publishing.show(console, found, gaps, book, publishing.store_witnesses(found, out), {})
     console.print(f"results in {out}; exit code {code}", style="bold", markup=False)
     return code
 

@@ -109,7 +109,7 @@ def prepare(target: Target) -> None:
         releases.ensure(target.models)
 
 
-def _folder(target: Target) -> Path | None:
+def folder_of(target: Target) -> Path | None:
     """The folder to import timm from, None for the environment's own."""
     if "installed" in (target.kind, target.models):
         return None
@@ -123,7 +123,7 @@ def activate(target: Target) -> str:
 
     Raises :class:`UserError` when another timm is imported already, or the one imported is not the target's.
     """
-    folder = _folder(target)
+    folder = folder_of(target)
     if "timm" not in sys.modules and folder is not None:
         sys.path.insert(0, str(folder))
     torchvision_shim.install()

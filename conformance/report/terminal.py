@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -11,8 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ..changes import by_up_to
-from ..ledger import Ledger
-from ..results import JUDGED, Change, Results, Verdict
+from ..ledger import Ledger, file_name
+from ..results import JUDGED, Change, Failure, Results, Verdict
+
+# Files of new failures, by target and fingerprint.
+Paths = Mapping[tuple[str, str], Path]
 
 # A mark and a word for each verdict: readable without colour.
 MARKS = {
@@ -131,23 +134,33 @@ def _named(tensors: tuple[str, ...]) -> str:
     return ", ".join(tensors[:3]) + (f" and {len(tensors) - 3} more tensors" if len(tensors) > 3 else "")
 
 
-def print_failures(console: Console, results: Results, witnesses: dict[tuple[str, str], Path]) -> None:
-    """One block for each new failure: fingerprint, what is wrong, the smallest case, how to see it again."""
+def print_failures(console: Console, results: Results, witnesses: Paths, scripts: Paths) -> None:
+    """One block for each new failure: fingerprint, what is wrong, the smallest case, how to see it again.
+
+    Failures of one cause have one script, and one block.
+    """
 
     def say(text: str, style: str | None = None) -> None:
         console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
-    failing = [v for v in results.verdicts if v.verdict == "fail"]
+    failing = [(v.target, failure) for v in results.verdicts if v.verdict == "fail" for failure in v.failures]
     if failing:
         say("\nNew failures", "bold red")
-    for verdict in failing:
-        for failure in verdict.failures:
-            say(f"✗ {verdict.target}  {failure.fingerprint}", "red")
-            say(f"    {failure.message}")
-            say(f"    {failure.case.describe()}", "dim")
-            path = witnesses.get((verdict.target, failure.fingerprint))
-            if path is not None:
-                say(f"    timm-conformance replay {path} {verdict.target}")
+    for alike in _by_cause(failing, scripts):
+        target, failure = alike[0]
+        name = target, failure.fingerprint
+        say(f"✗ {target}  {failure.fingerprint}", "red")
+        say(f"    {failure.message}")
+        say(f"    {failure.case.describe()}", "dim")
+        if name in witnesses:
+            say(f"    timm-conformance replay {witnesses[name]} {target}")
+        if name in scripts:
+            say(f"    {scripts[name]} shows it with torch and timm alone")
+        if len(alike) > 1:
+            say(
+                f"    and {len(alike) - 1} more of the same cause: {', '.join(f.fingerprint for _, f in alike[1:])}",
+                "dim",
+            )
     for target, reason, count in errors_of(results):
         say(f"E {target}  {f'{count} verdicts' if count else 'cannot start'}: {reason}", "red")
     for witness in results.witnesses:
@@ -156,6 +169,17 @@ def print_failures(console: Console, results: Results, witnesses: dict[tuple[str
             say(
                 f"! {witness.target}  witness {witness.id} {what.get(witness.replay, witness.replay)}: {witness.message}"
             )
+
+
+def _by_cause(failing: list[tuple[str, Failure]], scripts: Paths) -> list[list[tuple[str, Failure]]]:
+    """Failures that share a script, the one it shows first; every other one alone."""
+    groups: dict[object, list[tuple[str, Failure]]] = {}
+    for target, failure in failing:
+        name = target, failure.fingerprint
+        groups.setdefault(scripts.get(name, name), []).append((target, failure))
+    for script, alike in groups.items():
+        alike.sort(key=lambda item: not (isinstance(script, Path) and script.stem == file_name(item[1].fingerprint)))
+    return list(groups.values())
 
 
 def errors_of(results: Results) -> list[tuple[str, str, int]]:

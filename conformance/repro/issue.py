@@ -1,0 +1,66 @@
+"""The text of a report to timm: what happens, what should, why, the script, and the releases that do it."""
+
+from __future__ import annotations
+
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+
+from packaging.version import Version
+
+from .. import releases
+from ..families import FAMILIES
+from ..ledger import Entry, WitnessFile
+from ..targets import parse_target
+from .executing import execute
+from .handing import Script
+
+
+def issue_text(witness: WitnessFile, entry: Entry | None, script: Script, timeout: float) -> str:
+    """Markdown that can be filed as it is, once somebody has read it."""
+    ran = script.ran
+    title = entry.title if entry else f"{witness.case.family} checkpoint: {ran.got}"
+    happens = (
+        f"Loading a checkpoint of the `{witness.case.family}` format with timm {ran.timm} gives:\n\n```\n{ran.got}\n```"
+    )
+    parts = [
+        f"# {title}",
+        f"## What happens\n\n{happens}",
+        f"## What should happen\n\n```\n{ran.expected}\n```",
+        f"## Why\n\n{_why(entry, script)}",
+        f"## Releases\n\n{_affected(witness, entry, script, timeout)}",
+        f"## To reproduce\n\nThe script exits with 1 while the bug is there, and with 0 once it is gone.\n\n"
+        f"```python\n{script.text.rstrip()}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _why(entry: Entry | None, script: Script) -> str:
+    paragraphs = [entry.explanation] if entry else []
+    places = list(dict.fromkeys([*script.resampled, *filter(None, [script.ended])]))
+    if places:
+        told = "The lines at which this load resamples, and at last leaves the loader:"
+        paragraphs.append("\n".join([told, "", "```", *places, "```"]))
+    return "\n\n".join(paragraphs) or "Nothing is known but what the script shows."
+
+
+def _affected(witness: WitnessFile, entry: Entry | None, script: Script, timeout: float) -> str:
+    """The releases that have the bug: what the ledger has established, else what the script finds in those at hand."""
+    here = (
+        f"Seen with timm {script.ran.timm}, torch {version('torch').split('+')[0]}, Python {platform.python_version()}."
+    )
+    if entry:
+        mended = f" Not there in {script.mended.value}." if script.mended else ""
+        return f"timm {entry.releases}. {here}{mended}"
+    known = [v for v in releases.cached() if FAMILIES[witness.case.family].supported_by(Version(v))]
+    with ThreadPoolExecutor(2) as pool:
+        codes = list(pool.map(lambda v: execute(script.text, parse_target(f"timm=={v}"), timeout).code, known))
+    having = [v for v, code in zip(known, codes) if code == 1]
+    rest = [v for v, code in zip(known, codes) if code == 0]
+    return f"{here} Of the releases tried, {_listed(having)} have it" + (
+        f", {_listed(rest)} have not." if rest else "."
+    )
+
+
+def _listed(versions: list[str]) -> str:
+    return ", ".join(versions) or "none"

@@ -1,0 +1,191 @@
+"""A case with tensors that plain code can draw, and where the loader's result leaves the reference's.
+
+The values of a case come out of a layout and a seed no script can repeat. So the checkpoint is drawn again by the script's
+own code, and what is right for it is asked of the reference once more.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from msgspec.structs import replace
+from torch import Tensor
+
+import reference
+
+from .. import bounds, checkpoints
+from ..cases import Case
+from ..families import FAMILIES
+from ..families.base import KERNEL
+from ..loaders import Loader
+from ..problems import scratch_folder, starred
+from ..targets import Target
+from ..trial import Loaded, Trial
+from . import plain
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """A case, and what surrounds its tensors: text towers and the like, another order of the keys."""
+
+    case: Case
+    foreign: bool = False
+    shuffled: bool = False
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """One tensor that is not what the reference makes of it: ``kind`` is shape, missing, unexpected, value or raises.
+
+    ``tensor`` is the model's own name for it, or for what was raised the exception's. A value is off by ``error`` at its
+    ``worst`` element (of the flattened tensor), where rounding allows ``bound``.
+    """
+
+    kind: str
+    tensor: str
+    got: Tensor | None = None
+    want: Tensor | None = None
+    worst: int = 0
+    error: float = 0.0
+    bound: float = 0.0
+
+
+class Redrawn:
+    """A case under its circumstances, its checkpoint drawn by code."""
+
+    def __init__(self, circumstances: Circumstances, loader: Loader) -> None:
+        self.case = case = circumstances.case
+        self.loader = loader
+        self.family = family = FAMILIES[case.family]
+        as_drawn = Trial(family, case, loader)
+        entries = list(as_drawn.upstream.items())
+        if circumstances.foreign:
+            entries = [*checkpoints.foreign(family, case).items(), *entries]
+        if circumstances.shuffled:
+            random.Random(case.contents.seed).shuffle(entries)
+        nested = _nests(case.wrapper)
+        flat = checkpoints.wrap(dict(entries), "bare" if nested else case.wrapper)
+        self.code = plain.checkpoint(flat, case.dtype, circumstances.shuffled)
+        for name in reversed(case.wrapper.split(".") if nested else ()):
+            self.code += f'\ncheckpoint = {{"{name}": checkpoint}}'
+        self.given = plain.evaluate(self.code)
+
+    @cached_property
+    def trial(self) -> Trial:
+        """The trial of the case, given what others make from its recipe. Raises what keeps a native model from being built."""
+        trial = Trial(self.family, self.case, self.loader)
+        native = replace(self.case, destination=self.case.source, in_chans=None)
+        trial.truth = self.family.canonical(native, self._by_reference(trial.model(self.case.source)))
+        trial.upstream = reference.unwrap(self.given)
+        return trial
+
+    def _by_reference(self, model: torch.nn.Module) -> dict[str, Tensor]:
+        arch, size = self.case.arch, self.family.img_size(self.case.arch, self.case.source)
+        return reference.load_state_dict(self.given, model, input_size=size, resampling=self.family.resampling(arch))
+
+    @cached_property
+    def want(self) -> dict[str, Tensor]:
+        """What a strict load of the destination model needs, by the model's own names."""
+        return self._by_reference(self.trial.model())
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """What the loader under test makes of it."""
+        return self.trial.convert(self.trial.place(self.given))
+
+    def deviations(self) -> Iterator[Deviation]:
+        """Where the conversion leaves the reference's."""
+        if not self.loaded.ok:
+            yield Deviation("raises", type(self.loaded.error).__name__)
+            return
+        shapes = {k: tuple(v.shape) for k, v in self.trial.model().state_dict().items()}
+        yield from self._misfits(self.loaded.raw, shapes)
+        yield from self._differences(self.loaded.raw, self.want)
+
+    def created_deviations(self) -> Iterator[Deviation]:
+        """The same for a model that ``create_model`` made of a file, as asked by ``in_chans`` and ``num_classes``."""
+        with scratch_folder() as folder:
+            path = checkpoints.write(self.given, "bare", self.file, Path(folder))
+            right = copy.copy(self.loader)
+            right.target = Target("reference", "reference")
+            want = right.create_model(self.family, self.case, path).state_dict()
+            try:
+                got = self.loader.create_model(self.family, self.case, path).state_dict()
+            except Exception as error:
+                yield Deviation("raises", type(error).__name__)
+                return
+        yield from self._misfits(got, {k: tuple(v.shape) for k, v in want.items()})
+        own = {k for k in want if k.startswith("head") and self.case.num_classes is not None}
+        yield from self._differences(got, {k: v for k, v in want.items() if k not in own})
+
+    @property
+    def file(self) -> str:
+        """The container a checkpoint of this case can be written to."""
+        nested = any(isinstance(v, dict) for v in self.given.values())
+        return "pth" if nested or self.case.container == "memory" else self.case.container
+
+    def _misfits(self, got: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> Iterator[Deviation]:
+        for key, shape in shapes.items():
+            if key not in got:
+                yield Deviation("missing", key)
+            elif tuple(got[key].shape) != shape:
+                yield Deviation("shape", key)
+        yield from (Deviation("unexpected", key) for key in got if key not in shapes)
+
+    def _differences(self, got: dict[str, Tensor], want: dict[str, Tensor]) -> Iterator[Deviation]:
+        for key, right in want.items():
+            found = got.get(key)
+            if found is None or found.shape != right.shape or not right.is_floating_point():
+                continue
+            error = (found.double() - right.double()).abs().nan_to_num(float("inf"))
+            over = error - self._bound(key, right)
+            if bool((over > 0).any()):
+                worst = int(over.argmax())
+                bound = float((error - over).flatten()[worst])
+                yield Deviation("value", key, found, right, worst, float(error.flatten()[worst]), bound)
+
+    def _bound(self, key: str, tensor: Tensor) -> Tensor:
+        """What two correct loads of a tensor may differ by, elementwise where that is known so: neither is exact."""
+        known = KERNEL if key.startswith("embeds.proj.") else key
+        if self.case.in_chans is not None and known == self.family.first_conv(self.case.arch):
+            bound = self.trial.created_bound(known)
+        elif known in self.trial.geometric and self.trial.changed(known):
+            bound = self.trial.bound(known)
+        else:
+            return torch.zeros(())
+        if key != known:  # another layout
+            bound = bound.max()
+        return 2 * bound + bounds.rounding(tensor, tensor.dtype)
+
+
+def _nests(wrapper: str) -> bool:
+    return wrapper != "bare" and "/" not in wrapper and wrapper != "scan"
+
+
+def matches(deviation: Deviation, kind: str, tensor: str, family: Any) -> bool:
+    """Whether a deviation is what a problem of this kind and tensor is about."""
+    wanted = _CLASSES.get(kind, "value")
+    if kind.startswith("raises-"):
+        return deviation.kind == "raises" and deviation.tensor == kind.removeprefix("raises-")
+    if deviation.kind == "raises":
+        return False
+    if deviation.kind != wanted:
+        return False
+    renamed = family.canonical.__name__ != "_unchanged"
+    return starred(deviation.tensor) == tensor or (renamed and kind != "value-changed")
+
+
+_CLASSES = {
+    "size-mismatch": "shape",
+    "not-resampled": "shape",
+    "shape": "shape",
+    "missing-key": "missing",
+    "unexpected-key": "unexpected",
+}

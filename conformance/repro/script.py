@@ -1,0 +1,159 @@
+"""A script's text: what it is about, the checkpoint, the load as a user writes it, and what is looked at."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..cases import Geometry
+from . import plain
+from .plain import Names
+
+
+@dataclass(frozen=True)
+class Look:
+    """What to look at after loading: lines that set ``got`` and ``bug``, and the text of what is ``expected`` instead.
+
+    ``before`` are lines that come before the load, ``functions`` what all of them call.
+    """
+
+    expected: str
+    lines: Sequence[str] = ("got, bug = expected, False",)
+    before: Sequence[str] = ()
+    functions: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Call:
+    """How the checkpoint meets the loader: imports, lines that prepare, lines that load, functions that they call."""
+
+    imports: Sequence[str]
+    prepare: Sequence[str]
+    load: Sequence[str]
+    functions: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class About:
+    """What a script is about: a title, further paragraphs, and what it needs installed."""
+
+    title: str
+    paragraphs: Sequence[str]
+    dependencies: Sequence[str]
+
+
+def created(
+    name: str, options: dict[str, Any], overlay: dict[str, Any], given: dict[str, str], write: Sequence[str]
+) -> Call:
+    """``timm.create_model`` under a registered name, with the checkpoint in memory, or in a file that ``write`` writes.
+
+    ``given`` are arguments in code: sizes, channels, classes.
+    """
+    names = Names()
+    prepare = [f'name = "{name}"', *names.options(options)]
+    source = '"file": path' if write else '"state_dict": checkpoint'
+    overlay_line = (
+        f"overlay = {{{', '.join([source, *(f'{chr(34)}{k}{chr(34)}: {v!r}' for k, v in overlay.items())])}}}"
+    )
+    arguments = "".join(f", {k}={v}" for k, v in given.items())
+    load = f"model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay{arguments}, **options)"
+    if len(load) > plain.WIDTH - 8:
+        load = load.replace("(name, ", "(\n    name, ").replace(", **options)", ", **options\n)")
+    if not write:
+        return Call([*names.imports], [*prepare, overlay_line], [load], names.functions)
+    return Call([*names.imports, *FILE_IMPORTS], prepare, in_file([*write, overlay_line, load]), names.functions)
+
+
+FILE_IMPORTS = ("import tempfile", "import numpy", "import safetensors.torch")
+
+
+def in_file(lines: Sequence[str]) -> list[str]:
+    """Lines that use a temporary ``folder``."""
+    return ["with tempfile.TemporaryDirectory() as folder:", *_inside(lines)]
+
+
+def writing(container: str, dtype: str) -> list[str]:
+    """Lines that write ``checkpoint`` to a file ``path``; NumPy lacks bfloat16 and holds it as two raw bytes."""
+    array = 'v.view(torch.int16).numpy().view("V2")' if dtype == "bfloat16" else "v.numpy()"
+    write = {
+        "safetensors": "safetensors.torch.save_file(checkpoint, path)",
+        "pth": "torch.save(checkpoint, path)",
+        "npz": f"numpy.savez(path, **{{k: {array} for k, v in checkpoint.items()}})",
+    }
+    return [f'path = f"{{folder}}/checkpoint.{container}"', write[container]]
+
+
+def text(about: About, checkpoint: str, call: Call, look: Look) -> str:
+    """The whole script."""
+    body = [
+        *checkpoint.splitlines(),
+        *call.prepare,
+        *look.before,
+        "",
+        f"expected = {look.expected}",
+        "try:",
+        *_inside([*call.load, *look.lines]),
+        "except Exception as error:",
+        "    got, bug = f\"{type(error).__name__}: {' '.join(str(error).split())}\", True",
+        "",
+        'print(f"timm {timm.__version__}")',
+        'print(f"expected: {expected}\\ngot:      {got}")',
+        "sys.exit(1 if bug else 0)",
+    ]
+    functions = "\n\n\n".join((*call.functions, *look.functions))
+    if functions:
+        body = ["", *functions.splitlines(), "", "", *body]
+    code = "\n".join([functions, *body])
+    imports = {"import sys", "import timm", "import torch", *(i for i in call.imports if _name(i) in code)}
+    head = [
+        "# /// script",
+        '# requires-python = ">=3.10"',
+        f"# dependencies = [{', '.join(f'{chr(34)}{d}{chr(34)}' for d in about.dependencies)}]",
+        "# ///",
+        *_docstring(about),
+        "",
+        *_imports(imports),
+        "",
+    ]
+    return "\n".join([*head, *body]) + "\n"
+
+
+def _name(statement: str) -> str:
+    """The name that an import statement binds, as code uses it."""
+    return statement.split()[-1] + ("." if statement.startswith("import") else "")
+
+
+def _inside(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for block in lines for line in block.splitlines()]
+
+
+def _docstring(about: About) -> list[str]:
+    title = textwrap.wrap(about.title.rstrip(".") + ".", plain.WIDTH - 4)
+    paragraphs = [line for p in about.paragraphs for line in ("", *textwrap.wrap(p, plain.WIDTH))]
+    lines = [*title, *paragraphs]
+    lines[0] = f'"""{lines[0]}'
+    return [*lines[:-1], f'{lines[-1]}"""'] if len(lines) == 1 else [*lines, '"""']
+
+
+_STANDARD = ("functools", "sys", "tempfile")
+
+
+def _imports(statements: set[str]) -> list[str]:
+    """Import statements in the usual order, the standard library's first, names of one module together."""
+    modules: dict[str, list[str]] = {}
+    for statement in statements:
+        if statement.startswith("from"):
+            _, module, _, name = statement.split()
+            modules.setdefault(module, []).append(name)
+    lines = [s for s in statements if s.startswith("import")]
+    lines += [f"from {module} import {', '.join(sorted(names))}" for module, names in modules.items()]
+    lines.sort(key=lambda line: (line.startswith("from"), line.split()[1]))
+    own = [line for line in lines if line.split()[1].split(".")[0] in _STANDARD]
+    return [*own, "", *(line for line in lines if line not in own)]
+
+
+def geometry(family: Any, arch: dict[str, Any], where: Geometry) -> dict[str, str]:
+    """``img_size`` and ``patch_size`` of a model at a geometry, in code."""
+    return {"img_size": plain.size(family.img_size(arch, where)), "patch_size": plain.size(where.patch_size)}
