@@ -53,10 +53,17 @@ def prefix_rows(
 
 
 def fold_prefix_rows(state: Mapping[str, Tensor], counts: tuple[int, ...]) -> tuple[dict[str, Tensor], Tensor]:
-    """The state with the prefix rows of its positions added to its prefix tokens, and the positions left."""
+    """The state with the prefix rows of its positions added to its prefix tokens, and the positions left.
+
+    Raises :class:`LoadError` where they are of another width.
+    """
     out, position = dict(state), state[_GRID]
     for name, count in zip(_TOKENS, counts):
         if count:
-            out[name] = out[name] + position[:, :count]
+            rows = position[:, :count]
+            if out[name].shape != rows.shape:  # a sum would repeat a token of one channel
+                found = " and ".join(str(tuple(t.shape)) for t in (out[name], rows))
+                raise LoadError(f"{name} and its rows of {_GRID} have shapes {found}, which do not add up")
+            out[name] = out[name] + rows
             position = position[:, count:]
     return out, position

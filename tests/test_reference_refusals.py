@@ -128,3 +128,28 @@ def test_nothing_returned_carries_a_gradient() -> None:
     live = {k: nn.Parameter(v) for k, v in own.items()}
     loaded = reference.load_state_dict(live, model(Geometry((2, 6), (3, 1))))
     assert all(v.grad_fn is None for v in loaded.values())
+
+
+def test_a_prefix_token_that_is_not_as_wide_as_its_row_is_refused() -> None:
+    """Adding them would repeat a token of one channel along the row."""
+    options = {"embed_class": True, "no_embed_class": True, "projection": "linear"}
+    state, _ = image_encoder(GEOMETRY, "naflex_vit", **options)
+    into = model(GEOMETRY, "naflex_vit", declared=GEOMETRY.img_size, **options)
+    assert reference.load_state_dict(state, into).keys() == into.state_dict().keys()
+    text = refusal(state | {"cls_token": state["cls_token"][..., :1]}, into)
+    assert text == "cls_token and its rows of pos_embed have shapes (1, 1, 1) and (1, 1, 8), which do not add up"
+
+
+def test_the_mask_of_a_bias_that_is_not_there_means_nothing() -> None:
+    """A DINOv3 whose biases were trained to nothing may lack them; one whose model has them may not."""
+    options = {"num_classes": 0, "reg_tokens": 1, "pos_embed": "none", "fc_norm": False, "layer_scale": True}
+    for bias in ("zero", "learnt"):
+        arch = options | {"bias": bias, "qkv_bias": bias == "learnt"}
+        state, _ = image_encoder(GEOMETRY, "dinov3", **arch)
+        del state["blocks.0.attn.qkv.bias"]
+        assert "blocks.0.attn.qkv.bias_mask" in state
+        into = model(GEOMETRY, "dinov3", **arch)
+        if bias == "zero":
+            assert reference.load_state_dict(state, into).keys() == into.state_dict().keys()
+        else:
+            assert "missing: blocks.0.attn.q_bias, blocks.0.attn.v_bias" in refusal(state, into)

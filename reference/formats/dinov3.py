@@ -108,6 +108,7 @@ _RULES = (
     Rename("blocks.{i}.ls{n}.gamma", "blocks.{i}.gamma_{n}"),
     Fold((_BIAS, _BIAS + "_mask"), _TIMM_BIASES, _of_masked, _masked),
     Fold((_BIAS,), _TIMM_BIASES, _of_unmasked, _unmasked),
+    Drop(_BIAS + "_mask"),  # of no bias: a model without one needs neither
 )
 _SWIGLU = (
     Rename("blocks.{i}.mlp.w1.{p}", "blocks.{i}.mlp.fc1_g.{p}"),
