@@ -16,8 +16,9 @@ class UserError(Exception):
 
 
 def one_line(text: object) -> str:
-    """What somebody else's exception says: white space folded, and cut where it becomes a page."""
-    return " ".join(str(text).split())[:300]
+    """What somebody else's exception says: white space folded, what does not print spelled out, cut where it becomes a page."""
+    folded = " ".join(str(text).split())[:300]
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in folded)
 
 
 def cannot_start(error: Exception) -> str:

@@ -18,7 +18,7 @@ from packaging.version import Version
 
 from .cases import Case
 from .errors import UserError
-from .results import Failure
+from .results import UNREADABLE, Failure
 
 _HERE = Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in a wheel.
@@ -147,7 +147,7 @@ def load(path: str | Path) -> Ledger:
         raise UserError(
             f"ledger {path}: {error.strerror or error}; name another with --ledger FILE, or --ledger none"
         ) from None
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNREADABLE as error:
         raise UserError(f"ledger {path} cannot be read: {error}") from None
     witnesses = {}
     for entry in entries:
@@ -169,7 +169,7 @@ def read_witness(path: Path) -> WitnessFile:
         return msgspec.json.decode(path.read_bytes(), type=WitnessFile)
     except OSError as error:
         raise UserError(f"witness {path}: {error.strerror or error}; every ledger entry needs one") from None
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNREADABLE as error:
         raise UserError(f"witness {path} cannot be read: {error}") from None
 
 

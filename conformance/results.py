@@ -159,6 +159,9 @@ class Footer(msgspec.Struct, tag="footer", tag_field="type", frozen=True):
 
 Record = Header | TargetError | Verdict | Witness | Loads | Change | Progress | Footer
 
+# What msgspec raises for bytes that are not what they should be: no JSON or another type, no text, nested too deeply.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _encoder = msgspec.json.Encoder(order="deterministic")
 _decoder = msgspec.json.Decoder(Record)
 
@@ -173,7 +176,7 @@ def decode(lines: Iterable[bytes]) -> Iterator[Record]:
     for line in lines:
         try:
             yield _decoder.decode(line)
-        except msgspec.DecodeError:  # a line cut off by a crash, or of a later version
+        except UNREADABLE:  # a line cut off by a crash, or of a later version
             continue
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import torch
 
 import reference
@@ -59,6 +58,6 @@ def _case(path: Path) -> str:
     """A case on its own: text that is none is refused by msgspec, in one line."""
     try:
         Case.from_json(path.read_bytes()).describe()
-    except msgspec.DecodeError as error:
+    except results.UNREADABLE as error:
         raise UserError(str(error)) from None
     return "case"

@@ -23,6 +23,7 @@ from conformance.profiles import profile
 
 from .feeding import feed
 from .files import Input, inputs
+from .states import Pool
 from .watch import LIMITS, Limits, Outcome, watched
 
 Feed = Callable[[Path, Case], str]
@@ -61,7 +62,7 @@ class Session:
                 break
             drawn = Drawing(profile("smoke"), turn).cases(families[turn % len(families)])
             cases = [case for stratum in drawn.values() for case in stratum]
-            self._batch(inputs(cases, others or cases), turn, started + seconds)
+            self._batch(inputs(Pool(cases, others or cases)), turn, started + seconds)
             others = cases
         gc.unfreeze()
         self.seconds += time.monotonic() - started

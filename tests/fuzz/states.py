@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,6 +46,21 @@ _NAMES = (
 )
 
 
+def is_dense(value: object) -> bool:
+    """Whether a value is a tensor with nothing special about how it holds its numbers."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return not (value.is_nested or value.is_quantized or value.is_meta or value.is_conj())
+
+
+@dataclass(frozen=True, repr=False)
+class Pool:
+    """The cases that inputs are made of: their own, and ``others`` whose tensors get among theirs."""
+
+    cases: Sequence[Case]
+    others: Sequence[Case]
+
+
 def tensors_of(case: Case, foreign: bool) -> State:
     """The upstream tensors of a case, text tower and all where there is one."""
     family = FAMILIES[case.family]
@@ -52,8 +69,8 @@ def tensors_of(case: Case, foreign: bool) -> State:
 
 
 @st.composite
-def mutated(draw: Draw, case: Case, others: Sequence[Case]) -> State:
-    """The checkpoint of a case, changed in up to four ways and wrapped somehow; tensors may be those of ``others``."""
+def mutated(draw: Draw, case: Case, pool: Pool) -> State:
+    """The checkpoint of a case, changed in up to four ways and wrapped somehow."""
     state = tensors_of(case, draw(st.booleans()))
     for _ in range(draw(st.integers(0, 4), label="changes")):
         if not state:
@@ -61,7 +78,7 @@ def mutated(draw: Draw, case: Case, others: Sequence[Case]) -> State:
         key = draw(st.sampled_from(list(state)), label="tensor")
         change = draw(st.sampled_from((*_CHANGES, "borrow")), label="change")
         if change == "borrow":
-            state |= tensors_of(draw(st.sampled_from(others)), foreign=False)
+            state |= tensors_of(draw(st.sampled_from(pool.others)), foreign=False)
         else:
             change(draw, state, key)
     return draw(nested(case, state))
@@ -72,7 +89,7 @@ def nested(draw: Draw, case: Case, state: State) -> State:
     """``state`` wrapped as its family is, or oddly."""
     how = draw(st.sampled_from(["family", "family", "twice", "halves", "loop", "deep"]), label="nesting")
     wrapper = draw(st.sampled_from(WRAPPERS), label="wrapper")
-    if how == "family" and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+    if how == "family" and all(isinstance(k, str) and is_dense(v) for k, v in state.items()):
         return checkpoints.wrap(state, case.wrapper)
     if how == "twice":
         return {wrapper: state, "state_dict": dict(state), "epoch": 3}
@@ -122,11 +139,12 @@ def _swap(draw: Draw, state: State, key: Any) -> None:
 
 
 def _tensor(change: Callable[[Draw, Tensor], Any]) -> Callable[[Draw, State, Any], None]:
-    """The change of one tensor; where another change has put something else, it is left."""
+    """The change of one tensor; left as it is where torch cannot make it, or another change has put something else."""
 
     def apply(draw: Draw, state: State, key: Any) -> None:
         if isinstance(state[key], Tensor):
-            state[key] = change(draw, state[key])
+            with contextlib.suppress(RuntimeError, TypeError):
+                state[key] = change(draw, state[key])
 
     apply.__name__ = change.__name__
     return apply
@@ -134,8 +152,7 @@ def _tensor(change: Callable[[Draw, Tensor], Any]) -> Callable[[Draw, State, Any
 
 def _plain(tensor: Tensor) -> Tensor:
     """A dense tensor with data, whatever an earlier change made of it."""
-    dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
-    return tensor.detach() if dense and tensor.numel() < 10**6 else torch.zeros(2, 3)
+    return tensor.detach() if is_dense(tensor) and tensor.numel() < 10**6 else torch.zeros(2, 3)
 
 
 def _reshape(draw: Draw, tensor: Tensor) -> Tensor:
