@@ -208,6 +208,9 @@ def _for_model(state: dict[str, Tensor], destination: Destination) -> dict[str, 
     names = (("missing", [k for k in shapes if k not in state]), ("unexpected", [k for k in state if k not in shapes]))
     if any(found for _, found in names):
         raise LoadError("checkpoint does not fit the model: " + "; ".join(f"{t}: {some(n)}" for t, n in names if n))
+    empty = [f"{k} {tuple(v.shape)}" for k, v in state.items() if not v.numel() and prod(shapes[k])]
+    if empty:
+        raise LoadError(f"checkpoint has tensors without values: {some(empty)}")
     integers = [k for k, v in state.items() if k in destination.floating and v.dtype not in _WEIGHTS]
     if integers:
         found = some(f"{k} {str(state[k].dtype).removeprefix('torch.')}" for k in integers)
