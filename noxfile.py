@@ -87,6 +87,13 @@ def alarm(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Look for files that our own code does not survive; further arguments, --minutes M --seed N, go to the fuzzer."""
+    session.install("-e", ".", *_group("test"), *_PINNED)
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style and import order."""
     session.install(*_group("lint"), *_PINNED)

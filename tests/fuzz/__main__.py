@@ -14,14 +14,14 @@ from conformance.cases import Case
 from .feeding import feed
 from .files import CASE
 from .session import Session
-from .watch import Outcome, watched
+from .watch import LIMITS, Limits, Outcome, watched
 
 
-def again(folder: Path) -> Outcome:
+def again(folder: Path, limits: Limits = LIMITS) -> Outcome:
     """Feed the file of a finding once more."""
     (path,) = (p for p in folder.iterdir() if p.name not in (CASE, "outcome.txt"))
     case = Case.from_json((folder / CASE).read_bytes())
-    return watched(lambda: feed(path, case))
+    return watched(lambda: feed(path, case), limits)
 
 
 def main() -> int:

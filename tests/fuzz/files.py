@@ -46,6 +46,9 @@ class Input:
     content: bytes
     case: Case
 
+    def __repr__(self) -> str:
+        return f"{len(self.content)} bytes in {self.name} for {self.case.describe()}"
+
     def write(self, folder: Path) -> Path:
         """The file and, beside it, its case."""
         folder.mkdir(parents=True, exist_ok=True)

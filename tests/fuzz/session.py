@@ -6,6 +6,7 @@ import contextlib
 import gc
 import itertools
 import random
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -28,7 +29,6 @@ from .watch import LIMITS, Limits, Outcome, watched
 
 Feed = Callable[[Path, Case], str]
 _BATCH = 100
-_SHRINKING = 30.0
 
 
 class _Found(Exception):
@@ -38,14 +38,16 @@ class _Found(Exception):
 class Session:
     """A search from ``seed`` on, of which findings are written to folders in ``out``, named by what happens.
 
-    ``counts`` are the inputs by kind of outcome, ``findings`` the folders by kind and place.
+    ``shrinking`` is how many seconds go into making one smaller. ``counts`` are the inputs by kind of outcome, ``findings``
+    the folders by kind and place.
     """
 
-    def __init__(self, seed: int, out: Path, feed: Feed = feed, limits: Limits = LIMITS) -> None:
+    def __init__(self, seed: int, out: Path, feed: Feed = feed, limits: Limits = LIMITS, shrinking: float = 30) -> None:
         self.seed = seed
         self.out = out
         self.feed = feed
         self.limits = limits
+        self.shrinking = shrinking
         self.counts: Counter[str] = Counter()
         self.findings: dict[tuple[str, str], Path] = {}
         self.seconds = 0.0
@@ -93,7 +95,7 @@ class Session:
                 self.counts[outcome.kind] += 1
                 if not outcome.is_finding or found in self.findings:
                     return
-                target, until = found, time.monotonic() + _SHRINKING
+                target, until = found, time.monotonic() + self.shrinking
             if found == target:
                 self._keep(drawn, outcome)
                 raise _Found
@@ -115,5 +117,6 @@ class Session:
     def _keep(self, drawn: Input, outcome: Outcome) -> None:
         key = outcome.kind, outcome.where
         folder = self.findings.setdefault(key, self.out / f"{len(self.findings):03d}-{outcome.kind}")
+        shutil.rmtree(folder, ignore_errors=True)  # what it held was larger
         drawn.write(folder)
         (folder / "outcome.txt").write_text(f"{outcome.kind} {outcome.where}\n{outcome.text}\n")

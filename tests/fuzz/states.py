@@ -53,12 +53,15 @@ def is_dense(value: object) -> bool:
     return not (value.is_nested or value.is_quantized or value.is_meta or value.is_conj())
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Pool:
     """The cases that inputs are made of: their own, and ``others`` whose tensors get among theirs."""
 
     cases: Sequence[Case]
     others: Sequence[Case]
+
+    def __repr__(self) -> str:
+        return f"Pool({self.cases[0].family}, {self.others[0].family})"  # Hypothesis writes it out for every failure
 
 
 def tensors_of(case: Case, foreign: bool) -> State:

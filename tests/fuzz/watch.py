@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from conformance.errors import UserError
@@ -27,7 +28,7 @@ _HEADROOM = 8
 class Limits:
     """What an input may take: seconds of processor time, and bytes beyond what the process had."""
 
-    seconds: int = 10
+    seconds: float = 10
     memory: int = 512 * 2**20
 
 
@@ -94,9 +95,9 @@ def _child(work: Callable[[], str], limits: Limits, writing: int) -> None:
     gc.disable()  # it would touch, and so copy, all that is the parent's
     used = resource.getrusage(resource.RUSAGE_SELF)
     os.write(writing, f"{used.ru_maxrss}\n".encode())
-    spent = int(used.ru_utime + used.ru_stime)
+    spent = used.ru_utime + used.ru_stime
     signal.signal(signal.SIGXCPU, hung)
-    resource.setrlimit(resource.RLIMIT_CPU, (spent + limits.seconds, spent + 2 * limits.seconds))
+    resource.setrlimit(resource.RLIMIT_CPU, (ceil(spent + limits.seconds), ceil(spent + 2 * limits.seconds)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + _HEADROOM * limits.memory
