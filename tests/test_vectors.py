@@ -1,0 +1,504 @@
+"""The golden vectors: what is stored is what is generated, what they say is true, and those who get them wrong are caught."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import subprocess
+import sys
+from fnmatch import fnmatchcase
+from functools import partial
+from math import prod
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from jsonschema import Draft202012Validator, ValidationError
+from msgspec.structs import replace
+from packaging.specifiers import SpecifierSet
+from safetensors.numpy import load_file as load_arrays
+from safetensors.torch import load_file, save_file
+
+import reference
+from conformance import checkpoints
+from conformance.cases import Contents
+from conformance.cli import main
+from conformance.errors import UserError
+from conformance.families import FAMILIES
+from conformance.loaders import Loader
+from conformance.targets import MODEL_RELEASE, parse_target
+from conformance.vectors import choosing, schema
+from conformance.vectors.choosing import CHOICES, FOLDER, VECTORS_JSON
+from conformance.vectors.folder import COMPUTED, differences, generate, write
+from conformance.vectors.making import digest
+from tests import vector_laws, vector_loads
+from tests.documents import PAGES, ROOT, files
+from tests.vector_loads import documents, tensors
+
+DOCUMENTS = {document.family: document for document in documents()}
+VECTORS = [(document, vector) for document in DOCUMENTS.values() for vector in document.vectors]
+VALID = [(document, vector) for document, vector in VECTORS if isinstance(vector, schema.Valid)]
+INDEX = json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))
+CLIP = "openai_clip"
+
+
+def _consumer():
+    spec = importlib.util.spec_from_file_location("vectors_consumer", FOLDER / "consumer.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# -- what is stored ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def generated():
+    """What would be written now."""
+    return generate()
+
+
+def test_the_stored_vectors_are_those_generated(generated):
+    """As `timm-conformance vectors --check` has it."""
+    assert list(differences(FOLDER, generated, whole=True)) == []
+
+
+def test_the_same_code_writes_the_same_bytes(tmp_path):
+    """Twice over, and nothing but what was asked for."""
+    for name in ("one", "two"):
+        write(tmp_path / name, generate(["sam", CLIP]))
+    one, two = (
+        {p.relative_to(f): p.read_bytes() for p in f.rglob("*.*")} for f in (tmp_path / "one", tmp_path / "two")
+    )
+    assert one == two
+    assert {path.parts[0] for path in one} == {"sam", CLIP, "index.json", "schema.json"}
+
+
+def test_every_family_has_vectors_and_the_index_counts_them():
+    """Ids are unique; the files are those named, with the digests given."""
+    ids = [vector.id for _, vector in VECTORS]
+    assert len(set(ids)) == len(ids) == INDEX["vectors"] == sum(INDEX["families"].values())
+    assert list(DOCUMENTS) == list(FAMILIES)
+    assert INDEX["families"] == {name: len(document.vectors) for name, document in DOCUMENTS.items()}
+    assert all(any(isinstance(v, schema.Valid) for v in document.vectors) for document in DOCUMENTS.values())
+    for document, vector in VECTORS:
+        for file in (vector.checkpoint, *([vector.expected] if isinstance(vector, schema.Valid) else [])):
+            assert digest((FOLDER / document.family / file.file).read_bytes()) == file.sha256
+
+
+def test_the_regimes_that_matter_are_met():
+    """By valid vectors, in many families."""
+    changes = {f"{what}-{how}" for what in ("patch", "grid") for how in ("native", "grow", "shrink", "mixed")}
+    others = {"prefix-0", "prefix-1", "prefix-1+R", "source-grid-non-square", "destination-grid-non-square"}
+    others |= {"equal-count-other-shape", "patch-non-square", "half-precision", "wrapped", "declared-absent"}
+    for flag in changes | others:
+        assert len({document.family for document, vector in VALID if flag in vector.flags}) > 5, flag
+
+
+def test_checkpoints_are_exact_in_every_dtype():
+    """Small integers (variances: and a half), in dtypes that NumPy has too; but for a buffer that upstream computes."""
+    for document, vector in VECTORS:
+        for name, tensor in tensors(document, vector.checkpoint).items():
+            assert tensor.dtype in (torch.float32, torch.float16, torch.int64), (vector.id, name)
+            if name.endswith(COMPUTED):
+                continue
+            assert torch.equal(2 * tensor, (2 * tensor).round()), (vector.id, name)
+            assert not tensor.is_floating_point() or float(tensor.abs().max()) <= 8, (vector.id, name)
+
+
+def test_what_is_resampled_has_the_sizes_it_says():
+    """Kept rows and sizes give the shapes of checkpoint-side and expected tensors; what keeps its size is not listed."""
+    seen = set()
+    for document, vector in VALID:
+        want = tensors(document, vector.expected)
+        for name, how in vector.resampled.items():
+            seen.add(how.law)
+            shape, new = want[name].shape, how.destination_size
+            rows = {
+                "pi-resize": prod(shape[-2:]),
+                "grid": shape[1] - how.kept_rows,
+                "window": shape[1] - how.kept_rows,
+                "bias-table": shape[0] - how.kept_rows,
+                "axis-table": shape[0] - how.kept_rows,
+            }[how.law]
+            assert rows == prod(2 * n - 1 if "table" in how.law else n for n in new), (vector.id, name)
+            assert how.source_size != new
+            assert 0 < how.tolerance < 0.02
+        assert bool(vector.resampled) == ("resampled" in vector.flags), vector.id
+    assert seen == set(schema.Law.__args__)
+
+
+def test_the_laws_are_those_of_the_page():
+    """Of the tensors of the native vector, they make the expected ones of the same checkpoint at other sizes."""
+    met = set()
+    for document in DOCUMENTS.values():
+        vectors = {vector.id.split("/")[1]: vector for vector in document.vectors}
+        for name in {"finer", "mixed"} & vectors.keys():
+            native, want = (tensors(document, vectors[n].expected) for n in ("native", name))
+            for key, how in vectors[name].resampled.items():
+                rules = msgspec.to_builtins(how), msgspec.to_builtins(document.interpolation)
+                got = vector_laws.resample(native[key].numpy(), *rules)
+                off = np.abs(got - want[key].double().numpy()).max()
+                assert off <= how.tolerance, (vectors[name].id, key)
+                met.add((how.law, *rules[1].values()))
+    kinds = {(how.law, document.interpolation.mode) for document, vector in VALID for how in vector.resampled.values()}
+    assert {(law, mode) for law, mode, *_ in met} == kinds
+
+
+# -- the check ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A folder of one family's vectors, and a command that runs `vectors` on it."""
+    write(tmp_path, generate([CLIP]))
+
+    def run(*words):
+        return CliRunner().invoke(main, ["vectors", "-o", str(tmp_path), "--family", CLIP, *words])
+
+    return tmp_path / CLIP, run
+
+
+def _edit(folder, name, change):
+    """Another tensor in a file, and its digest in the JSON."""
+    state = load_file(folder / name)
+    before = digest((folder / name).read_bytes())
+    change(state)
+    save_file(state, folder / name)
+    text = (folder / VECTORS_JSON).read_text(encoding="utf-8")
+    (folder / VECTORS_JSON).write_text(text.replace(before, digest((folder / name).read_bytes())), encoding="utf-8")
+
+
+KERNEL = "patch_embed.proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("mixed.expected", lambda s: s[KERNEL].add_(1e-7), ""),  # a last bit is another machine's
+        ("mixed.expected", lambda s: s[KERNEL].add_(1e-2), f"mixed.expected.safetensors: {KERNEL} is off by 0.01"),
+        ("mixed.expected", lambda s: s["norm.weight"].add_(1e-7), "norm.weight is off by"),
+        ("native.expected", lambda s: s[KERNEL].add_(1e-6), f"{KERNEL} is off by"),
+        ("native.expected", lambda s: s.pop("norm.weight"), "norm.weight is missing"),
+        ("native.expected", lambda s: s.update(other=torch.ones(1)), "other is in no checkpoint of this kind"),
+        ("half.expected", lambda s: s.update({KERNEL: s[KERNEL].float()}), f"{KERNEL} is torch.float32"),
+        ("checkpoint", lambda s: s["visual.proj"].mul_(float("nan")), "visual.proj is off by nan"),
+    ],
+)
+def test_a_changed_tensor_is_found(copy, file, change, said):
+    """But for a last bit."""
+    folder, run = copy
+    _edit(folder, f"{file}.safetensors", change)
+    done = run("--check")
+    assert done.exit_code == (1 if said else 0), done.output
+    assert said in done.output
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda f: (f / "half.expected.safetensors").unlink(), f"{CLIP}/half.expected.safetensors is missing"),
+        (lambda f: (f / "half.expected.safetensors").write_bytes(b"\0" * 9), "its sha256 differs"),
+        (lambda f: (f / "old.safetensors").write_bytes(b""), f"{CLIP}/old.safetensors belongs to no vector"),
+        (lambda f: (f / VECTORS_JSON).unlink(), f"{VECTORS_JSON}: No such file"),
+        (lambda f: (f / VECTORS_JSON).write_bytes(b"{"), f"{VECTORS_JSON} cannot be read"),
+    ],
+)
+def test_a_damaged_folder_is_found(copy, damage, said):
+    """In one line, and no traceback."""
+    folder, run = copy
+    damage(folder)
+    done = run("--check")
+    assert done.exit_code == 1
+    assert said in done.output
+
+
+@pytest.mark.parametrize("where", ["upstream", "vectors.0.comment", "vectors.1.resampled", "vectors.0.case.declared"])
+def test_a_changed_statement_is_found(copy, where):
+    """Of the family and of a vector."""
+    folder, run = copy
+    document = json.loads((folder / VECTORS_JSON).read_text(encoding="utf-8"))
+    part, *names = document, *where.split(".")
+    for name in names[:-1]:
+        part = part[int(name) if name.isdigit() else name]
+    part[names[-1]] = {} if names[-1] == "resampled" else "absent"
+    (folder / VECTORS_JSON).write_text(json.dumps(document), encoding="utf-8")
+    done = run("--check")
+    assert done.exit_code == 1
+    assert f"{names[0] if len(names) == 1 else names[2]} is other than what is generated" in done.output
+
+
+def test_a_vector_that_is_gone_is_found(copy):
+    """All that it said is missing."""
+    folder, run = copy
+    document = json.loads((folder / VECTORS_JSON).read_text(encoding="utf-8"))
+    del document["vectors"][0]
+    (folder / VECTORS_JSON).write_text(json.dumps(document), encoding="utf-8")
+    assert f"{CLIP}/native: comment is not what is generated" in run("--check").output
+
+
+def test_index_and_schema_are_checked_with_all_families(tmp_path, generated):
+    """And not with one alone."""
+    write(tmp_path, {CLIP: generated[CLIP]})
+    assert not list(differences(tmp_path, {CLIP: generated[CLIP]}, whole=False))
+    found = list(differences(tmp_path, generated, whole=True))
+    assert "index.json is not what is generated" in found
+    assert "schema.json is not what is generated" not in found
+
+
+def test_the_command_line(tmp_path):
+    """Writes one family; says in one line what is wrong."""
+    run = partial(CliRunner().invoke, main)
+    done = run(["vectors", "-o", str(tmp_path / "new"), "--family", CLIP])
+    assert done.exit_code == 0
+    assert "6 vectors of 1 family written to" in done.output
+    assert json.loads((tmp_path / "new" / "index.json").read_text())["families"] == {CLIP: 6}
+    done = run(["vectors", "-o", str(tmp_path / "other"), "--check"])
+    assert done.exit_code == 2
+    assert "there are no vectors; write them with" in done.output
+    done = run(["vectors", "-o", str(tmp_path), "--family", "openai_klip"])
+    assert done.exit_code == 2
+    assert "did you mean 'openai_clip'?" in done.output
+
+
+# -- the choice --------------------------------------------------------------------------------------------------------
+
+
+def _choice(name):
+    return next(choice for choice in CHOICES if choice.name == name)
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch):
+    """Makes cases of one family, by choice, those that are published."""
+    monkeypatch.setattr(choosing, "FOLDER", tmp_path)
+    (tmp_path / CLIP).mkdir()
+
+    def store(**cases):
+        vectors = [{"id": f"{CLIP}/{name}", "case": msgspec.to_builtins(case)} for name, case in cases.items()]
+        (tmp_path / CLIP / VECTORS_JSON).write_text(json.dumps({"vectors": vectors}), encoding="utf-8")
+
+    return store
+
+
+def test_a_published_vector_keeps_its_case(publish):
+    """Whatever the plan would choose today; what is not published yet follows the plan, for the same model."""
+    planned = choosing.chosen(FAMILIES[CLIP])
+    wide = replace(planned[_choice("finer")], arch={**planned[_choice("finer")].arch, "embed_dim": 16})
+    publish(native=wide)
+    chosen = choosing.chosen(FAMILIES[CLIP])
+    assert chosen.pop(_choice("native")) == wide
+    assert chosen == {c: replace(case, arch=wide.arch) for c, case in planned.items() if c.name != "native"}
+
+
+def test_published_cases_that_cannot_be_are_refused(publish, tmp_path):
+    """In one line: unreadable ones, those of two architectures, those of two checkpoints in one file."""
+    planned = choosing.chosen(FAMILIES[CLIP])
+    native, finer = planned[_choice("native")], planned[_choice("finer")]
+    publish(native=native, finer=replace(finer, arch={**finer.arch, "depth": 2}))
+    with pytest.raises(UserError, match="several architectures"):
+        generate([CLIP])
+    publish(native=native, finer=replace(finer, contents=Contents("integers", 5)))
+    with pytest.raises(UserError, match=r"one checkpoint, checkpoint\.safetensors"):
+        generate([CLIP])
+    (tmp_path / CLIP / VECTORS_JSON).write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="cannot be read"):
+        generate([CLIP])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_loader_can_know_what_is_planned(name, publish):
+    """Without what is stored, and within what the family can be."""
+    family = FAMILIES[name]
+    for case in choosing.chosen(family).values():
+        assert family.undecidable(case) is None
+        assert family.undecidable_grid(case, (224, 224)) is None
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_loader_can_know_what_is_asked(name):
+    """Every case, stored or planned, is decidable."""
+    family = FAMILIES[name]
+    for case in choosing.chosen(family).values():
+        assert family.undecidable(case) is None
+        assert family.undecidable_grid(case, (224, 224)) is None
+
+
+# -- the schema --------------------------------------------------------------------------------------------------------
+
+JSON_SCHEMA = json.loads((FOLDER / "schema.json").read_text(encoding="utf-8"))
+VALIDATOR = Draft202012Validator(JSON_SCHEMA)
+
+
+def test_every_document_is_as_the_schema_says():
+    """The stored ones."""
+    Draft202012Validator.check_schema(JSON_SCHEMA)
+    for path in (FOLDER / "index.json", *FOLDER.glob(f"*/{VECTORS_JSON}")):
+        VALIDATOR.validate(json.loads(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("result", "acceptable"), ("checkpoint", {}), ("input_size", [1]), ("resampled", {"x": 1})]
+)
+def test_a_wrong_vector_is_not(field, value):
+    """Each field has its type, and is there."""
+    document = json.loads((FOLDER / CLIP / VECTORS_JSON).read_text(encoding="utf-8"))
+    for change in (lambda v: v.update({field: value}), lambda v: v.pop(field)):
+        wrong = json.loads(json.dumps(document))
+        change(wrong["vectors"][0])
+        with pytest.raises(ValidationError):
+            VALIDATOR.validate(wrong)
+
+
+# -- loaders -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def timm_models():
+    """In-process, timm is the release that models are built with."""
+    Loader(parse_target("reference"))
+
+
+def _object(option):
+    """What an option stands for."""
+    if isinstance(option, list):
+        return tuple(option)
+    if not isinstance(option, dict):
+        return option
+    module, _, name = option["class"].rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    arguments = {k: _object(v) for k, v in option.items() if k != "class"}
+    return partial(found, **arguments) if arguments else found
+
+
+def by_the_reference(arrays, vector):
+    """The reference, told no more than the JSON tells; its models come from the options there."""
+    described, size = vector["model"], vector["destination"]
+    model_class = getattr(importlib.import_module(described["module"]), described["class"])
+    options = {k: _object(v) for k, v in described["options"].items()}
+    model = model_class(img_size=tuple(size["img_size"]), patch_size=tuple(size["patch_size"]), **options)
+    wrapper = ".".join(vector["checkpoint"]["wrapper"]) or "bare"
+    wrapped = checkpoints.wrap({k: torch.from_numpy(v) for k, v in arrays.items()}, wrapper)
+    resampling = reference.Resampling(**vector["interpolation"])
+    state = reference.load_state_dict(wrapped, model, input_size=vector["input_size"], resampling=resampling)
+    case = msgspec.convert(vector["case"], schema.Case)
+    return {k: v.numpy() for k, v in FAMILIES[vector["family"]].canonical(case, state).items()}
+
+
+def test_the_reference_passes_every_vector_told_nothing_but_the_json(timm_models):
+    """By the consumer, which knows neither."""
+    problem = _consumer().problem
+    wrong = {}
+    for document, vector in VECTORS:
+        said = {**msgspec.to_builtins(document), **msgspec.to_builtins(vector)}
+        wrong[vector.id] = problem(by_the_reference, FOLDER / document.family, said)
+    assert {name: found for name, found in wrong.items() if found} == {}
+
+
+def test_the_reference_refuses_the_invalid_ones_for_what_is_wrong_with_them(timm_models):
+    """Not for something else in checkpoints as small as that."""
+    reasons = {"missing": "missing: *.attn.proj.weight", "wider": "*.norm2.weight is (16,), the model has (8,)"}
+    for document, vector in VECTORS:
+        if isinstance(vector, schema.Invalid):
+            said = {**msgspec.to_builtins(document), **msgspec.to_builtins(vector)}
+            arrays = load_arrays(FOLDER / document.family / vector.checkpoint.file)
+            with pytest.raises(reference.LoadError) as raised:
+                by_the_reference(arrays, said)
+            assert fnmatchcase(str(raised.value), f"checkpoint does not fit the model: {reasons[vector.damage]}"), (
+                vector.id
+            )
+
+
+def _active(vector, release):
+    """The known bugs of a release that a vector is in reach of."""
+    return {bug.id for bug in getattr(vector, "timm_bugs", ()) if SpecifierSet(bug.releases).contains(release)}
+
+
+def _agrees(found, release, least):
+    """timm is right but where a bug in whose reach the vector is explains it."""
+    assert len(found["judged"]) >= least
+    for _, vector in VECTORS:
+        owners = set(found["wrong"].get(vector.id, {}).values())
+        assert owners <= _active(vector, release), (vector.id, found["wrong"][vector.id])
+
+
+def test_the_newest_timm_is_right_but_for_its_known_bugs(timm_models):
+    """Every vector is judged."""
+    _agrees(vector_loads.judge(f"timm=={MODEL_RELEASE}"), MODEL_RELEASE, least=len(VECTORS))
+
+
+def test_timm_0_9_16_is_right_but_for_its_known_bugs():
+    """In a process of its own. The bug of #2120 shows."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.vector_loads", "timm==0.9.16"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    _agrees(found, "0.9.16", least=150)
+    assert "clip-early-return" in found["wrong"][f"{CLIP}/half"].values()
+
+
+# -- the consumer ------------------------------------------------------------------------------------------------------
+
+NUMPY_CLIP = dict(files(PAGES["docs/vectors.md"]))["numpy_clip.py"]
+
+
+def test_the_numpy_loader_of_the_documentation_passes(tmp_path):
+    """In a process that has nothing of this project at hand; it prints what the page shows."""
+    (tmp_path / "numpy_clip.py").write_text(NUMPY_CLIP, encoding="utf-8")
+    words = [sys.executable, str(FOLDER / "consumer.py"), "numpy_clip:convert", CLIP]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"convert openai_clip\n{done.stdout}```" in PAGES["docs/vectors.md"]
+
+
+_RESIZED = {"finer", "mixed", "half"}
+_LOADED = {"native", *_RESIZED}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "caught"),
+    [
+        ('patch_kernel(kernel, destination["patch_size"])', "kernel", _RESIZED),  # issue #2120
+        ('positions(rows, grid, destination["grid_size"], prefix)[None]', "rows[None]", _RESIZED),
+        ("rows.T @ kernel", "np.float16(rows.T) @ kernel", {"finer", "mixed"}),
+        ("np.linalg.pinv(axis(o, n), rcond=1e-9)", "axis(n, o)", _RESIZED),  # like an image
+        ("max(scale, 1)", "1", _RESIZED),  # not antialiased
+        ("near = (1.5 * x - 2.5)", "near = (1.25 * x - 2.25)", _RESIZED),  # another cubic
+        ("size = vector", "size = () and vector", {"native", "finer", "mixed"}),  # every grid a square
+        ("rows[:prefix], grid", "rows[:prefix] * 1.001, grid", _LOADED),
+        (".astype(dtype)", "", _LOADED),
+        ('state.pop("proj").T', 'state.pop("proj").T * np.float32(1 + 1e-6)', _LOADED),
+        ('"ln_1.": "norm1."', '"ln_1.": "norm2."', _LOADED),
+        ("if {name", "if False and {name", {"missing", "wider"}),
+    ],
+)
+def test_broken_loaders_are_caught(old, new, caught):
+    """By the vectors that exercise what is broken, and by no other."""
+    assert old in NUMPY_CLIP
+    loader, problem, failed = {}, _consumer().problem, set()
+    exec(NUMPY_CLIP.replace(old, new), loader)
+    for vector in DOCUMENTS[CLIP].vectors:
+        said = {**msgspec.to_builtins(DOCUMENTS[CLIP]), **msgspec.to_builtins(vector)}
+        if problem(loader["convert"], FOLDER / CLIP, said):
+            failed.add(vector.id.removeprefix(f"{CLIP}/"))
+    assert failed == caught
+
+
+def test_a_family_that_does_not_exist_passes_nothing(tmp_path):
+    """No vector is no success."""
+    (tmp_path / "mine.py").write_text("convert = None", encoding="utf-8")
+    words = [sys.executable, str(FOLDER / "consumer.py"), "mine:convert", "openai_klip"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "0 of 0 vectors pass\n")
+
+
+def test_the_consumer_needs_nothing_of_this_project():
+    """Its imports."""
+    text = (FOLDER / "consumer.py").read_text(encoding="utf-8")
+    found = {line.split()[1].split(".")[0] for line in text.splitlines() if line.startswith(("import ", "from "))}
+    assert found - set(sys.stdlib_module_names) == {"numpy", "safetensors"}
+    assert np.__name__ in found
