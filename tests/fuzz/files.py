@@ -46,8 +46,9 @@ class Input:
     content: bytes
     case: Case
 
-    def __repr__(self) -> str:
-        return f"{len(self.content)} bytes in {self.name} for {self.case.describe()}"
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What Hypothesis makes of every input that fails: not its bytes."""
+        printer.text(f"{len(self.content)} bytes in {self.name} for {self.case.describe()}")
 
     def write(self, folder: Path) -> Path:
         """The file and, beside it, its case."""

@@ -35,6 +35,10 @@ class _Found(Exception):
     """Tells Hypothesis to look for a smaller input that ends the same way."""
 
 
+class _OutOfTime(BaseException):
+    """Ends a batch at once: Hypothesis takes any :class:`Exception` for another failure."""
+
+
 class Session:
     """A search from ``seed`` on, of which findings are written to folders in ``out``, named by what happens.
 
@@ -86,7 +90,7 @@ class Session:
         def one(drawn: Input) -> None:
             nonlocal target, until
             if time.monotonic() > until:
-                return
+                raise _OutOfTime
             with tempfile.TemporaryDirectory(prefix="timm-conformance-fuzz-") as folder:
                 path = drawn.write(Path(folder))
                 outcome = watched(lambda: self.feed(path, drawn.case), self.limits)
@@ -110,8 +114,8 @@ class Session:
             verbosity=Verbosity.quiet,
             print_blob=False,
         )
-        # Flaky is what Hypothesis calls it when there is no time left to shrink.
-        with contextlib.suppress(_Found, hypothesis.errors.Flaky):
+        # Flaky: a finding that does not show every time, which is kept all the same.
+        with contextlib.suppress(_Found, _OutOfTime, hypothesis.errors.Flaky):
             hypothesis.seed(seed)(settings(hypothesis.given(drawn_from)(one)))()
 
     def _keep(self, drawn: Input, outcome: Outcome) -> None:

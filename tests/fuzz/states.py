@@ -60,9 +60,6 @@ class Pool:
     cases: Sequence[Case]
     others: Sequence[Case]
 
-    def __repr__(self) -> str:
-        return f"Pool({self.cases[0].family}, {self.others[0].family})"  # Hypothesis writes it out for every failure
-
 
 def tensors_of(case: Case, foreign: bool) -> State:
     """The upstream tensors of a case, text tower and all where there is one."""
