@@ -101,7 +101,7 @@ class Valid(Vector, frozen=True, kw_only=True, tag="valid", tag_field="result"):
 
     Every tensor must be there, no other may, each in the shape and dtype it has there. One in ``resampled`` may be off by its
     tolerance, all others are equal bit for bit. ``timm_bugs`` are the known bugs of timm in whose reach the vector is: releases
-    that have one may get it wrong, all others get it right.
+    that have one may get it wrong, all others that know such checkpoints get it right.
     """
 
     expected: File
