@@ -46,11 +46,15 @@ class Cause:
 
 def collapse(failures: Mapping[str, WitnessFile], loader: Loader) -> list[Cause]:
     """The causes of failures, in the order they were met."""
-    found: dict[tuple[str, ...], list[str]] = {}
+    found: dict[tuple, list[str]] = {}
     traces: dict[str, Trace] = {}
     for name, witness in failures.items():
         traces[name] = trace_of(witness.case, loader)
-        found.setdefault((_class(witness.kind), witness.tensor, traces[name].ended), []).append(name)
+        asked = (
+            witness.case.in_chans is not None,
+            witness.case.num_classes is not None,
+        )  # of the factory, not the loader
+        found.setdefault((_class(witness.kind), witness.tensor, traces[name].ended, asked), []).append(name)
 
     def plainness(name: str) -> tuple[int, int]:
         return _rank(failures[name].invariant), len(failures[name].case.to_json())

@@ -14,7 +14,6 @@ from packaging.version import Version
 
 from .. import releases
 from ..errors import UserError
-from ..families import FAMILIES
 from ..ledger import REPRODUCERS, Entry, WitnessFile, file_name
 from ..results import Results
 from ..targets import Target, parse_target
@@ -48,7 +47,7 @@ def script_of(
     What was written by hand for an entry is preferred, where it shows the bug on that target. Raises :class:`UserError`
     where the failure does not show there, or cannot be written out.
     """
-    mended = _mended(entry, witness.case.family, target) if entry else None
+    mended = _mended(entry, target) if entry else None
     by_hand = _by_hand(entry, target) if entry else ""
     ran = _seen(by_hand, "", target, mended, timeout)
     if ran is not None and not traced:
@@ -88,14 +87,12 @@ def _by_hand(entry: Entry, target: Target) -> str:
     return re.sub(r"^# dependencies = .*$", pins, path.read_text(encoding="utf-8"), count=1, flags=re.M)
 
 
-def _mended(entry: Entry, family: str, target: Target) -> Target | None:
-    """A release at hand that is not said to have an entry's bug: the first after the target's, else the last before it."""
+def _mended(entry: Entry, target: Target) -> Target | None:
+    """The first release at hand after the target's that the ledger says is mended."""
     if entry.kind == "dependency" or target.kind != "timm":
         return None
-    sound = [v for v in map(Version, releases.cached()) if not entry.applies_to(v) and FAMILIES[family].supported_by(v)]
-    own = Version(target.value)
-    later, earlier = [v for v in sound if v > own], [v for v in sound if v < own]
-    return parse_target(f"timm=={min(later) if later else max(earlier)}") if sound else None
+    later = [v for v in map(Version, releases.cached()) if v > Version(target.value) and not entry.applies_to(v)]
+    return parse_target(f"timm=={later[0]}") if later else None
 
 
 def write_scripts(

@@ -146,8 +146,11 @@ def differing(a, b):
     return [k for k in {**a, **b} if k not in a or k not in b or not torch.equal(a[k], b[k])]"""
 
 
-def manners(invariant: str, convert: Callable[[str], str], dtype: str, destination: Sequence[int]) -> Look | None:
-    """The look of an invariant about what a load does beside loading, or None for other invariants.
+MANNERS = ("input-unmodified", "repeatable", "idempotent", "dtype-kept", "device-kept")
+
+
+def manners(invariant: str, convert: Callable[[str], str], dtype: str, destination: Sequence[int]) -> Look:
+    """The look of one of the invariants about what a load does beside loading.
 
     ``convert`` gives the code that converts what an expression names, ``destination`` the model's ``(channels, height,
     width)``.
@@ -172,14 +175,12 @@ def manners(invariant: str, convert: Callable[[str], str], dtype: str, destinati
             "bug, got = bool(wrong), str(wrong) if wrong else expected",
         ]
         return Look(f'"every tensor is torch.{dtype}, as in the checkpoint"', lines)
-    if invariant == "device-kept":
-        lines = [
-            'wrong = {k: v.device for k, v in state.items() if v.device.type != "meta"}',
-            "bug, got = bool(wrong), str(wrong) if wrong else expected",
-        ]
-        before = ['checkpoint, model = {k: v.to("meta") for k, v in checkpoint.items()}, model.to("meta")']
-        return Look('"every tensor is on the meta device, as the checkpoint is"', lines, before)
-    return None
+    lines = [
+        'wrong = {k: v.device for k, v in state.items() if v.device.type != "meta"}',
+        "bug, got = bool(wrong), str(wrong) if wrong else expected",
+    ]
+    before = ['checkpoint, model = {k: v.to("meta") for k, v in checkpoint.items()}, model.to("meta")']
+    return Look('"every tensor is on the meta device, as the checkpoint is"', lines, before)
 
 
 def _again(how: str, convert: str, *between: str) -> Look:
@@ -190,3 +191,26 @@ def _again(how: str, convert: str, *between: str) -> Look:
         'bug, got = bool(wrong), f"{wrong} differ" if wrong else expected',
     ]
     return Look(f'"the same, loaded {how}"', lines, functions=[_DIFFERING])
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def refused(damage: str) -> Look:
+    """That a checkpoint with some damage does not load."""
+    expected = f"an exception, since {damage}".replace('"', "'")
+    return Look(f'"{expected}"', ['got, bug = "a model, and no exception", True'], raised="False")
+
+
+def untouched(damage: str, model: bool) -> Look:
+    """That an exception leaves the model as it was before the load, or else the caller's checkpoint."""
+    subject = "model.state_dict()" if model else "flat(checkpoint)"
+    before = [f"before = {{k: v.clone() for k, v in {subject}.items()}}"]
+    after = [
+        f"wrong = differing(before, {subject})",
+        'bug, got = bool(wrong), f"{got}; by then {wrong} have changed" if wrong else expected',
+    ]
+    what = "the model" if model else "the checkpoint"
+    expected = f"{damage}: {what} is as it was before".replace('"', "'")
+    functions = [_DIFFERING] if model else [_FLAT, _DIFFERING]
+    return Look(f'"{expected}"', ['got = "no exception"'], before, functions, "False", after)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ import reference
 
 from .. import bounds, checkpoints
 from ..cases import Case
+from ..damage import EDITS, inflict, is_damage
 from ..families import FAMILIES
 from ..families.base import KERNEL
 from ..loaders import Loader
@@ -33,11 +34,15 @@ from . import plain
 
 @dataclass(frozen=True)
 class Circumstances:
-    """A case, and what surrounds its tensors: text towers and the like, another order of the keys."""
+    """A case, and what else is to be with its tensors: text towers and the like, another order, damage to one of them."""
 
     case: Case
     foreign: bool = False
     shuffled: bool = False
+    damaged: str | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.case.to_json(), self.foreign, self.shuffled))
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,12 @@ class Redrawn:
         self.case = case = circumstances.case
         self.loader = loader
         self.family = family = FAMILIES[case.family]
-        as_drawn = Trial(family, case, loader)
+        self.as_drawn = as_drawn = Trial(family, case, loader)
+        self.damage = ""
         entries = list(as_drawn.upstream.items())
+        if circumstances.damaged is not None:
+            self.damage, state = _damaged(as_drawn, circumstances.damaged)
+            entries = list(state.items())
         if circumstances.foreign:
             entries = [*checkpoints.foreign(family, case).items(), *entries]
         if circumstances.shuffled:
@@ -76,6 +85,16 @@ class Redrawn:
         for name in reversed(case.wrapper.split(".") if nested else ()):
             self.code += f'\ncheckpoint = {{"{name}": checkpoint}}'
         self.given = plain.evaluate(self.code)
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """The images of the destination model, ``(channels, height, width)``."""
+        return self.case.arch.get("in_chans", 3), *self.family.img_size(self.case.arch, self.case.destination)
+
+    @property
+    def image(self) -> tuple[int, int, int, int]:
+        """One image of the checkpoint's own size, ``(1, channels, height, width)``."""
+        return 1, self.case.arch.get("in_chans", 3), *self.family.img_size(self.case.arch, self.case.source)
 
     @cached_property
     def trial(self) -> Trial:
@@ -163,6 +182,21 @@ class Redrawn:
         if key != known:  # another layout
             bound = bound.max()
         return 2 * bound + bounds.rounding(tensor, tensor.dtype)
+
+
+def _damaged(trial: Trial, tensor: str) -> tuple[str, Mapping[str, Tensor]]:
+    """The damage of a case in words, and the damaged checkpoint; the same to a ``tensor``, where the case has another's.
+
+    Raises :class:`LookupError` where there is none.
+    """
+    damage, state = inflict(trial)
+    if tensor and starred(damage.tensor) != tensor:
+        edits = ((edit, edit.state()) for edit in EDITS[trial.case.damage](trial) if starred(edit.tensor) == tensor)
+        found = next((found for found in edits if is_damage(trial, *found)), None)
+        if found is None:
+            raise LookupError(f"no damage to {tensor} in this checkpoint")
+        damage, state = found
+    return damage.what, state
 
 
 def _nests(wrapper: str) -> bool:

@@ -16,13 +16,16 @@ from .plain import Names
 class Look:
     """What to look at after loading: lines that set ``got`` and ``bug``, and the text of what is ``expected`` instead.
 
-    ``before`` are lines that come before the load, ``functions`` what all of them call.
+    ``before`` are lines that come before the load, ``functions`` what all of them call. ``raised`` says in code whether an
+    exception is the bug; lines ``after`` look at what it left.
     """
 
     expected: str
     lines: Sequence[str] = ("got, bug = expected, False",)
     before: Sequence[str] = ()
     functions: Sequence[str] = ()
+    raised: str = "True"
+    after: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ def text(about: About, checkpoint: str, call: Call, look: Look) -> str:
         "try:",
         *_inside([*call.load, *look.lines]),
         "except Exception as error:",
-        "    got, bug = f\"{type(error).__name__}: {' '.join(str(error).split())}\", True",
+        f"    got, bug = f\"{{type(error).__name__}}: {{' '.join(str(error).split())}}\", {look.raised}",
+        *look.after,
         "",
         'print(f"timm {timm.__version__}")',
         'print(f"expected: {expected}\\ngot:      {got}")',

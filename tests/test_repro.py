@@ -1,0 +1,250 @@
+"""Standalone scripts: every known bug can be written out as one, it needs torch and timm alone, and it tells releases apart."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.version import Version
+
+from conformance import ledger
+from conformance.cli import main
+from conformance.errors import UserError
+from conformance.ledger import WitnessFile
+from conformance.repro import handing, plain
+from conformance.repro.executing import Ran, execute
+from conformance.repro.handing import script_of
+from conformance.repro.worker import Stored, ask
+from conformance.targets import MODEL_RELEASE, parse_target
+
+BOOK = ledger.load(ledger.DEFAULT_PATH)
+OLD, NEW = "0.9.16", MODEL_RELEASE
+# About 60 lines. A ResNet or MobileCLIP stem has more tensors than fit on a page, and no smaller one shows the bug.
+_LONGEST = 70
+_STEMS = {"stem-grid-assumed-square", "mobileclip-wrapper-not-opened", "mobileclip-wrapper-told-apart"}
+
+
+def active(release: str) -> list[Stored]:
+    return [Stored(e.id, BOOK.witnesses[e.id], e.title, [e.explanation]) for e in BOOK.active(Version(release))]
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, list]:
+    """What a worker of each release answers to the witnesses of all bugs it has."""
+    return {release: ask(parse_target(f"timm=={release}"), active(release), 300) for release in (OLD, NEW)}
+
+
+@pytest.mark.parametrize("release", [OLD, NEW])
+def test_every_known_bug_can_be_written_out(answers, release) -> None:
+    """No bug of the ledger is too odd for a script of torch and timm alone."""
+    assert [a.names for a in answers[release] if not a.text] == []
+    for answer in answers[release]:
+        imported = re.findall(r"^(?:import|from) (\w+)", answer.text, re.M)
+        assert set(imported) <= {"functools", "sys", "tempfile", "numpy", "safetensors", "timm", "torch"}
+        assert f'dependencies = ["torch==2.13.0", "timm=={release}"]' in answer.text
+
+
+@pytest.mark.parametrize("release", [OLD, NEW])
+def test_a_script_fits_on_a_page(answers, release) -> None:
+    """About 60 lines, of no more than 120 characters."""
+    for answer in answers[release]:
+        lines = answer.text.splitlines()
+        code = lines[lines.index("", 5) :] if answer.names[0] in _STEMS else lines
+        assert len(code) <= _LONGEST + 15 * (answer.names[0] in _STEMS), answer.names
+        assert max(map(len, lines)) <= 125, answer.names
+
+
+def test_failures_of_one_cause_share_a_script(answers) -> None:
+    """What the ledger calls the view of another bug has its script, since it ends at the same line with the same tensor."""
+    together = [a.names for a in answers[NEW] if len(a.names) > 1]
+    assert ["torch-antialias-column", "torch-antialias-column-transposed"] in together
+    causes = {a.names[0]: a for a in answers[OLD]}
+    assert "return _convert_openai_clip(state_dict, model)" in causes["clip-early-return"].ended
+    assert causes["clip-early-return"].resampled != causes["clip-grid-not-antialiased"].resampled
+
+
+def test_scripts_are_code_that_a_linter_passes(answers, tmp_path) -> None:
+    """They are read by maintainers: no unused import, no undefined name."""
+    ruff = pytest.importorskip("ruff")
+    for answer in answers[NEW]:
+        (tmp_path / f"{answer.names[0]}.py").write_text(answer.text, encoding="utf-8")
+    command = [ruff.find_ruff_bin(), "check", "--isolated", "--select", "E4,E7,E9,F", "--line-length", "130", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+# -- handing out -------------------------------------------------------------------------------------------------------
+
+
+def repro(*args: str):
+    return CliRunner().invoke(main, ["repro", *args])
+
+
+def test_the_script_of_2120_tells_the_releases_apart(tmp_path) -> None:
+    """By the number everybody knows it by: 1 on 0.9.16, 0 on 1.0.31, as whoever runs the file sees it."""
+    done = repro("2120", "-o", str(tmp_path / "repro.py"))
+    assert done.exit_code == 0, done.output
+    assert "clip-early-return on timm==0.9.16: exit code 1" in done.stderr
+    script = (tmp_path / "repro.py").read_text()
+    codes = {release: execute(script, parse_target(f"timm=={release}"), 120).code for release in (OLD, NEW)}
+    assert codes == {OLD: 1, NEW: 0}
+
+
+def test_an_issue_says_what_why_where_and_how(tmp_path) -> None:
+    """Text that can be filed: every part of it, the line of the loader and the script among them."""
+    done = repro("clip-grid-not-antialiased", "--issue")
+    assert done.exit_code == 0, done.output
+    parts = re.split(r"^## ", done.stdout, flags=re.M)
+    assert [p.splitlines()[0] for p in parts[1:]] == [
+        "What happens",
+        "What should happen",
+        "Why",
+        "Releases",
+        "To reproduce",
+    ]
+    _, happens, should, why, affected, script = parts
+    assert "pos_embed[" in happens
+    assert "pos_embed[" in should
+    assert "in _convert_openai_clip: v = resize_pos_embed(" in why
+    assert ">=0.9.0,<1.0.3" in affected
+    assert "timm.create_model(" in script
+
+
+@pytest.fixture
+def witness(tmp_path) -> Path:
+    path = tmp_path / "witness.json"
+    path.write_text(json.dumps(json.loads((ledger.FIXTURES / "witnesses" / "clip-early-return.json").read_text())))
+    return path
+
+
+def test_a_stored_witness_has_a_script_of_its_own(witness) -> None:
+    """A failure that no ledger knows is told by the promise it breaks, and by the releases at hand that break it."""
+    done = repro(str(witness), "--target", f"timm=={OLD}")
+    assert done.exit_code == 0, done.output
+    assert "The promise it breaks, strict-load:" in done.stdout
+    assert execute(done.stdout, parse_target(f"timm=={NEW}"), 120).code == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["clip-early-retrun"], "did you mean 'clip-early-return'?"),
+        (["99999"], "unknown ledger entry, issue or witness file '99999'"),
+        (["missing.json", "--target", "reference"], "witness missing.json"),
+        (["{witness}"], "which target does it fail on? Name it with --target"),
+        (["{witness}", "--target", f"timm=={NEW}"], f"does not show on timm=={NEW}"),
+        (["clip-early-return", "--target", f"timm=={NEW}"], "the ledger knows it in timm >=0.9.0,<1.0.3"),
+        (["clip-early-return", "-o", "no-such-folder/a.py"], "-o no-such-folder/a.py"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line_and_exit_2(args, says, witness) -> None:
+    """Nothing is handed out that was not seen to fail."""
+    done = repro(*(a.format(witness=witness) for a in args))
+    assert done.exit_code == 2, done.output
+    assert says in done.stderr.strip().splitlines()[-1]
+    assert "import" not in done.stdout
+
+
+def test_a_script_that_fails_for_another_reason_is_not_handed_out(monkeypatch) -> None:
+    """Exit 1 is not enough: a traceback has it too."""
+    ran = []
+    monkeypatch.setattr(handing, "_by_hand", lambda entry, target: "raise SystemExit(1)")
+
+    def executed(text, target, timeout):
+        ran.append(text)
+        return Ran(1, "Traceback (most recent call last):\nImportError: no timm")
+
+    monkeypatch.setattr(handing, "execute", executed)
+    with pytest.raises(UserError, match="does not show"):
+        script_of("clip-early-return", BOOK.witnesses["clip-early-return"], BOOK.entry("clip-early-return"), target(), 120)
+    assert len(ran) == 2  # by hand, and by the generator
+
+
+def test_a_script_that_a_mended_release_does_not_pass_is_not_handed_out(monkeypatch) -> None:
+    """It would accuse every release."""
+    monkeypatch.setattr(handing, "execute", lambda text, target, timeout: Ran(1, "got: patch_embed.proj.weight"))
+    with pytest.raises(UserError, match="does not show"):
+        script_of("clip-early-return", BOOK.witnesses["clip-early-return"], BOOK.entry("clip-early-return"), target(), 120)
+
+
+def target():
+    return parse_target(f"timm=={OLD}")
+
+
+def test_a_script_that_hangs_has_an_end() -> None:
+    """Its end is no verdict."""
+    ran = execute("import time; time.sleep(60)", target(), 1)
+    assert ran.code == -1
+    assert ran.got == "no end within 1 s"
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_a_script_for_each_cause(project) -> None:
+    """A loader of somebody's own, imported by the script as the user imports it; what an earlier run left is gone."""
+    project.write("out/repro/loader_mypackage.loading_returns_early/of_yesterday.py", "")
+    spec = "loader:mypackage.loading:returns_early"
+    run = ["-m", "conformance.cli", "run", spec, "--family", "openai_clip", "--profile", "smoke", "--out", "out"]
+    done = project.run(*run)
+    assert done.returncode == 1, done.stdout + done.stderr
+    scripts = sorted((project.folder / "out" / "repro").glob("*/*.py"))
+    witnesses = list((project.folder / "out" / "witnesses").glob("*/*.json"))
+    assert 0 < len(scripts) < len(witnesses)
+    assert "more of the same cause" in done.stdout
+    assert all(script.name in done.stdout for script in scripts)
+    assert "of_yesterday.py" not in [s.name for s in scripts]
+    text = scripts[0].read_text()
+    assert "from mypackage.loading import returns_early" in text
+    replayed = project.run("-m", "conformance.cli", "replay", "out/witnesses", spec)
+    assert replayed.stdout.count("FAILS") == len(witnesses)
+
+
+def test_a_folder_without_witnesses_is_a_mistake(tmp_path) -> None:
+    """Nothing replayed must not look like nothing failed."""
+    done = CliRunner().invoke(main, ["replay", str(tmp_path), "reference"])
+    assert done.exit_code == 2
+    assert "no witness in it" in done.stderr
+
+
+# -- plain code --------------------------------------------------------------------------------------------------------
+
+_NAMES = st.lists(
+    st.from_regex(r"\A(a\.)?(blocks[._][0-9]{1,2}[./])?[a-c]{1,3}\.(weight|bias)\Z"), min_size=1, max_size=40, unique=True
+)
+
+
+@given(_NAMES, st.sampled_from(["float32", "float16", "bfloat16"]), st.booleans())
+def test_plain_code_draws_just_these_tensors(names, dtype, in_order) -> None:
+    """Every name with its shape and dtype, however many share a beginning, and in order where that is the point."""
+    state = {n: torch.arange(len(n) * 2).reshape(2, -1).to(getattr(torch, dtype)) for n in names}
+    drawn = plain.evaluate(plain.checkpoint(state, dtype, in_order))
+    assert {k: (v.shape, v.dtype) for k, v in drawn.items()} == {k: (v.shape, v.dtype) for k, v in state.items()}
+    if in_order:
+        assert list(drawn) == names
+
+
+def test_plain_code_keeps_what_is_no_matter_of_chance() -> None:
+    """Zeros, constants and integers stay, in long checkpoints too; a variance stays positive."""
+    state = {f"blocks.{i}.weight": torch.randn(3) for i in range(20)}
+    state |= {"zero": torch.zeros(2), "half": torch.full((2,), 0.5), "index": torch.tensor([[1, 2]])}
+    state |= {"norm.running_var": torch.tensor([0.25, 4.0])}
+    drawn = plain.evaluate(plain.checkpoint(state, "float32"))
+    for name in ("zero", "half", "index"):
+        assert torch.equal(drawn[name], state[name])
+    assert bool((drawn["norm.running_var"] > 0).all())
+
+
+def test_a_witness_of_a_family_a_release_does_not_know_has_no_script(tmp_path) -> None:
+    """Not a traceback of the worker's."""
+    case = BOOK.witnesses["pe-early-return"].case
+    stored = Stored("early", WitnessFile("strict-load", "size-mismatch", "patch_embed.proj.weight", case))
+    (answer,) = ask(target(), [stored], 120)
+    assert answer.text == ""
