@@ -9,19 +9,15 @@ from pathlib import Path
 
 import torch
 
-from conformance.cases import Case
-
 from .feeding import feed
-from .files import CASE
+from .files import stored
 from .session import Session
 from .watch import LIMITS, Limits, Outcome, watched
 
 
 def again(folder: Path, limits: Limits = LIMITS) -> Outcome:
     """Feed the file of a finding once more."""
-    (path,) = (p for p in folder.iterdir() if p.name not in (CASE, "outcome.txt"))
-    case = Case.from_json((folder / CASE).read_bytes())
-    return watched(lambda: feed(path, case), limits)
+    return watched(lambda: feed(*stored(folder)), limits)
 
 
 def main() -> int:

@@ -50,17 +50,22 @@ class Input:
         """What Hypothesis makes of every input that fails: not its bytes."""
         printer.text(f"{len(self.content)} bytes in {self.name} for {self.case.describe()}")
 
-    def write(self, folder: Path) -> Path:
+    def write(self, folder: Path) -> None:
         """The file and, beside it, its case."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CASE).write_text(self.case.to_json())
-        path = folder / self.name
-        path.write_bytes(self.content)
-        return path
+        (folder / _CASE).write_text(self.case.to_json())
+        (folder / self.name).write_bytes(self.content)
 
 
-# The file beside a finding that names the model it is meant for.
-CASE = "meant-for.json"
+def stored(folder: Path) -> tuple[Path, Case]:
+    """The file that :meth:`Input.write` left in a folder, and its case."""
+    (path,) = (p for p in folder.iterdir() if p.name not in (_CASE, OUTCOME))
+    return path, Case.from_json((folder / _CASE).read_bytes())
+
+
+# Beside the file of a finding: the case whose model it is meant for, and what happened.
+_CASE = "meant-for.json"
+OUTCOME = "outcome.txt"
 
 
 @st.composite

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import random
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity
+from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 from hypothesis.strategies import SearchStrategy
 
 from conformance.cases import Case
@@ -23,12 +23,20 @@ from conformance.families import FAMILIES
 from conformance.profiles import profile
 
 from .feeding import feed
-from .files import Input, inputs
+from .files import OUTCOME, Input, inputs, stored
 from .states import Pool
-from .watch import LIMITS, Limits, Outcome, watched
+from .watch import LIMITS, Limits, Outcome, Watch
 
 Feed = Callable[[Path, Case], str]
-_BATCH = 100
+_BATCH = 300
+
+
+class _Unvaried(HypothesisProvider):
+    """Hypothesis's way to draw without its variations on what it drew: of ours, too few fit together to be worth the time."""
+
+
+_BACKEND = "timm-conformance-fuzz"
+AVAILABLE_PROVIDERS[_BACKEND] = f"{__name__}.{_Unvaried.__name__}"
 
 
 class _Found(Exception):
@@ -62,15 +70,14 @@ class Session:
         families = list(FAMILIES.values())
         random.Random(self.seed).shuffle(families)
         others: list[Case] = []
-        gc.freeze()  # what a child never touches, it need not copy
         for turn in itertools.count(self.seed * 10**6):
             if time.monotonic() - started > seconds:
                 break
             drawn = Drawing(profile("smoke"), turn).cases(families[turn % len(families)])
             cases = [case for stratum in drawn.values() for case in stratum]
-            self._batch(inputs(Pool(cases, others or cases)), turn, started + seconds)
+            with Watch(self._fed, self.limits) as watch:
+                self._batch(watch, inputs(Pool(cases, others or cases)), turn, started + seconds)
             others = cases
-        gc.unfreeze()
         self.seconds += time.monotonic() - started
 
     def summary(self) -> str:
@@ -83,7 +90,10 @@ class Session:
         ]
         return "\n".join(lines) if self.findings else "\n".join([*lines, "nothing found"])
 
-    def _batch(self, drawn_from: SearchStrategy[Input], seed: int, until: float) -> None:
+    def _fed(self, folder: str) -> str:
+        return self.feed(*stored(Path(folder)))
+
+    def _batch(self, watch: Watch, drawn_from: SearchStrategy[Input], seed: int, until: float) -> None:
         """Draw inputs until one is a new finding, and then smaller ones that end the same way."""
         target: tuple[str, str] | None = None
 
@@ -92,8 +102,8 @@ class Session:
             if time.monotonic() > until:
                 raise _OutOfTime
             with tempfile.TemporaryDirectory(prefix="timm-conformance-fuzz-") as folder:
-                path = drawn.write(Path(folder))
-                outcome = watched(lambda: self.feed(path, drawn.case), self.limits)
+                drawn.write(Path(folder))
+                outcome = watch.do(folder)
             found = outcome.kind, outcome.where
             if target is None:
                 self.counts[outcome.kind] += 1
@@ -105,6 +115,7 @@ class Session:
                 raise _Found
 
         settings = hypothesis.settings(
+            backend=_BACKEND,
             max_examples=_BATCH,
             database=None,
             deadline=None,
@@ -123,4 +134,4 @@ class Session:
         folder = self.findings.setdefault(key, self.out / f"{len(self.findings):03d}-{outcome.kind}")
         shutil.rmtree(folder, ignore_errors=True)  # what it held was larger
         drawn.write(folder)
-        (folder / "outcome.txt").write_text(f"{outcome.kind} {outcome.where}\n{outcome.text}\n")
+        (folder / OUTCOME).write_text(f"{outcome.kind} {outcome.where}\n{outcome.text}\n")

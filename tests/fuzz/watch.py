@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import resource
 import select
 import signal
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 
 from conformance.errors import UserError
@@ -58,61 +57,106 @@ class _Hung(BaseException):
     """Raised where the process is when its time is up; no handler of exceptions catches it."""
 
 
-def watched(work: Callable[[], str], limits: Limits = LIMITS) -> Outcome:
-    """Do ``work`` in a forked process; processor time, so that a busy machine makes nothing hang."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
+class Watch:
+    """A forked process that does ``work`` on one text after another; a new one wherever the last did not survive.
+
+    Seconds are of processor time, so that a busy machine makes nothing hang; what waits for ever takes none, and is given up
+    after six times as many. Memory is what the process's peak rises by.
+    """
+
+    def __init__(self, work: Callable[[str], str], limits: Limits = LIMITS) -> None:
+        self.work = work
+        self.limits = limits
+        self._child: int | None = None
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def do(self, text: str) -> Outcome:
+        """Do the work on ``text``."""
+        if self._child is None:
+            self._start()
+        os.write(self._requests, text.encode() + b"\n")
+        content = b""
+        while not content.endswith(b"\n"):
+            if not select.select([self._replies], [], [], self.limits.seconds * 6)[0]:
+                self._end()
+                return Outcome("hung", text="it waits for something")
+            part = os.read(self._replies, 2**16)
+            if not part:
+                return Outcome("died", text=f"exit status {self._end()}")
+            content += part
+        grown, outcome = json.loads(content)
+        if outcome["kind"] == "hung" or grown > self.limits.memory:
+            self._end()
+        return Outcome("grew", text=f"{grown >> 20} MiB") if grown > self.limits.memory else Outcome(**outcome)
+
+    def _start(self) -> None:
+        (reading, self._requests), (self._replies, writing) = os.pipe(), os.pipe()
+        self._child = os.fork()
+        if not self._child:
+            os.close(self._requests)
+            os.close(self._replies)
+            self._serve(reading, writing)
         os.close(reading)
-        _child(work, limits, writing)
-    os.close(writing)
-    content, open_until = b"", limits.seconds * 6
-    while select.select([reading], [], [], open_until)[0]:  # what waits for ever takes no processor time
-        part = os.read(reading, 2**16)
-        if not part:
-            break
-        content += part
-    else:
-        os.kill(child, signal.SIGKILL)
-    os.close(reading)
-    _, status, usage = os.wait4(child, 0)
-    lines = content.decode().splitlines()
-    grown = (usage.ru_maxrss - json.loads(lines[0])) * 1024 if lines else 0
-    if grown > limits.memory:
-        return Outcome("grew", text=f"{grown >> 20} MiB")
-    if len(lines) == 2:
-        return Outcome(**json.loads(lines[1]))
-    number = os.waitstatus_to_exitcode(status)
-    return Outcome("hung" if -number in (signal.SIGKILL, signal.SIGXCPU) else "died", text=f"exit status {number}")
+        os.close(writing)
+
+    def _end(self) -> int:
+        """End the process where it has not ended yet; returns its exit status, negative for a signal."""
+        if self._child is None:
+            return 0
+        child, self._child = self._child, None
+        os.close(self._requests)
+        os.close(self._replies)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def _serve(self, reading: int, writing: int) -> None:
+        """The child's side, which ends without unwinding the parent's stack."""
+
+        def hung(*_: object) -> None:
+            raise _Hung
+
+        gc.freeze()  # to collect what is the parent's would be to copy it
+        signal.signal(signal.SIGPROF, hung)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + _HEADROOM * self.limits.memory
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for line in os.fdopen(reading):
+            before = _peak()
+            outcome = self._outcome(line.removesuffix("\n"))
+            os.write(writing, json.dumps([_peak() - before, outcome.__dict__]).encode() + b"\n")
+        os._exit(0)
+
+    def _outcome(self, text: str) -> Outcome:
+        try:
+            signal.setitimer(signal.ITIMER_PROF, self.limits.seconds)
+            try:
+                return Outcome("done", text=self.work(text))
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+        except (UserError, LoadError) as error:
+            said = str(error)
+            return Outcome("refused" if said and said.isprintable() else "muttered", _innermost(error), said)
+        except BaseException as error:  # findings are what nobody foresaw
+            kind = "hung" if isinstance(error, _Hung) else "raised"
+            return Outcome(kind, f"{type(error).__name__} in {_innermost(error)}", traceback.format_exc())
 
 
-def _child(work: Callable[[], str], limits: Limits, writing: int) -> None:
-    """Work, write the memory there was before and the outcome, a line each, and end without unwinding the parent's stack."""
+def watched(work: Callable[[], str], limits: Limits = LIMITS) -> Outcome:
+    """Do one piece of ``work`` in a process of its own."""
+    with Watch(lambda _: work(), limits) as watch:
+        return watch.do("")
 
-    def hung(*_: object) -> None:
-        raise _Hung
 
-    gc.disable()  # it would touch, and so copy, all that is the parent's
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    os.write(writing, f"{used.ru_maxrss}\n".encode())
-    spent = used.ru_utime + used.ru_stime
-    signal.signal(signal.SIGXCPU, hung)
-    resource.setrlimit(resource.RLIMIT_CPU, (ceil(spent + limits.seconds), ceil(spent + 2 * limits.seconds)))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + _HEADROOM * limits.memory
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    try:
-        outcome = Outcome("done", text=work())
-    except (UserError, LoadError) as error:
-        text = str(error)
-        outcome = Outcome("refused" if text and text.isprintable() else "muttered", _innermost(error), text)
-    except BaseException as error:  # findings are what nobody foresaw
-        kind = "hung" if isinstance(error, _Hung) else "raised"
-        outcome = Outcome(kind, f"{type(error).__name__} in {_innermost(error)}", traceback.format_exc())
-    os.write(writing, json.dumps(outcome.__dict__).encode() + b"\n")
-    sys.stderr.flush()
-    os._exit(0)
+def _peak() -> int:
+    """The most memory this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _innermost(error: BaseException) -> str:
