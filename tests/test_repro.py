@@ -18,9 +18,12 @@ from conformance import ledger
 from conformance.cli import main
 from conformance.errors import UserError
 from conformance.ledger import WitnessFile
+from conformance.loaders import Loader
 from conformance.repro import handing, plain
 from conformance.repro.executing import Ran, execute
+from conformance.repro.generate import Attempt, first_shown, run_here, shows
 from conformance.repro.handing import script_of
+from conformance.repro.script import About
 from conformance.repro.worker import Stored, ask
 from conformance.targets import MODEL_RELEASE, parse_target
 
@@ -198,7 +201,7 @@ def test_a_run_writes_a_script_for_each_cause(project) -> None:
     scripts = sorted((project.folder / "out" / "repro").glob("*/*.py"))
     witnesses = list((project.folder / "out" / "witnesses").glob("*/*.json"))
     assert 0 < len(scripts) < len(witnesses)
-    assert "more of the same cause" in done.stdout
+    assert "more in the same place" in done.stdout
     assert all(script.name in done.stdout for script in scripts)
     assert "of_yesterday.py" not in [s.name for s in scripts]
     text = scripts[0].read_text()
@@ -248,3 +251,14 @@ def test_a_witness_of_a_family_a_release_does_not_know_has_no_script(tmp_path) -
     stored = Stored("early", WitnessFile("strict-load", "size-mismatch", "patch_embed.proj.weight", case))
     (answer,) = ask(target(), [stored], 120)
     assert answer.text == ""
+
+
+def test_a_script_that_accuses_whatever_it_is_given_shows_nothing() -> None:
+    """It names the tensor, and it ends with 1: with the reference in the place of timm's loader too."""
+    loader = Loader(parse_target(f"timm=={NEW}"))
+    witness = BOOK.witnesses["legacy-linear-grid-assumed-square"]
+    accusing = Attempt('import sys\nprint("got: pos_embed")\nsys.exit(1)', "pos_embed")
+    assert run_here(accusing.text) == (1, "got: pos_embed\n")
+    assert not shows(accusing, witness, loader)
+    about = About("A title", [], [])
+    assert shows(first_shown(witness, loader, about), witness, loader)

@@ -158,7 +158,7 @@ def print_failures(console: Console, results: Results, witnesses: Paths, scripts
             say(f"    {scripts[name]} shows it with torch and timm alone")
         if len(alike) > 1:
             say(
-                f"    and {len(alike) - 1} more of the same cause: {', '.join(f.fingerprint for _, f in alike[1:])}",
+                f"    and {len(alike) - 1} more in the same place: {', '.join(f.fingerprint for _, f in alike[1:])}",
                 "dim",
             )
     for target, reason, count in errors_of(results):

@@ -45,10 +45,10 @@ class Attempt:
 
 def first_shown(witness: WitnessFile, loader: Loader, about: About) -> Attempt | None:
     """The first script that shows a witness's failure here; None where no plain checkpoint does."""
-    return next((a for a in _attempts(witness, loader, about) if _shows(a, witness, loader)), None)
+    return next((a for a in _attempts(witness, loader, about) if shows(a, witness, loader)), None)
 
 
-def _shows(attempt: Attempt, witness: WitnessFile, loader: Loader) -> bool:
+def shows(attempt: Attempt, witness: WitnessFile, loader: Loader) -> bool:
     """Whether a script, run in this process, finds its bug, names it, and finds none in a loader without it."""
     code, said = run_here(attempt.text)
     if code != 1 or not re.search(attempt.says, said):
