@@ -217,10 +217,15 @@ def _for_model(state: dict[str, Tensor], destination: Destination) -> dict[str, 
         raise LoadError(
             f"weights are floating point numbers of at least 16 bits, convert the checkpoint first: {found}"
         )
-    for key, ndims in ((KERNEL, (4,)), (_GRID, {3, len(shapes.get(_GRID, ()))})):
-        if key in state and (state[key].ndim not in ndims or (key == _GRID and len(state[key]) != 1)):
-            raise LoadError(f"{key} has shape {tuple(state[key].shape)}, which is none of a Vision Transformer")
+    for key, tensor in state.items():
+        ndims = {len(shapes[key]), 3} if key == _GRID else {len(shapes[key])}
+        if tensor.ndim not in ndims or (key == _GRID and len(tensor) != 1):
+            raise LoadError(f"checkpoint does not fit the model: {_misfit(key, tensor, shapes)}")
     return state
+
+
+def _misfit(key: str, tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return f"{key} is {tuple(tensor.shape)}, the model has {shapes[key]}"
 
 
 def _is_zero(tensor: Tensor) -> bool:
@@ -268,7 +273,7 @@ def _source_window(key: str, rows: int, known: tuple[tuple[int, int], ...]) -> t
 def _complete(state: dict[str, Tensor], destination: Destination) -> dict[str, Tensor]:
     """Refuse what a strict load would refuse."""
     shapes = destination.shapes
-    wrong = [f"{k} is {tuple(v.shape)}, the model has {shapes[k]}" for k, v in state.items() if v.shape != shapes[k]]
+    wrong = [_misfit(k, v, shapes) for k, v in state.items() if v.shape != shapes[k]]
     if wrong:
         raise LoadError(f"checkpoint does not fit the model: {some(wrong)}")
     return state
