@@ -162,7 +162,7 @@ class Format:
             raise LoadError(f"the {self.name} format has no tensor named {some(unknown)}")
         for rule in self.rules:
             if isinstance(rule, Fill) and rule.like in out and rule.timm not in out:
-                out[rule.timm] = out[rule.like].new_zeros(out[rule.like].shape[0])
+                out[rule.timm] = out[rule.like].new_zeros(out[rule.like].shape[:1])
         return out
 
     def _decoded(self, keys: tuple[str, ...], tensors: list[Tensor], decode: Callable, facts: Facts):
