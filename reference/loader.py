@@ -166,7 +166,7 @@ def _windows(
     found = {}
     for key, window in destination.windows.items():
         extra = destination.shapes[key][0] - prod(offsets(window))
-        known = () if form.square_windows else tuple(filter(None, (claimed, window)))
+        known = () if form.square_windows else tuple(w for w in (claimed, window) if w and all(w))
         found[key] = _source_window(key, len(state[key]) - extra, known)
     return found
 
