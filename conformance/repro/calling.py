@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,9 +19,8 @@ Convert = Callable[[str], str]
 
 def calls(redrawn: Redrawn) -> Iterator[tuple[Call, str]]:
     """Every way to load a checkpoint, the most usual first, and the code for the tensors that come of it."""
-    for call in (_created(redrawn, None), _created(redrawn, redrawn.file)):
-        if call is not None:
-            yield call, "model.state_dict()"
+    for call in _created(redrawn):
+        yield call, "model.state_dict()"
     found = direct(redrawn)
     if found is None:
         yield in_place(redrawn), "model.state_dict()"
@@ -38,38 +38,78 @@ def _options(redrawn: Redrawn, created: bool) -> dict[str, Any]:
     return {k: given[k] for k in known}
 
 
-def _created(redrawn: Redrawn, file: str | None) -> Call | None:
-    """A load by ``create_model``, where a user can tell it what the case says."""
+def _created(redrawn: Redrawn) -> Iterator[Call]:
+    """Loads by ``create_model``, from memory and from a file, where a user can tell it what the case says."""
     case, family, loader = redrawn.case, redrawn.family, redrawn.loader
-    if not loader.target.is_timm or not case.model_name or case.declared == "absent":
-        return None
-    if (family.in_place and file is None) or not loader.knows_model(case.model_name):
-        return None
+    if not (loader.target.is_timm and case.model_name and loader.knows_model(case.model_name)):
+        return
+    if case.declared == "absent":  # a registered model always declares a size
+        return
     import timm
 
     arch = case.arch
-    given = script.geometry(family, arch, case.destination)
-    if case.in_chans is not None or "in_chans" in arch:
-        given["in_chans"] = str(case.in_chans or arch["in_chans"])
     overlay: dict[str, Any] = {"custom_load": True} if family.in_place else {}
     if case.declared == "true":
         overlay["input_size"] = (arch.get("in_chans", 3), *family.img_size(arch, case.source))
     overlay["num_classes"] = arch["num_classes"]
 
     def build(options: dict[str, Any]) -> torch.nn.Module:
-        resolved = {k: v for k, v in loader.model_kwargs(family, arch, True).items() if k in options}
-        size = {"img_size": family.img_size(arch, case.destination), "patch_size": case.destination.patch_size}
-        plain_overlay = {k: v for k, v in overlay.items() if k != "custom_load"}
-        return timm.create_model(case.model_name, pretrained_cfg_overlay=plain_overlay, **size, **resolved)
+        resolved = {k: v for k, v in loader.model_kwargs(family, arch, created=True).items() if k in options}
+        plainly = {k: v for k, v in overlay.items() if k != "custom_load"}
+        return timm.create_model(case.model_name, pretrained_cfg_overlay=plainly, **_geometry(redrawn), **resolved)
 
-    try:
+    names = plain.Names()
+    with contextlib.suppress(Unsupported, TypeError):  # a release without such a model, options without a name
         options = plain.fewest(build, _options(redrawn, created=True))
         if case.num_classes is not None:
             options["num_classes"] = case.num_classes
-        write = script.writing(file, case.dtype) if file else []
-        return script.created(case.model_name, options, overlay, given, write)
-    except (Unsupported, TypeError):
-        return None
+        prepare = [f'name = "{case.model_name}"', *names.options(options)]
+        load = _create_model(redrawn)
+        if not family.in_place:
+            prepared = [*prepare, _overlay('"state_dict": checkpoint', overlay)]
+            yield Call([*names.imports], prepared, [load], names.functions)
+        lines = [*_writing(redrawn.file, case.dtype), _overlay('"file": path', overlay), load]
+        yield Call([*names.imports, *_FILE_IMPORTS], prepare, _in_folder(lines), names.functions)
+
+
+def _geometry(redrawn: Redrawn) -> dict[str, tuple[int, int]]:
+    case = redrawn.case
+    return {
+        "img_size": redrawn.family.img_size(case.arch, case.destination),
+        "patch_size": case.destination.patch_size,
+    }
+
+
+def _create_model(redrawn: Redrawn) -> str:
+    case = redrawn.case
+    given = {k: plain.size(v) for k, v in _geometry(redrawn).items()}
+    if case.in_chans is not None or "in_chans" in case.arch:
+        given["in_chans"] = str(case.in_chans or case.arch["in_chans"])
+    arguments = ", ".join(["name", "pretrained=True", "pretrained_cfg_overlay=overlay", *map("=".join, given.items())])
+    line = f"model = timm.create_model({arguments}, **options)"
+    return line if len(line) < plain.WIDTH - 8 else f"model = timm.create_model(\n    {arguments}, **options\n)"
+
+
+def _overlay(source: str, overlay: dict[str, Any]) -> str:
+    return f"overlay = {{{', '.join([source, *(f'{chr(34)}{k}{chr(34)}: {v!r}' for k, v in overlay.items())])}}}"
+
+
+_FILE_IMPORTS = ("import tempfile", "import numpy", "import safetensors.torch")
+
+
+def _in_folder(lines: list[str]) -> list[str]:
+    return ["with tempfile.TemporaryDirectory() as folder:", *script.inside(lines)]
+
+
+def _writing(container: str, dtype: str) -> list[str]:
+    """Lines that write ``checkpoint`` to a file ``path``; NumPy lacks bfloat16 and holds it as two raw bytes."""
+    array = 'v.view(torch.int16).numpy().view("V2")' if dtype == "bfloat16" else "v.numpy()"
+    write = {
+        "safetensors": "safetensors.torch.save_file(checkpoint, path)",
+        "pth": "torch.save(checkpoint, path)",
+        "npz": f"numpy.savez(path, **{{k: {array} for k, v in checkpoint.items()}})",
+    }
+    return [f'path = f"{{folder}}/checkpoint.{container}"', write[container]]
 
 
 def direct(redrawn: Redrawn) -> tuple[Call, Convert] | None:
@@ -102,23 +142,22 @@ def in_place(redrawn: Redrawn) -> Call:
     """A load of a ``.npz`` file straight into a model's parameters."""
     _, call = _model(redrawn)
     prefix = ', prefix="img/"' if "img/embedding/kernel" in redrawn.given else ""
-    lines = [*script.writing("npz", redrawn.case.dtype), f"model.load_pretrained(path{prefix})"]
-    return Call([*call.imports, *script.FILE_IMPORTS], call.prepare, script.in_file(lines), call.functions)
+    lines = [*_writing("npz", redrawn.case.dtype), f"model.load_pretrained(path{prefix})"]
+    return Call([*call.imports, *_FILE_IMPORTS], call.prepare, _in_folder(lines), call.functions)
 
 
 def _model(redrawn: Redrawn) -> tuple[plain.Names, Call]:
     """The destination model, built by its class."""
-    family, case, loader = redrawn.family, redrawn.case, redrawn.loader
-    arch, names = case.arch, plain.Names()
+    family, loader, arch = redrawn.family, redrawn.loader, redrawn.case.arch
+    names = plain.Names()
 
     def build(options: dict[str, Any]) -> torch.nn.Module:
         resolved = {k: v for k, v in loader.model_kwargs(family, arch).items() if k in options}
-        size = {"img_size": family.img_size(arch, case.destination), "patch_size": case.destination.patch_size}
-        return loader.model_class(family)(**size, **resolved)
+        return loader.model_class(family)(**_geometry(redrawn), **resolved)
 
     options = plain.fewest(build, _options(redrawn, created=False))
     built = names.imported(f"timm.models.{family.module}", family.model_class)
-    sizes = ", ".join(f"{k}={v}" for k, v in script.geometry(family, arch, case.destination).items())
+    sizes = ", ".join(f"{k}={plain.size(v)}" for k, v in _geometry(redrawn).items())
     prepare = [*names.options(options), f"model = {built}({sizes}, **options)"]
     model = redrawn.as_drawn.model()
     if hasattr(model, "pretrained_cfg"):

@@ -5,11 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ..cases import Geometry
 from . import plain
-from .plain import Names
 
 
 @dataclass(frozen=True)
@@ -47,47 +44,6 @@ class About:
     dependencies: Sequence[str]
 
 
-def created(
-    name: str, options: dict[str, Any], overlay: dict[str, Any], given: dict[str, str], write: Sequence[str]
-) -> Call:
-    """``timm.create_model`` under a registered name, with the checkpoint in memory, or in a file that ``write`` writes.
-
-    ``given`` are arguments in code: sizes, channels, classes.
-    """
-    names = Names()
-    prepare = [f'name = "{name}"', *names.options(options)]
-    source = '"file": path' if write else '"state_dict": checkpoint'
-    overlay_line = (
-        f"overlay = {{{', '.join([source, *(f'{chr(34)}{k}{chr(34)}: {v!r}' for k, v in overlay.items())])}}}"
-    )
-    arguments = "".join(f", {k}={v}" for k, v in given.items())
-    load = f"model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay{arguments}, **options)"
-    if len(load) > plain.WIDTH - 8:
-        load = load.replace("(name, ", "(\n    name, ").replace(", **options)", ", **options\n)")
-    if not write:
-        return Call([*names.imports], [*prepare, overlay_line], [load], names.functions)
-    return Call([*names.imports, *FILE_IMPORTS], prepare, in_file([*write, overlay_line, load]), names.functions)
-
-
-FILE_IMPORTS = ("import tempfile", "import numpy", "import safetensors.torch")
-
-
-def in_file(lines: Sequence[str]) -> list[str]:
-    """Lines that use a temporary ``folder``."""
-    return ["with tempfile.TemporaryDirectory() as folder:", *_inside(lines)]
-
-
-def writing(container: str, dtype: str) -> list[str]:
-    """Lines that write ``checkpoint`` to a file ``path``; NumPy lacks bfloat16 and holds it as two raw bytes."""
-    array = 'v.view(torch.int16).numpy().view("V2")' if dtype == "bfloat16" else "v.numpy()"
-    write = {
-        "safetensors": "safetensors.torch.save_file(checkpoint, path)",
-        "pth": "torch.save(checkpoint, path)",
-        "npz": f"numpy.savez(path, **{{k: {array} for k, v in checkpoint.items()}})",
-    }
-    return [f'path = f"{{folder}}/checkpoint.{container}"', write[container]]
-
-
 def text(about: About, checkpoint: str, call: Call, look: Look) -> str:
     """The whole script."""
     body = [
@@ -97,7 +53,7 @@ def text(about: About, checkpoint: str, call: Call, look: Look) -> str:
         "",
         f"expected = {look.expected}",
         "try:",
-        *_inside([*call.load, *look.lines]),
+        *inside([*call.load, *look.lines]),
         "except Exception as error:",
         f"    got, bug = f\"{{type(error).__name__}}: {{' '.join(str(error).split())}}\", {look.raised}",
         *look.after,
@@ -129,7 +85,8 @@ def _name(statement: str) -> str:
     return statement.split()[-1] + ("." if statement.startswith("import") else "")
 
 
-def _inside(lines: Iterable[str]) -> list[str]:
+def inside(lines: Iterable[str]) -> list[str]:
+    """Lines of a block, indented."""
     return [f"    {line}" for block in lines for line in block.splitlines()]
 
 
@@ -156,8 +113,3 @@ def _imports(statements: set[str]) -> list[str]:
     lines.sort(key=lambda line: (line.startswith("from"), line.split()[1]))
     own = [line for line in lines if line.split()[1].split(".")[0] in _STANDARD]
     return [*own, "", *(line for line in lines if line not in own)]
-
-
-def geometry(family: Any, arch: dict[str, Any], where: Geometry) -> dict[str, str]:
-    """``img_size`` and ``patch_size`` of a model at a geometry, in code."""
-    return {"img_size": plain.size(family.img_size(arch, where)), "patch_size": plain.size(where.patch_size)}
