@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
 from torch import nn
 
 import reference
-from conformance.cases import Geometry
-from tests.small_vit import image_encoder, model, refusal
+from conformance import checkpoints
+from conformance.cases import Case, Geometry
+from conformance.families import FAMILIES, Family
+from conformance.families.base import KERNEL
+from conformance.strategies import cases, strata_of
+from reference import LoadError
+from reference.detect import WRAPPERS
+from tests.small_vit import Model, geometry_of, image_encoder, model, refusal
 
 GEOMETRY = Geometry((4, 4), (2, 2))
 T = torch.zeros(1)
@@ -82,7 +91,9 @@ def test_keys_that_are_no_names_are_refused() -> None:
 @pytest.mark.parametrize("shape", [(5,), (2, 10, 8), (1, 5, 4, 2)], ids=str)
 def test_a_position_embedding_of_another_rank_is_refused(shape: tuple[int, ...]) -> None:
     own, _ = image_encoder(GEOMETRY)
-    assert f"pos_embed is {shape}, the model has (1, 5, 8)" in refusal(own | {"pos_embed": torch.zeros(shape)}, model(GEOMETRY))
+    assert f"pos_embed is {shape}, the model has (1, 5, 8)" in refusal(
+        own | {"pos_embed": torch.zeros(shape)}, model(GEOMETRY)
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,6 +115,113 @@ def test_tensors_of_impossible_shapes_are_refused_by_name(family: str, key: str,
     for shape in ((), (3,)):
         text = refusal(state | {key: torch.zeros(shape)}, model(GEOMETRY, family, **options))
         assert "shape" in text or "the model has" in text or "unknown checkpoint format" in text, text
+
+
+def _line(use: Callable[[], object]) -> str:
+    """What is refused, where something is; any other exception passes through."""
+    try:
+        use()
+    except LoadError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+def test_a_tensor_of_another_shape_is_refused_in_one_line_or_no_matter(family: Family) -> None:
+    """Each tensor of a checkpoint in turn, in every format: by the loader, and by the upstream forward."""
+
+    @settings(max_examples=1, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(cases(family, strata_of(family)[0]))
+    def check(case: Case) -> None:
+        state = checkpoints.encode(family, case, checkpoints.truth(family, case))
+        into = Model(family, case.arch, case.destination, family.img_size(case.arch, case.source))
+        image = torch.zeros(1, case.arch.get("in_chans", 3), *family.img_size(case.arch, case.source))
+        arch = case.arch | family.forward_arch(case)
+        assert reference.load_state_dict(state, into)
+        for key in state:
+            for shape in ((), (3,), (2, 1, 3, 3), (0, 8)):
+                broken = state | {key: torch.zeros(shape)}
+                assert _line(lambda broken=broken: reference.load_state_dict(broken, into)).isprintable()
+                assert _line(lambda broken=broken: reference.forward(broken, image, arch)).isprintable()
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("tensor", "form"),
+    [
+        (lambda: torch.eye(8).to_sparse(), "sparse_coo"),
+        (lambda: torch.eye(8).to_sparse_csr(), "sparse_csr"),
+        (lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "nested"),
+        (lambda: torch.quantize_per_tensor(torch.zeros(8), 1.0, 0, torch.qint8), "quantized"),
+    ],
+    ids=["sparse", "csr", "nested", "quantized"],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_tensors_that_are_not_dense_are_refused_by_name(tensor: Callable, form: str) -> None:
+    own, _ = image_encoder(GEOMETRY)
+    assert f"convert the others first: norm.bias ({form})" in refusal(own | {"norm.bias": tensor()}, model(GEOMETRY))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e5m2, torch.bool, torch.complex64], ids=str)
+def test_weights_that_are_no_floating_point_numbers_are_refused_by_name(dtype: torch.dtype) -> None:
+    own, _ = image_encoder(GEOMETRY)
+    text = refusal(own | {"norm.bias": torch.zeros(8).to(dtype)}, model(GEOMETRY))
+    assert text.endswith(f"convert the checkpoint first: norm.bias {str(dtype).removeprefix('torch.')}")
+
+
+def test_counters_stay_integers() -> None:
+    """What the model holds as an integer is one in the checkpoint, too (batches seen by a BatchNorm)."""
+    geometry = geometry_of("mobileclip")
+    own, _ = image_encoder(geometry, "mobileclip", no_embed_class=True)
+    counters = [k for k, v in own.items() if not v.is_floating_point()]
+    loaded = reference.load_state_dict(own, model(geometry, "mobileclip", no_embed_class=True))
+    assert counters
+    assert any(v.dtype == torch.int64 for v in loaded.values())
+
+
+@pytest.mark.parametrize(("key", "shape"), [(KERNEL, (8, 3, 0, 4)), ("pos_embed", (1, 0, 8)), ("norm.bias", (0,))])
+def test_tensors_without_values_are_refused_by_name(key: str, shape: tuple[int, ...]) -> None:
+    own, _ = image_encoder(GEOMETRY)
+    text = refusal(own | {key: torch.zeros(shape)}, model(GEOMETRY))
+    assert text == f"checkpoint has tensors without values: {key} {shape}"
+
+
+def test_a_stack_of_more_blocks_than_there_can_be_is_refused() -> None:
+    names = {"embedding/kernel": torch.zeros(4, 4, 3, 8), "Transformer/encoderblock/LayerNorm_0/scale": torch.zeros(1)}
+    endless = {k: v.expand(2**40, *v.shape) if "block" in k else v for k, v in names.items()}
+    assert "encoderblock/LayerNorm_0/scale stacks 1099511627776 blocks" in refusal(endless, model(GEOMETRY))
+
+
+def test_names_are_shown_on_one_line_whatever_they_are() -> None:
+    own, _ = image_encoder(GEOMETRY)
+    text = refusal(own | {"blocks.0.x\n\x1b[2J": T, "blocks.0." + "y" * 1000: T}, model(GEOMETRY))
+    assert text.isprintable()
+    assert r"'blocks.0.x\n\x1b[2J'" in text
+    assert len(text) < 400
+
+
+def test_wrappers_that_hold_each_other_are_looked_through_once() -> None:
+    loop: dict[str, Any] = {}
+    loop |= dict.fromkeys(WRAPPERS, loop)
+    started = time.process_time()
+    assert "no state_dict in this checkpoint" in refusal(loop, model(GEOMETRY))
+    assert time.process_time() - started < 0.5
+
+
+def test_a_forward_that_cannot_run_says_why_in_one_line() -> None:
+    own, case = image_encoder(GEOMETRY)
+    image = torch.zeros(1, 3, *GEOMETRY.img_size)
+    for broken, arch, text in (
+        ({k: v for k, v in own.items() if k != "norm.bias"}, case.arch, "forward finds no norm.bias in"),
+        (own, {}, "forward finds no num_heads in"),
+        (own | {"norm.bias": torch.zeros(3)}, case.arch, "forward cannot run on tensors of these shapes"),
+        (own, case.arch | {"num_heads": 0}, "forward cannot run on tensors of these shapes"),
+    ):
+        with pytest.raises(LoadError, match=text) as caught:
+            reference.forward(broken, image, arch)
+        assert str(caught.value).isprintable()
 
 
 def test_an_input_size_that_explains_nothing_is_refused() -> None:

@@ -28,7 +28,7 @@ from .states import Pool
 from .watch import LIMITS, Limits, Outcome, Watch
 
 Feed = Callable[[Path, Case], str]
-_BATCH = 300
+_BATCH = 100
 
 
 class _Unvaried(HypothesisProvider):
