@@ -66,6 +66,10 @@ class Destination:
             raise LoadError(
                 f"{type(model).__name__} is no Vision Transformer: it needs patch_embed.grid_size and {KERNEL}"
             )
+        if not all(grid):
+            raise LoadError(
+                f"{type(model).__name__} has a grid of {grid[0]}x{grid[1]}: its image is smaller than a patch"
+            )
         patch = shapes[KERNEL][-2:] if KERNEL in shapes else (1, 1)
         stride = tuple(i // (g * p) for i, g, p in zip(image, grid, patch)) if image else (1, 1)
         owners = {k: model.get_submodule(k.removesuffix(_TABLE).rstrip(".")) for k in shapes if k.endswith(_TABLE)}

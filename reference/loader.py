@@ -65,6 +65,10 @@ class Source:
         """Read a checkpoint as :func:`load_state_dict` does, with its arguments. Raises :class:`LoadError`."""
         return _read(checkpoint, model, Destination.of(model), input_size, resampling, keep_classifier)
 
+    def fitted(self, model: nn.Module) -> dict[str, Tensor]:
+        """What :func:`load_state_dict` returns for the model that it was read for. Raises :class:`LoadError`."""
+        return _fitted(self, model, Destination.of(model))
+
 
 def load_state_dict(
     checkpoint: Mapping,
@@ -93,9 +97,7 @@ def load_state_dict(
     """
     destination = Destination.of(model)
     source = _read(checkpoint, model, destination, input_size, resampling, keep_classifier)
-    state = _resampled(source, destination)
-    state = _complete(_with_channels(state, destination), destination)
-    return to_model(state, model.state_dict(), destination.facts) if destination.naflex else state
+    return _fitted(source, model, destination)
 
 
 def _read(
@@ -132,6 +134,12 @@ def _declared(input_size: tuple[int, int] | None, model: nn.Module) -> tuple[int
     """The checkpoint's image size ``(height, width)``, as passed or as the model declares it."""
     declared = input_size or (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
     return (declared[-2], declared[-1]) if declared else None
+
+
+def _fitted(source: Source, model: nn.Module, destination: Destination) -> dict[str, Tensor]:
+    state = _resampled(source, destination)
+    state = _complete(_with_channels(state, destination), destination)
+    return to_model(state, model.state_dict(), destination.facts) if destination.naflex else state
 
 
 def _positions(

@@ -49,19 +49,27 @@ def native_forward(trial: Trial) -> Iterator[Problem]:
     yield from same_outputs(trial, trial.upstream_output)
 
 
-def same_outputs(trial: Trial, other: Callable[[Tensor], Tensor]) -> Iterator[Problem]:
-    """Compare what the loaded model makes of an image, in float64, with what ``other`` does, which is right."""
+def same_outputs(
+    trial: Trial,
+    other: Callable[[Tensor], Tensor],
+    computed: Callable[[nn.Module, Mapping[str, Tensor], Tensor], Tensor] | None = None,
+    images: int = 2,
+) -> Iterator[Problem]:
+    """Compare what the loaded model makes of ``images``, in float64, with what ``other`` does, which is right.
+
+    ``computed`` runs the model in place of :func:`output`, with its arguments.
+    """
     model = trial.model()
     if not fits(model, trial.raw):
         raise Blocked("the state dict does not fit the model")
     generator = torch.Generator().manual_seed(trial.case.contents.seed)
     arch = trial.case.arch
-    size = (2, arch.get("in_chans", 3), *trial.family.img_size(arch, trial.case.source))
+    size = (images, arch.get("in_chans", 3), *trial.family.img_size(arch, trial.case.source))
     image = torch.randn(size, generator=generator, dtype=torch.float64)
     want = other(image)
     sensitivity = _sensitivity(trial, other, image, want, generator)
     try:
-        got = output(model, trial.raw, image)
+        got = (computed or output)(model, trial.raw, image)
     except Exception as error:
         yield raised(error, "the loaded model's forward")
         return

@@ -1,0 +1,54 @@
+"""The command: hand a checkpoint to a worker with the target's timm, and say what it found, what it means and what to do."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .. import asking, targets
+from .. import ledger as ledgers
+from ..cases import Size
+from ..errors import UserError
+from .answer import Answer, Request
+from .fixing import check_path
+from .saying import say
+
+
+def check(checkpoint: Path, *, form: str, timeout: float, **options: Any) -> int:
+    """Check a file and print the answer, as text or JSON. Returns the exit code; raises :class:`UserError`.
+
+    ``options`` are the fields of :class:`Request` but ``path``, sizes as they were typed.
+    """
+    sizes = {name: _size(name, options.pop(name)) for name in ("patch_size", "img_size", "input_size")}
+    if not checkpoint.exists():
+        raise UserError(f"checkpoint {checkpoint}: there is no such file")
+    if options.get("fix"):
+        check_path(Path(options["fix"]), checkpoint)
+    ledgers.load(options["ledger"] or ledgers.DEFAULT_PATH)  # a mistake in it is told before any work
+    request = Request(path=str(checkpoint), **sizes, **options)
+    targets.prepare(targets.parse_target(request.target))
+    answer = asking.ask(f"{__package__}.worker", request, Answer, f"the check on {request.target}", timeout)
+    if form == "json":
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode() + "\n")
+    elif answer.unusable:
+        raise UserError(answer.unusable)
+    else:
+        say(answer, checkpoint)
+    return answer.exit_code
+
+
+def _size(name: str, text: str | None) -> Size | None:
+    """A size in pixels as typed: one number for a square, HxW for height and width."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    size = tuple(int(n) for n in (found[1], found[2] or found[1])) if found else (0, 0)
+    if not all(size):
+        raise UserError(
+            f"--{name.replace('_', '-')} {text!r}: write pixels, 16 for a square or 16x8 for height x width"
+        )
+    return size

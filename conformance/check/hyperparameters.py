@@ -1,0 +1,84 @@
+"""What no tensor of a checkpoint says, read from a model made by timm under the name the user gave.
+
+The upstream forward needs it, and so do the regimes of a case: options go by the names that families give them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from reference.stems import TIMM
+
+_TABLE = "relative_position_bias_table"
+# What an upstream forward may read and no tensor says; the output names these.
+TAKEN = ("num_heads", "act", "eps", "global_pool", "no_embed_class", "rope", "ref_grid", "post_norm")
+
+
+def hyperparameters(model: nn.Module, upstream: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Options of ``model``, and those that the names of a checkpoint tell, ``upstream`` and in timm's layout (``state``)."""
+    blocks = [m for m in model.modules() if hasattr(getattr(m, "attn", None), "num_heads")]
+    attn, mlp = blocks[0].attn, getattr(blocks[0], "mlp", None)
+    embeds = getattr(model, "embeds", model)
+    dim = blocks[0].norm1.weight.shape[0]
+    registers = getattr(embeds, "reg_token", None)
+    return {
+        "embed_dim": dim,
+        "depth": len(blocks),
+        "num_heads": attn.num_heads,
+        "mlp_ratio": mlp.fc2.in_features / dim if hasattr(mlp, "fc2") else 4,
+        "class_token": getattr(embeds, "cls_token", None) is not None,
+        "dist_token": getattr(model, "dist_token", None) is not None,
+        "reg_tokens": 0 if registers is None else registers.shape[1],
+        "num_classes": model.num_classes,
+        "global_pool": getattr(model, "global_pool", "token"),
+        "no_embed_class": getattr(model, "no_embed_class", embeds is not model),
+        "dynamic_img_size": getattr(model, "dynamic_img_size", False),
+        "pos_embed": "learn" if getattr(embeds, "pos_embed", None) is not None else "none",
+        "act": _activation(getattr(mlp, "act", None)),
+        "eps": blocks[0].norm1.eps,
+        "post_norm": "PostNorm" in type(blocks[0]).__name__ or "ResPost" in type(blocks[0]).__name__,
+        "pool_heads": getattr(getattr(model, "attn_pool", None), "num_heads", None),
+        "windows": tuple(getattr(block, "window_size", 0) for block in blocks),
+        "stages": len({k.split(".")[3] for k in state if k.startswith("patch_embed.backbone.stages.")}),
+        "pre_logits": False,  # timm's models have no representation layer
+        "stem_constants": TIMM,
+        **_rotary(getattr(model, "rope", None)),
+        **_told(upstream, state),
+    }
+
+
+def _activation(module: nn.Module | None) -> str:
+    name = type(module).__name__
+    if name == "GELU" and getattr(module, "approximate", "none") == "tanh":
+        return "gelu_tanh"
+    return {"GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiLU": "silu"}.get(name, "gelu")
+
+
+def _rotary(rope: nn.Module | None) -> dict[str, Any]:
+    """Options of a rotary embedding; a release without one of them has the value that asks for nothing."""
+    if rope is None:
+        return {"rope": ""}
+    kinds = {"RotaryEmbeddingMixed": "mixed", "RotaryEmbeddingDinoV3": "dinov3"}
+    side = getattr(rope, "ref_feat_shape", None)
+    return {
+        "rope": kinds.get(type(rope).__name__, "cat"),
+        "ref_grid": side[0] if side else 0,
+        "rope_xy": getattr(rope, "grid_indexing", "ij") == "xy",
+        "rope_temperature": getattr(rope, "temperature", 10000.0),
+    }
+
+
+def _told(upstream: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Options that a checkpoint's own names tell."""
+    bias = any(k.endswith("head.proj.bias") for k in upstream)
+    shared = any(k.startswith(("shared_rel_pos.", "rel_pos_bias.")) for k in state)
+    tables = any(k.endswith(_TABLE) for k in state)
+    return {
+        "head": "proj+bias" if bias else "proj" if any("head.proj." in k for k in upstream) else "none",
+        "tables": "shared" if shared else "block" if tables else "none",
+        "shared": shared,
+        "rel_pos": "bias" if tables else "mlp",
+    }
