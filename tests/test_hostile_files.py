@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 import reference
+from conformance.check.answer import Request
 from conformance.check.reading import kind, read
 from conformance.check.sanity import sane
+from conformance.check.worker import answered
 from conformance.checkpoints import write
 from conformance.errors import UserError
-from tests.fuzz.watch import Limits, watched
+from tests.fuzz.watch import Limits, Watch, watched
 from tests.hostile_files import HOSTILE, ODD, state
 from tests.small_vit import GEOMETRY, image_encoder, model
 
@@ -94,3 +99,53 @@ def test_names_outside_the_image_encoder_may_hold_anything() -> None:
     sane(tensors | {"text.weight": torch.full((2,), float("nan")), "logit_scale": torch.zeros(0)})
     with pytest.raises(UserError, match=r"NaN or infinite values: visual\.class_embedding;"):
         sane(tensors | {"visual.class_embedding": torch.full((8,), float("nan"))})
+
+
+# One of each way to be refused: by its first bytes, its container, what it declares, what its tensors are.
+_CHECKED = [
+    "missing",
+    "safetensors_cut_off",
+    "pickle_that_runs_code",
+    "zip_packed_again",
+    "npz_bomb",
+    "view_blown_up",
+    "sparse_tensor",
+    "meta_tensor",
+    "nan",
+    "grid_of_size_zero",
+    "text_model",
+    "another_model",
+    "dict_that_holds_itself",
+]
+
+
+@pytest.fixture(scope="module")
+def check() -> Iterator[Watch]:
+    """A process that checks one file after another."""
+
+    def checked(path: str) -> str:
+        answer = answered(Request(path=path, model="vit_tiny_patch16_224"))
+        return f"{answer.exit_code} {answer.unusable or answer.refused}"
+
+    with Watch(checked, Limits(seconds=60, memory=2**29)) as watch:
+        yield watch
+
+
+@pytest.mark.parametrize("name", _CHECKED)
+def test_check_answers_with_one_line_and_exit_code_2(name: str, tmp_path: Path, check: Watch) -> None:
+    writer, words = HOSTILE[name]
+    outcome = check.do(str(writer(tmp_path)))
+    assert outcome.kind == "done", outcome.text
+    assert outcome.text.startswith("2 ")
+    assert outcome.text.isprintable()
+    assert words in outcome.text
+    assert not (tmp_path / "executed").exists()
+
+
+def test_the_command_says_it_in_one_line(tmp_path: Path) -> None:
+    path = HOSTILE["lfs_pointer"][0](tmp_path)
+    command = [sys.executable, "-m", "conformance.cli", "check", str(path), "--model", "vit_tiny_patch16_224"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line == f"timm-conformance: checkpoint {path}: this is {HOSTILE['lfs_pointer'][1].removeprefix('this is ')}"
