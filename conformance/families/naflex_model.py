@@ -92,7 +92,7 @@ def tags(case: Case) -> frozenset[str]:
     found = {f"projection-{arch['projection']}"} | ({"prefix-rows"} if rows else set())
     for geometry in (case.source, case.destination) if positions else ():
         total = geometry.tokens + rows
-        taken = prefix if not _square(total) and total > prefix and _square(total - prefix) else 0
+        taken = prefix if not _square(total) and total >= prefix and _square(total - prefix) else 0
         if taken != rows or (_square(geometry.tokens) and len(set(geometry.grid_size)) > 1):
             found.add("counts-mislead")
     if positions:
