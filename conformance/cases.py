@@ -16,6 +16,8 @@ WRAPPERS = ("bare", "model", "state_dict", "model.state_dict")
 DECLARED = ("true", "absent", "default")
 CONTAINERS = ("safetensors", "memory", "pth")
 NPZ = ("npz",)
+# What is done to a checkpoint that has to be refused then; damage.py does it.
+DAMAGES = ("missing", "wider", "cut", "transposed", "deeper")
 
 
 class Geometry(msgspec.Struct, frozen=True):
@@ -77,6 +79,11 @@ class Case(msgspec.Struct, frozen=True):
         """Whether the model has exactly the checkpoint's geometry."""
         return self.source == self.destination
 
+    @property
+    def damage(self) -> str:
+        """What kind of damage is done to its checkpoint where that is to be refused."""
+        return DAMAGES[self.contents.seed % len(DAMAGES)]
+
     def to_json(self) -> str:
         """Canonical JSON: equal cases give equal text."""
         return msgspec.json.encode(self, order="sorted").decode()
@@ -131,7 +138,8 @@ def regimes(case: Case, num_prefix_tokens: int) -> frozenset[str]:
     source, destination = case.source, case.destination
     patch = relation(source.patch_size, destination.patch_size)
     grid = relation(source.grid_size, destination.grid_size)
-    found = {f"patch-{patch}", f"grid-{grid}", f"declared-{case.declared}", case.dtype, case.container}
+    found = {f"patch-{patch}", f"grid-{grid}", f"declared-{case.declared}", f"damage-{case.damage}"}
+    found |= {case.dtype, case.container}
     found.add("prefix-1+R" if num_prefix_tokens > 1 else f"prefix-{num_prefix_tokens}")
     flags = {
         "native": case.native,

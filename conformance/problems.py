@@ -39,7 +39,7 @@ class Problem:
 
 def starred(name: str) -> str:
     """A tensor's name whatever the block: numbers become stars."""
-    return re.sub(r"\.\d+\.", ".*.", name)
+    return re.sub(r"(\.|encoderblock_)\d+(?=[./])", r"\1*", name)
 
 
 def raised(error: BaseException, doing: str) -> Problem:

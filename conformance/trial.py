@@ -20,9 +20,10 @@ from reference.relative import offsets
 
 from . import bounds, checkpoints
 from .cases import Case, Contents, Geometry, regimes
+from .damage import Damage, inflict
 from .expectation import GRID, Expectation
 from .families import Family
-from .loaders import Loader, declared_size, default_size
+from .loaders import Loader, blank, declared_size, default_size
 from .problems import Problem, raised
 
 
@@ -57,6 +58,11 @@ def _passes_for_square(window: tuple[int, ...]) -> bool:
     """Whether a window is not square, and its relative position table has as many rows as a square one's: 1x5, 14x2."""
     rows = prod(offsets(window))
     return len(set(window)) > 1 and isqrt(rows) ** 2 == rows
+
+
+def _contents(model: nn.Module) -> dict[str, bytes]:
+    """A model's tensors, NaN and all."""
+    return {name: tensor.cpu().numpy().tobytes() for name, tensor in model.state_dict().items()}
 
 
 class Trial(Expectation):
@@ -208,6 +214,22 @@ class Trial(Expectation):
             random.Random(self.case.contents.seed).shuffle(entries)
         wrapped = checkpoints.wrap(dict(entries), wrapper or self.case.wrapper)
         return self.convert(self.place(wrapped))
+
+    @cached_property
+    def damage(self) -> tuple[Damage, Mapping[str, Tensor]]:
+        """The damage of the case, and the checkpoint with it in the upstream layout, without a wrapper."""
+        return inflict(self)
+
+    @cached_property
+    def damaged(self) -> tuple[Loaded, list[str]]:
+        """What came of loading the damaged checkpoint, and which tensors of the model are others afterwards."""
+        model = self.model()
+        if self.loader.fills_models(self.family):
+            blank(model)  # as it is anyway before such a load
+        before = _contents(model)
+        loaded = self.convert(self.place(checkpoints.wrap(self.damage[1], self.case.wrapper)))
+        after = _contents(model)
+        return loaded, [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
     def on_meta(self) -> Trial:
         """The same case with checkpoint and model on the meta device."""

@@ -15,6 +15,7 @@ import reference
 from reference.flax import PREFIXES
 from reference.resize import BICUBIC_ANTIALIAS, Resampling
 
+from .fakes_rejection import *  # noqa: F403
 from .fakes_relative import *  # noqa: F403
 from .fakes_resampling import *  # noqa: F403 - one module to name in a target
 from .fakes_resampling import GRID, KERNEL, loader_with

@@ -111,6 +111,12 @@ FAKES = (
     Fake("through_numpy", "openai_clip", "device-kept", "strict-load"),
     Fake("overflows_in_half", "openai_clip", "finite", f"{_NATIVE} {_NAN} prefix-tokens-kept"),
     Fake("divides_by_the_norm", "openai_clip", "finite", _NAN),
+    # what does not fit
+    Fake("fills_what_is_missing", "openai_clip", "refuses-incomplete"),
+    Fake("drops_what_is_left_over", "openai_clip", "refuses-misfits"),
+    Fake("reshapes_what_does_not_fit", "openai_clip", "refuses-misfits"),
+    Fake("writes_before_it_refuses", "openai_clip", "untouched-after-refusal"),
+    Fake("borrows_a_tensor", "openai_clip", "untouched-after-refusal"),
     # one format's own
     Fake("fuses_qkv_in_wrong_order", "beit3", "native-identity", _NATIVE),
     Fake("fuses_projections_as_met", "beit3", "order-independent"),
@@ -208,6 +214,16 @@ def test_every_fake_is_in_the_table() -> None:
 def test_exception_is_a_failure_of_the_loader(name: str, kind: str) -> None:
     fake = next(f for f in FAKES if f.name == name)
     assert broken(fake, list(INVARIANTS.values()), seed=0) == {"strict-load": {kind}, "create-model": {kind}}
+
+
+def test_a_refusal_counts_only_where_the_whole_checkpoint_is_taken() -> None:
+    """A loader that refuses everything keeps no promise of refusing what is damaged."""
+    refuses = [i for i in INVARIANTS.values() if i.name.startswith("refuses-")]
+    assert len(refuses) == 2
+    for case in smoke_cases("openai_clip", 0):
+        trial = Trial(FAMILIES["openai_clip"], case, loader("returns_nothing"))
+        outcomes = [judge(invariant, trial).outcome for invariant in refuses]
+        assert sorted(outcomes) == ["blocked", "not-applicable"] or trial.undecidable
 
 
 def test_failure_is_shrunk_to_a_tiny_case() -> None:

@@ -27,10 +27,11 @@ _IN_MEMORY = unless(
 def input_unmodified(trial: Trial) -> Iterator[Problem]:
     _ = trial.state  # a load that raises may stop half-way: strict-load reports that
     before = trial.place(checkpoints.wrap(trial.upstream, trial.case.wrapper))
-    yield from _changes(before, trial.base.given)
+    yield from changes(before, trial.base.given)
 
 
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Problem]:
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is different in a caller's checkpoint, at every level of nesting."""
     yield from (Problem("key-removed", k, f"{k} was removed from the caller's dict") for k in before if k not in after)
     yield from (Problem("key-added", k, f"{k} was added to the caller's dict") for k in after if k not in before)
     kept = [k for k in before if k in after]
@@ -39,7 +40,7 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Pr
     for key in kept:
         old, new = before[key], after[key]
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _changes(old, new)
+            yield from changes(old, new)
         elif isinstance(old, Tensor) and not (isinstance(new, Tensor) and _identical(old, new)):
             yield Problem("value-changed", key, f"{key} was changed in the caller's dict")
 
