@@ -121,6 +121,12 @@ def index_of_shards(folder: Path) -> Path:
     return written(folder, b'{\n  "weight_map": {"head.weight": "model-00001-of-00002.safetensors"}}', "json")
 
 
+@refused("this is a JSON file, not a checkpoint")
+def configuration(folder: Path) -> Path:
+    """Its ninth byte is a brace, as that of a .safetensors file."""
+    return written(folder, b'{"args":{"lr": 0.1}}', "json")
+
+
 @refused("neither a .safetensors file nor one of torch.save or numpy.savez")
 def noise(folder: Path) -> Path:
     return written(folder, bytes(range(1, 128)) * 4, "bin")
@@ -245,6 +251,16 @@ def zip_packed_again(folder: Path) -> Path:
     with zipfile.ZipFile(folder / "checkpoint.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
+    return folder / "checkpoint.pth"
+
+
+@refused(r"damaged or cut off, get it again (Unknown endianness type: \x00\x00)")
+def byte_order_of_zeros(folder: Path) -> Path:
+    with zipfile.ZipFile(saved(folder, state())) as archive:
+        members = {m.filename: archive.read(m) for m in archive.infolist()}
+    with zipfile.ZipFile(folder / "checkpoint.pth", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, b"\0\0" if name.endswith("byteorder") else content)
     return folder / "checkpoint.pth"
 
 

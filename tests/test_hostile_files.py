@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import reference
+from conformance.check import reading
 from conformance.check.answer import Request
 from conformance.check.reading import kind, read
 from conformance.check.sanity import sane
@@ -55,6 +56,13 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Path, "open", denied)  # to the superuser nothing is denied
     with pytest.raises(UserError, match=r"checkpoint\.pth: Permission denied$"):
+        read(path)
+
+
+def test_arrays_larger_than_the_memory_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(state(), "bare", "npz", tmp_path)
+    monkeypatch.setattr(reading, "_memory", lambda: 1000)
+    with pytest.raises(UserError, match="more than this machine's memory"):
         read(path)
 
 
