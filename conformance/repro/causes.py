@@ -1,4 +1,7 @@
-"""Which failures of a target have one cause: the same kind of thing goes wrong with the same tensor, at the same line."""
+"""Which failures of a target are in the same place: the same kind of thing is wrong with what ends at the same line of timm.
+
+Most often that is one cause. Wrong values of two tensors are two; two tensors that are missing, or not resampled, are one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import checkpoints
-from ..cases import Case
 from ..families import FAMILIES
 from ..ledger import WitnessFile
 from ..loaders import Loader, Unsupported
@@ -48,37 +50,37 @@ def collapse(failures: Mapping[str, WitnessFile], loader: Loader) -> list[Cause]
     """The causes of failures, in the order they were met."""
     found: dict[tuple, list[str]] = {}
     traces: dict[str, Trace] = {}
+    tensors: dict[str, int] = {}
     for name, witness in failures.items():
-        traces[name] = trace_of(witness.case, loader)
+        trial = Trial(FAMILIES[witness.case.family], witness.case, loader)
+        trace = traces[name] = trace_of(trial)
+        tensors[name] = len(trial.upstream)
+        kind = "values" if witness.kind in _VALUES else "shape" if witness.kind in _SHAPES else witness.kind
+        tensor = witness.tensor if kind == "values" or kind.startswith("raises-") else ""
         asked = (
             witness.case.in_chans is not None,
             witness.case.num_classes is not None,
         )  # of the factory, not the loader
-        found.setdefault((_class(witness.kind), witness.tensor, traces[name].ended, asked), []).append(name)
+        found.setdefault((kind, tensor, trace.ended, asked), []).append(name)
 
-    def plainness(name: str) -> tuple[int, int]:
-        return _rank(failures[name].invariant), len(failures[name].case.to_json())
+    def plainness(name: str) -> tuple[int, int, int]:
+        return _rank(failures[name].invariant), tensors[name], len(failures[name].case.to_json())
 
     ordered = [sorted(names, key=plainness) for names in found.values()]
     return [Cause(names, traces[names[0]].ended, traces[names[0]].resampled) for names in ordered]
 
 
-def trace_of(case: Case, loader: Loader) -> Trace:
+def trace_of(trial: Trial) -> Trace:
     """Where the load of a case ends in timm's source; nowhere for other loaders, or a model the release cannot build."""
     import timm
 
-    trace, family = Trace(Path(timm.__file__).resolve().parent), FAMILIES[case.family]
+    trace, case, loader = Trace(Path(timm.__file__).resolve().parent), trial.case, trial.loader
     if loader.target.is_timm:
-        trial = Trial(family, case, loader)
         checkpoint = trial.place(checkpoints.wrap(trial.upstream, case.wrapper))
         with contextlib.suppress(Unsupported):
             model = trial.model()  # built outside: what a constructor does is not the loader's
-            trace.run(lambda: loader.convert(family, case.arch, checkpoint, model))
+            trace.run(lambda: loader.convert(trial.family, case.arch, checkpoint, model))
     return trace
-
-
-def _class(kind: str) -> str:
-    return "values" if kind in _VALUES else "shape" if kind in _SHAPES else kind
 
 
 def _rank(invariant: str) -> int:

@@ -121,6 +121,9 @@ def write_scripts(
         except UserError as error:
             say(f"no scripts for what fails: {error}")
             continue
+        for answer in answers:
+            if answer.mistake:
+                say(f"no script for {answer.names[0]}, by a mistake of this suite: {answer.mistake}")
         with ThreadPoolExecutor(jobs) as pool:
             shown = list(pool.map(partial(_verified, target=target, timeout=timeout), answers))
         for answer in filter(None, shown):

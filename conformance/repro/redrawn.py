@@ -22,7 +22,7 @@ import reference
 
 from .. import bounds, checkpoints
 from ..cases import Case
-from ..damage import EDITS, inflict, is_damage
+from ..damage import EDITS, damages, inflict
 from ..families import FAMILIES
 from ..families.base import KERNEL
 from ..loaders import Loader
@@ -179,7 +179,9 @@ class Redrawn:
             bound = self.trial.bound(known)
         else:
             return torch.zeros(())
-        if key != known:  # another layout
+        try:
+            torch.broadcast_to(bound, tensor.shape)
+        except RuntimeError:  # the model holds it in another layout
             bound = bound.max()
         return 2 * bound + bounds.rounding(tensor, tensor.dtype)
 
@@ -191,8 +193,8 @@ def _damaged(trial: Trial, tensor: str) -> tuple[str, Mapping[str, Tensor]]:
     """
     damage, state = inflict(trial)
     if tensor and starred(damage.tensor) != tensor:
-        edits = ((edit, edit.state()) for edit in EDITS[trial.case.damage](trial) if starred(edit.tensor) == tensor)
-        found = next((found for found in edits if is_damage(trial, *found)), None)
+        edits = (edit for edit in EDITS[trial.case.damage](trial) if starred(edit.tensor) == tensor)
+        found = next(damages(trial, edits), None)
         if found is None:
             raise LookupError(f"no damage to {tensor} in this checkpoint")
         damage, state = found

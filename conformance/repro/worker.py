@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from .. import asking
-from ..errors import UserError, cannot_start
+from ..errors import UserError, cannot_start, one_line
 from ..ledger import WitnessFile
 from ..targets import Target, parse_target
 
@@ -38,8 +38,9 @@ class Request(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True):
     """A script for failures of one cause, the one it shows first.
 
-    ``text`` is empty where no plain checkpoint shows them. ``says`` is a pattern that its output has to match. ``ended`` and
-    ``resampled`` are lines of timm: :class:`conformance.repro.where.Trace`.
+    ``text`` is empty where no plain checkpoint shows them; ``mistake`` is what went wrong in the writing. ``says`` is a
+    pattern that the script's output has to match. ``ended`` and ``resampled`` are lines of timm:
+    :class:`conformance.repro.where.Trace`.
     """
 
     names: list[str]
@@ -47,6 +48,7 @@ class Answer(msgspec.Struct, frozen=True):
     says: str = ""
     ended: str = ""
     resampled: list[str] = []
+    mistake: str = ""
 
 
 def ask(target: Target, failures: list[Stored], timeout: float) -> list[Answer]:
@@ -75,13 +77,17 @@ def answers(request: Request) -> list[Answer]:
 def _answer(failures: list[Stored], ended: str, resampled: list[str], loader: Loader) -> Answer:
     from .generate import first_shown
 
-    names = [f.name for f in failures]
+    names, mistake = [f.name for f in failures], ""
     for shown in failures:
-        attempt = first_shown(shown.witness, loader, _about(shown, loader))
+        try:
+            attempt = first_shown(shown.witness, loader, _about(shown, loader))
+        except Exception as error:  # costs this script, not the others
+            mistake = f"{type(error).__name__}: {one_line(error)}"
+            continue
         if attempt is not None:
             others = [n for n in names if n != shown.name]
             return Answer([shown.name, *others], attempt.text, attempt.says, ended, resampled)
-    return Answer(names, ended=ended, resampled=resampled)
+    return Answer(names, ended=ended, resampled=resampled, mistake=mistake)
 
 
 def _about(stored: Stored, loader: Loader) -> About:
