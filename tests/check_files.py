@@ -23,11 +23,18 @@ PLAIN = {"mlp_ratio": 4, "class_token": True, "reg_tokens": 0}
 
 
 def tensors(
-    family: str, model: str, patch_size: Size = (16, 16), grid_size: Size = (14, 14), dtype: str = "float32", **options: Any
+    family: str,
+    model: str,
+    patch_size: Size = (16, 16),
+    grid_size: Size = (14, 14),
+    dtype: str = "float32",
+    **options: Any,
 ) -> dict[str, Tensor]:
     """An upstream state dict of a family for a model, with matrices small enough for twelve blocks."""
     geometry = Geometry(patch_size, grid_size)
-    case = Case(family, PLAIN | ARCHES[model] | options, geometry, geometry, dtype=dtype, contents=Contents("normal", 1))
+    case = Case(
+        family, PLAIN | ARCHES[model] | options, geometry, geometry, dtype=dtype, contents=Contents("normal", 1)
+    )
     truth = checkpoints.truth(FAMILIES[family], case)
     small = {name: tensor * 0.1 if tensor.ndim > 1 else tensor for name, tensor in truth.items()}
     return checkpoints.encode(FAMILIES[family], case, small)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from conformance import asking, ledger
 from conformance.check.answer import Answer, Request
 from conformance.check.judging import judged
 from conformance.check.saying import lines
+from conformance.errors import UserError
 from tests.check_files import CLIP, TINY, native, save, tensors
 
 
@@ -43,7 +45,9 @@ def _plain() -> dict:
     return native()
 
 
-@pytest.mark.parametrize(("container", "wrapper"), [("safetensors", "bare"), ("pth", "bare"), ("pth", "model.state_dict")])
+@pytest.mark.parametrize(
+    ("container", "wrapper"), [("safetensors", "bare"), ("pth", "bare"), ("pth", "model.state_dict")]
+)
 def test_a_checkpoint_in_timms_names_agrees(tmp_path, container, wrapper):
     """In every container and wrapper: exit code 0, every tensor compared, the forward run."""
     found = answer(save(tmp_path, _plain(), container, wrapper))
@@ -161,7 +165,10 @@ def test_a_tensor_that_is_lost_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "checkpoint_filter_fn", wrong)
     found = answer(save(tmp_path, _plain()))
     assert (found.exit_code, found.loaded) == (1, False)
-    assert {(d.kind, d.tensor) for d in found.differences} == {("missing-key", "norm.bias"), ("unexpected-key", "stray")}
+    assert {(d.kind, d.tensor) for d in found.differences} == {
+        ("missing-key", "norm.bias"),
+        ("unexpected-key", "stray"),
+    }
 
 
 def test_a_loader_that_raises_is_a_refusal(tmp_path, monkeypatch):
@@ -197,7 +204,11 @@ def test_an_undecidable_grid_asks_for_the_input_size(tmp_path):
         (lambda s: s.update({"layer9.weight": torch.zeros(2)}), "unexpected: layer9.weight", False),
         (lambda s: s.update({"norm.bias": s["norm.bias"].clone().fill_(float("nan"))}), "NaN", True),
         (lambda s: s.update({"head.bias": s["head.bias"].to(torch.int64)}), "head.bias", True),
-        (lambda s: s.update({"blocks.0.mlp.fc1.weight": s["blocks.0.mlp.fc1.weight"].T.contiguous()}), "fc1.weight", False),
+        (
+            lambda s: s.update({"blocks.0.mlp.fc1.weight": s["blocks.0.mlp.fc1.weight"].T.contiguous()}),
+            "fc1.weight",
+            False,
+        ),
         (lambda s: s.pop("patch_embed.proj.weight"), "unknown checkpoint format", False),
     ],
     ids=["missing", "extra", "nan", "integers", "transposed", "unknown"],
@@ -220,6 +231,21 @@ def test_a_checkpoint_of_another_model(tmp_path):
     assert (found.exit_code, found.format) == (2, "dinov2")
     assert "does not fit the model" in found.refused
     assert "vit_base_patch14_dinov2" in found.advice[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "says"),
+    [
+        (f"{TINY}x", {}, f"did you mean '{TINY}'?"),
+        ("resnet18", {}, "--model resnet18: ResNet is no Vision Transformer"),
+        (TINY, {"img_size": (8, 8)}, "has a grid of 0x0: its image is smaller than a patch"),
+        ("vit_tiny_r_s16_p8_224.augreg_in21k", {"patch_size": (16, 16)}, "with patch_size=16: AssertionError"),
+    ],
+)
+def test_a_model_that_cannot_be_had(tmp_path, model, asked, says):
+    """One line for each: no such model, none of ours, none of such sizes."""
+    with pytest.raises(UserError, match=re.escape(says)):
+        answer(save(tmp_path, _plain()), model, **asked)
 
 
 def test_the_ledger_can_be_left_out(clip):

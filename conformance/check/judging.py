@@ -74,6 +74,7 @@ class _Check:
         except LoadError as error:
             raise UserError(f"--model {request.model}: {error}") from None
         self.content: Mapping[str, Any] | None = read(self.path)
+        self.names = frozenset(self.content)
         self.own: _Own | None = None
 
     def answered(self) -> Answer:
@@ -177,7 +178,8 @@ class _Check:
         family = own.family if own else FAMILIES["timm_native"]
         counts = (own.num_classes, own.in_chans) if own else (self.default.num_classes, 3)
         arch = family.by_model(self.request.model)
-        checkpoint = Checkpoint(self.path, self.result.container, family, arch, *counts, self.request.input_size)
+        file = (self.path, self.result.container, self.names)
+        checkpoint = Checkpoint(*file, family, arch, *counts, self.request.input_size)
         return load(self.loader, wanted, checkpoint, partial(read, self.path))
 
     def _explained(self, trial: Checked, problems: Any) -> list[Difference]:

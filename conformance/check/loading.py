@@ -48,10 +48,14 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint file and what its user says of it: classes, channels, and the image size it was trained at."""
+    """A checkpoint file and what its user says of it: classes, channels, and the image size it was trained at.
+
+    ``names`` are the outermost keys of what the file holds.
+    """
 
     path: Path
     container: str
+    names: frozenset[str]
     family: Family
     arch: Mapping[str, Any]
     num_classes: int
@@ -144,7 +148,7 @@ def load(loader: Loader, wanted: Wanted, checkpoint: Checkpoint, read: Callable[
     if not loader.target.is_timm:
         way = partial(_by_function, loader, wanted, checkpoint, read)
     elif checkpoint.container == "npz":
-        way = partial(_in_place, wanted, checkpoint, read)
+        way = partial(_in_place, wanted, checkpoint)
     else:
         way = partial(_by_create_model, wanted, checkpoint)
     loaded = Loaded()
@@ -171,14 +175,14 @@ def _by_create_model(wanted: Wanted, checkpoint: Checkpoint, into: Loaded) -> No
         ).eval()
 
 
-def _in_place(wanted: Wanted, checkpoint: Checkpoint, read: Callable[[], Mapping[str, Any]], into: Loaded) -> None:
+def _in_place(wanted: Wanted, checkpoint: Checkpoint, into: Loaded) -> None:
     """``model.load_pretrained``, which is all that ``create_model`` does with a ``.npz`` file, where it takes one."""
     model = create(wanted)
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 module._parameters[name] = nn.Parameter(parameter.new_empty(parameter.shape, device="cpu"), False)
-    into.given = write_in_place(model, checkpoint.path, read())
+    into.given = write_in_place(model, checkpoint.path, checkpoint.names)
     into.model = model
 
 

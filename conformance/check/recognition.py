@@ -40,8 +40,13 @@ def recognised(state: Mapping[str, Tensor], names: Mapping[str, object], model: 
 
 
 def evidence(form: Format, state: Mapping[str, Tensor]) -> list[str]:
-    """The keys without which a checkpoint would not be of this format, at most four; else what they are together."""
+    """The keys without which a checkpoint would not be of this format, at most four; else the first parts of such keys."""
     if not form.evidence(state):
         return ["the model's own names, all of them"]
-    needed = [k for k in state if not form.evidence({n: v for n, v in state.items() if n != k})]
-    return needed[:_SHOWN] or [f"names that begin with {form.namespace}"]
+
+    def needed(part: str, parts: Mapping[str, str]) -> bool:
+        return not form.evidence({k: v for k, v in state.items() if parts[k] != part})
+
+    whole, first = {k: k for k in state}, {k: k.partition(".")[0] for k in state}
+    keys = [k for k in whole if needed(k, whole)]
+    return keys[:_SHOWN] or [f"{part}.*" for part in dict.fromkeys(first.values()) if needed(part, first)]
