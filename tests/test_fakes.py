@@ -119,7 +119,7 @@ FAKES = (
     Fake("borrows_a_tensor", "openai_clip", "untouched-after-refusal"),
     # one format's own
     Fake("fuses_qkv_in_wrong_order", "beit3", "native-identity", _NATIVE),
-    Fake("fuses_projections_as_met", "beit3", "order-independent"),
+    Fake("fuses_projections_as_met", "beit3", "order-independent", "refuses-incomplete"),
     Fake("skips_one_row_at_either_end", "beit3", "native-identity", f"{_NATIVE} {_ROWS}"),
     Fake("swaps_fc1_and_fc3", "aimv2", "native-forward", _NATIVE),
     Fake("takes_a_register_for_the_class_token", "radio", "native-identity", f"{_NATIVE} prefix-tokens-kept"),
