@@ -1,4 +1,4 @@
-"""Which failures of a target are in the same place: the same kind of thing is wrong with what ends at the same line of timm.
+"""Which failures of a target are in the same place: the same kind of thing is wrong, and the load ends at the same line of timm.
 
 Most often that is one cause. Wrong values of two tensors are two; two tensors that are missing, or not resampled, are one.
 """
@@ -32,6 +32,7 @@ _VALUES = frozenset(
         "resampled-then-converted",
     }
 )
+_NAMES = frozenset({"missing-key", "unexpected-key", "key-removed", "key-added"})
 _SHAPES = frozenset({"shape", "size-mismatch", "not-resampled"})
 # The promises whose failures say most plainly what is wrong, first.
 _PLAINEST = ("strict-load", "native-identity", "reference-agreement", "prefix-tokens-kept", "no-early-return")
@@ -57,11 +58,13 @@ def collapse(failures: Mapping[str, WitnessFile], loader: Loader) -> list[Cause]
         tensors[name] = len(trial.upstream)
         kind = "values" if witness.kind in _VALUES else "shape" if witness.kind in _SHAPES else witness.kind
         tensor = witness.tensor if kind == "values" or kind.startswith("raises-") else ""
+        # Names are a matter of the format, all else of what the conversion calls.
+        way = trial.format.name if kind in _NAMES else frozenset(trace.functions)
         asked = (
             witness.case.in_chans is not None,
             witness.case.num_classes is not None,
         )  # of the factory, not the loader
-        found.setdefault((kind, tensor, trace.ended, asked), []).append(name)
+        found.setdefault((kind, tensor, way, trace.ended, asked), []).append(name)
 
     def plainness(name: str) -> tuple[int, int, int]:
         return _rank(failures[name].invariant), tensors[name], len(failures[name].case.to_json())

@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,7 +46,7 @@ def _drawn(tensor: Tensor, name: str) -> str:
     shape = tuple(tensor.shape)
     sizes = ", ".join(map(str, shape)) or "()"
     if not tensor.is_floating_point():
-        return f"torch.tensor({tensor.tolist()})"
+        return "\n    ".join(textwrap.wrap(f"torch.tensor({tensor.tolist()})", WIDTH - 48))
     if name.endswith("running_var"):
         return f"torch.rand({sizes}) + 0.5"
     values = tensor.unique()
@@ -150,7 +151,7 @@ def _source(function: Callable) -> str:
     tree.returns, tree.body = None, tree.body[1:]
     for argument in (*tree.args.args, *filter(None, [tree.args.kwarg])):
         argument.annotation = None
-    return ast.unparse(tree)
+    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent=" " * 8) for line in ast.unparse(tree).splitlines())
 
 
 def fewest(build: Callable[[dict[str, Any]], nn.Module], options: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def text(about: About, checkpoint: str, call: Call, look: Look) -> str:
     if functions:
         body = ["", *functions.splitlines(), "", "", *body]
     code = "\n".join([functions, *body])
-    imports = {"import sys", "import timm", "import torch", *(i for i in call.imports if _name(i) in code)}
+    imports = {"import sys", "import timm", "import torch", *(i for i in call.imports if _used(i, code))}
     head = [
         "# /// script",
         '# requires-python = ">=3.10"',
@@ -80,9 +81,9 @@ def text(about: About, checkpoint: str, call: Call, look: Look) -> str:
     return "\n".join([*head, *body]) + "\n"
 
 
-def _name(statement: str) -> str:
-    """The name that an import statement binds, as code uses it."""
-    return statement.split()[-1] + ("." if statement.startswith("import") else "")
+def _used(statement: str, code: str) -> bool:
+    """Whether code uses what an import statement binds."""
+    return re.search(rf"(?<![\w.\"]){statement.split()[-1].split('.')[0]}\b", code) is not None
 
 
 def inside(lines: Iterable[str]) -> list[str]:

@@ -20,13 +20,14 @@ class Trace:
     """Runs something and notes the lines of a package that it ended at.
 
     ``ended`` is the last line of the outermost function of the package that ran, or the innermost one that raised;
-    ``resampled`` are the lines that called for resampling, in order.
+    ``resampled`` are the lines that called for resampling, in order, ``functions`` those of the package that ran.
     """
 
     def __init__(self, package: Path) -> None:
         self.package = str(package)
         self.ended = ""
         self.resampled: list[str] = []
+        self.functions: set[str] = set()
         self._outermost: FrameType | None = None
 
     def run(self, act: Callable[[], Any]) -> None:
@@ -49,6 +50,7 @@ class Trace:
     def _called(self, frame: FrameType, event: str, argument: Any) -> Callable | None:
         if not frame.f_code.co_filename.startswith(self.package) or frame.f_code.co_name in _INNER:
             return None
+        self.functions.add(frame.f_code.co_name)
         if self._outermost is None:
             self._outermost = frame
         return self._ran
