@@ -19,7 +19,8 @@ from conformance.check.worker import answered
 from conformance.checkpoints import write
 from conformance.errors import UserError
 from tests.fuzz.watch import Limits, Watch, watched
-from tests.hostile_files import HOSTILE, ODD, state
+from tests.hostile_files import state
+from tests.hostile_tensors import HOSTILE, ODD
 from tests.small_vit import GEOMETRY, image_encoder, model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
