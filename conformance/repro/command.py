@@ -23,6 +23,8 @@ def repro(
     book = ledgers.load(ledger or ledgers.DEFAULT_PATH)
     name, witness, entry, also = _subject(subject, book)
     chosen = parse_target(target or _default_target(name, entry))
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UserError(f"-o {out}: there is no folder {out.parent}")
     prepare(chosen)
     script = script_of(name, witness, entry, chosen, timeout, traced=issue)
     text = issue_text(witness, entry, script, timeout) if issue else script.text
