@@ -195,10 +195,10 @@ def _sort_names(names: Sequence[str], book: Ledger) -> tuple[list[str], list[str
     for name in names:
         if name in book.witnesses:
             witnesses.append(name)
-        elif name.endswith(".json") or Path(name).is_dir():
-            witnesses += ledgers.witness_files(Path(name))
         elif name in ("reference", "installed") or "==" in name or ":" in name:
             targets.append(name)
+        elif name.endswith(".json") or Path(name).is_dir():
+            witnesses += ledgers.witness_files(Path(name))
         else:
             raise unknown("witness or target", name, [*book.witnesses, "reference", "installed"])
     return witnesses, targets

@@ -17,7 +17,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from .cases import Case
-from .errors import UserError
+from .errors import UserError, unknown
 from .results import UNREADABLE, Failure
 
 _HERE = Path(__file__).resolve().parent
@@ -165,12 +165,17 @@ def load(path: str | Path) -> Ledger:
 
 def read_witness(path: Path) -> WitnessFile:
     """Read one witness file. Raises :class:`UserError`."""
+    from .families import FAMILIES
+
     try:
-        return msgspec.json.decode(path.read_bytes(), type=WitnessFile)
+        witness = msgspec.json.decode(path.read_bytes(), type=WitnessFile)
     except OSError as error:
         raise UserError(f"witness {path}: {error.strerror or error}; every ledger entry needs one") from None
     except UNREADABLE as error:
         raise UserError(f"witness {path} cannot be read: {error}") from None
+    if witness.case.family not in FAMILIES:
+        raise UserError(f"witness {path}: {unknown('family', witness.case.family, FAMILIES)}")
+    return witness
 
 
 def witness_files(path: Path) -> list[str]:

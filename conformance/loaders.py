@@ -15,10 +15,8 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from packaging.version import Version
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 import reference
 
@@ -29,6 +27,7 @@ from .errors import UserError
 from .families import FAMILIES, Family
 from .problems import scratch_folder
 from .targets import Target, activate
+from .undrawn import Undrawn
 
 Convert = Callable[[Mapping[str, Any], nn.Module], dict[str, Tensor]]
 
@@ -48,24 +47,6 @@ def _resolve(value: Any) -> Any:
         except AttributeError:
             raise Unsupported(f"the release has no {name}") from None
     return value
-
-
-_RANDOM = frozenset(
-    {nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, Tensor.uniform_, Tensor.normal_, Tensor.erfinv_}
-)
-
-
-class _Undrawn(TorchFunctionMode):
-    """Spares a model its random initialisation, a fifth of the time of all: every weight that is judged is loaded afterwards.
-
-    What would be drawn is one number no checkpoint holds, so that a weight the loader never touches cannot pass for loaded.
-    """
-
-    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        if function in _RANDOM:
-            with torch.no_grad():
-                return (args[0] if args else kwargs["tensor"]).fill_(12345.678)
-        return function(*args, **(kwargs or {}))
 
 
 @cache
@@ -178,7 +159,7 @@ class Loader:
         size = {"img_size": family.img_size(options, geometry), "patch_size": geometry.patch_size}
         try:
             model = model_class(**size, **kwargs)
-        except (TypeError, ImportError) as error:
+        except (TypeError, ImportError, ValueError) as error:
             if error.__traceback__.tb_next is None:  # the call itself: our arguments
                 raise
             raise Unsupported(f"the release cannot build the model: {error}") from None
@@ -284,7 +265,7 @@ def write_in_place(model: nn.Module, path: Path, names: Collection[str]) -> dict
 def _supported(create: Callable[..., nn.Module], pretrained: bool) -> nn.Module:
     """Call a model function; one that fixes the argument we vary cannot build the case's model."""
     try:
-        with _Undrawn():
+        with Undrawn():
             return create(pretrained=pretrained)
     except TypeError as error:
         if "multiple values for keyword argument" in str(error):

@@ -18,7 +18,7 @@ from . import ledger as ledgers
 from . import results, torchvision_shim
 from .drawing import Drawing
 from .engine import Explorer
-from .errors import UserError, choose
+from .errors import UserError, choose, unknown
 from .families import FAMILIES
 from .identity import source_digest, suite_digest
 from .invariants import INVARIANTS
@@ -73,6 +73,9 @@ class Session:
             self.stored[name] = self.ledger.witness(name)
         if examples is not None:
             self.stored |= {str(path): ledgers.read_witness(path) for path in sorted(examples.glob("*.json"))}
+        for name, witness in self.stored.items():
+            if witness.invariant not in INVARIANTS:
+                raise UserError(f"witness {name}: {unknown('invariant', witness.invariant, INVARIANTS)}")
         self._started = time.monotonic()
         self._explorer: Explorer | None = None
         self._verdicts: dict[str, dict[str, results.Verdict]] = {}

@@ -56,6 +56,8 @@ def script_of(
     (answer,) = worker.ask(target, [Stored(name, witness, entry.title if entry else "", known)], timeout)
     text = by_hand if ran is not None else answer.text
     ran = ran or _seen(answer.text, answer.says, target, mended, timeout)
+    if answer.mistake and ran is None:
+        raise UserError(f"{name}: no script, by a mistake of this suite: {answer.mistake}")
     if ran is None:
         raise UserError(f"{name} does not show on {target.spec} with a checkpoint of plain numbers{_where_else(entry)}")
     return Script(text, target, ran, mended, answer.ended, tuple(answer.resampled))

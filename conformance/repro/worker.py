@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from .. import asking
-from ..errors import UserError, cannot_start, one_line
+from ..errors import UserError, cannot_start, one_line, unknown
 from ..ledger import WitnessFile
 from ..targets import Target, parse_target
 
@@ -61,10 +61,14 @@ def answers(request: Request) -> list[Answer]:
     """Collapse the failures into their causes, and write a script for each."""
     import torch
 
+    from ..invariants import INVARIANTS
     from ..loaders import Loader
     from .causes import collapse
 
     torch.set_num_threads(1)
+    for failure in request.failures:
+        if failure.witness.invariant not in INVARIANTS:
+            raise UserError(f"{failure.name}: {unknown('invariant', failure.witness.invariant, INVARIANTS)}")
     try:
         loader = Loader(parse_target(request.target))
     except Exception as error:
