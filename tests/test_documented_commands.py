@@ -47,7 +47,9 @@ def _parsed(words: list[str], own: set[str]) -> click.Context:
         if not _placeholder(target) and not target.startswith("path:") and target not in LEDGER:
             parse_target(target)
     subject = given.get("subject", "")
-    if subject and not _placeholder(subject) and subject not in LEDGER:
+    if subject.isdecimal():
+        assert any(entry.link.endswith(f"/{subject}") for entry in load(DEFAULT_PATH).entries)
+    elif subject and not _placeholder(subject) and subject not in LEDGER:
         family, invariant = subject.split(":")
         assert family in FAMILIES
         assert invariant in INVARIANTS
@@ -104,10 +106,14 @@ def test_the_readme_tells_every_command_and_exit_code():
     rows = re.findall(r"^\| `(\w+)([^`]*)` \|", PAGES["README.md"], re.M)
     assert sorted(name for name, _ in rows) == sorted(main.commands)
     for name, words in rows:
+        options = [p for p in main.commands[name].params if p.param_type_name == "option" and p.required]
         arguments = [
             p.make_metavar(click.Context(main)) for p in main.commands[name].params if p.param_type_name != "option"
         ]
-        told = words.replace("\\", "").replace("-o DIR", "").split()
+        shown = re.findall(r" (--?[\w-]+) \w+", words)
+        assert len(shown) == len(options)
+        assert all(option in p.opts for option, p in zip(shown, options))
+        told = re.sub(r" --?[\w-]+ \w+", "", words).replace("\\", "").split()
         assert [w.strip("[].{}") for w in told] == [w.strip("[].{}") for a in arguments for w in a.split()]
     assert docs.exit_codes() in PAGES["README.md"]
     assert sorted(docs.EXITS) == sorted(v for k, v in vars(errors).items() if k.startswith("EXIT_"))
