@@ -66,6 +66,7 @@ def test_an_npz_checkpoint_agrees(tmp_path):
     assert found.forward.verdict == "differs"
     assert "no loader's doing" in found.advice[0]
     assert "tanh" in found.advice[1]
+    assert answer(path, img_size=(240, 240)).advice == found.advice[1:]  # what ran was loaded for that, and not compared
 
 
 @pytest.mark.parametrize("suffix", ["pt", "bin"])
@@ -110,6 +111,13 @@ def test_sizes_may_be_other_than_square(tmp_path):
     """PxQ and SxT: height and width are not mixed up."""
     found = answer(save(tmp_path, _plain()), patch_size=(8, 16), img_size=(96, 160))
     assert (found.exit_code, str(found.destination)) == (0, "patch 8x16, grid 12x10")
+
+
+def test_an_image_that_patches_do_not_fill(tmp_path):
+    """The forward is that of the checkpoint's own size, whatever the model's image has beyond its patches."""
+    found = answer(save(tmp_path, _plain()), img_size=(230, 230))
+    assert (found.exit_code, found.source) == (0, found.destination)
+    assert found.forward.verdict == "agrees"
 
 
 @pytest.mark.parametrize(("classes", "channels"), [(10, 1), (0, 4), (None, 3)])

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from conformance import asking
+from conformance.check.answer import Request
 from conformance.cli import main
 from tests.check_files import CLIP, TINY, native, save, tensors
 
@@ -39,6 +40,12 @@ def test_a_sound_checkpoint(tiny):
         "exit code   0: the target loads what the reference does",
     ]
     assert done.stdout.splitlines()[4].startswith("forward     agrees with the upstream model")
+
+
+def test_the_default_target_is_the_requests():
+    """The command line names it without importing what knows it."""
+    (option,) = (o for o in main.commands["check"].params if o.name == "target")
+    assert option.default == Request.__struct_defaults__[0]
 
 
 def test_json(tiny):

@@ -38,23 +38,26 @@ def explaining(
     ]
 
 
-def about(entry: Entry) -> list[str]:
-    """An entry in words, and the release that mended it."""
+def known(entry: Entry) -> str:
+    """An entry in words."""
     where = f" ({entry.link})" if entry.link else ""
-    lines = [f"known {entry.kind} {entry.id}: {entry.title}{where}"]
-    mended = [s.version for s in entry.range if s.operator == "<"]
+    return f"{entry.kind} {entry.id}: {entry.title}{where}"
+
+
+def mended(entry: Entry) -> str:
+    """Which release to turn to."""
     if entry.kind == "dependency":
-        lines.append(f"torch {entry.torch} is at fault, not timm: try another torch")
-    elif mended:
-        lines.append(f"upgrade to timm {mended[0]} or later, where this is mended")
-    else:
-        lines.append("no timm release has mended it yet")
-    return lines
+        return f"torch {entry.torch} is at fault, not timm: try another torch"
+    later = [s.version for s in entry.range if s.operator == "<"]
+    return (
+        f"upgrade to timm {later[0]} or later, where this is mended" if later else "no timm release has mended this yet"
+    )
 
 
-def beside_the_loader(form: str, taken: Mapping[str, Any]) -> list[str]:
-    """Why a model computes something else although every tensor is right, where that is known."""
-    lines = ["every tensor is right: what differs is the model's own code or options, no loader's doing"]
+def beside_the_loader(form: str, taken: Mapping[str, Any], same_load: bool) -> list[str]:
+    """Why a model may compute something else although its tensors are right, as they are known to be of the ``same_load``."""
+    right = "every tensor is right: what differs is the model's own code or options, no loader's doing"
+    lines = [right] if same_load else []
     if form.startswith(_FLAX) and taken["act"] == "gelu":
         lines.append(
             'flax has another gelu than the model: create_model(..., act_layer=partial(nn.GELU, approximate="tanh")) has it'

@@ -62,6 +62,7 @@ class Answer(msgspec.Struct, kw_only=True):
     refused      why the checkpoint cannot be used, empty where the reference loads it
     loaded       whether the target loads it; ``error`` is what the target said where it does not
     tensors      how many tensors were compared, ``fraction`` the worst error within its bound
+    known        the ledger's entries behind what was found, in words
     advice       what a user can do, a line each
     fixed        the file written
     """
@@ -86,6 +87,7 @@ class Answer(msgspec.Struct, kw_only=True):
     fraction: float = 0.0
     differences: list[Difference] = []
     forward: Forward | None = None
+    known: list[str] = []
     advice: list[str] = []
     fixed: str = ""
     exit_code: int = 0

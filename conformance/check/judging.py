@@ -83,12 +83,13 @@ class _Check:
             self.own = self._recognised()
             trial = self._compared(self.own)
             trial = trial.native()  # what was compared is gone before anything else is loaded
+            judged_already = trial.outcome.model is not None
             result.forward = self._run(trial, self.own)
         except (LoadError, UserError) as error:
             self._refused(str(error))
             return result
         result.exit_code = EXIT_FAILURE if result.error or result.differences else EXIT_EXPECTED
-        result.advice = self._advice()
+        self._advise(judged_already)
         return result
 
     def _converted(self) -> None:
@@ -100,17 +101,20 @@ class _Check:
 
     def _recognised(self) -> _Own:
         state = unwrap(self.content)
-        sane(state)
-        form = recognised(state, self.usual.shapes, self.request.model, self.module)
+        try:
+            form = recognised(state, self.usual.shapes, self.request.model, self.module)
+        except LoadError:
+            sane(state)  # has more to say of some
+            raise
         families = families_of(form, self.request.model, self.module)
-        shapes = form.decode({k: v.to("meta") for k, v in state.items()}, self.usual.facts)
-        classes = next((len(shapes[k]) for k in _HEADS if k in shapes), 0)
-        first = next((shapes[k] for k in reversed(FIRST) if k in shapes), None)
-        own = _Own(form, families, classes, self.usual.in_chans if first is None else first.shape[1])
         self.result.format = form.name
         self.result.evidence = evidence(form, state)
         self.result.families = [f.name for f in families]
-        return own
+        sane(state)
+        shapes = form.decode({k: v.to("meta") for k, v in state.items()}, self.usual.facts)
+        classes = next((len(shapes[k]) for k in _HEADS if k in shapes), 0)
+        first = next((shapes[k] for k in reversed(FIRST) if k in shapes), None)
+        return _Own(form, families, classes, self.usual.in_chans if first is None else first.shape[1])
 
     def _asked(self, own: _Own) -> Wanted:
         """The model asked for, with the checkpoint's classes and channels where nothing is said."""
@@ -232,18 +236,20 @@ class _Check:
             result.tensors = len(loaded.given.keys() & loaded.model.state_dict().keys())
         result.advice = advice.of_refusal(reason, result.format)
 
-    def _advice(self) -> list[str]:
+    def _advise(self, same_load: bool) -> None:
+        """What is known and what to do; ``same_load`` says that the output is that of the very tensors that were compared."""
         result = self.result
-        known = [*result.differences, *([result.forward] if result.forward else [])]
-        entries = dict.fromkeys(name for found in known for name in found.entries)
-        lines = [line for name in entries for line in advice.about(self.ledger.entry(name))]
+        found = [*result.differences, result.forward]
+        entries = [self.ledger.entry(name) for name in dict.fromkeys(name for one in found for name in one.entries)]
+        result.known = [advice.known(entry) for entry in entries]
+        lines = [advice.mended(entry) for entry in entries]
         if result.forward.verdict == "differs" and not entries and not result.differences:
-            lines += advice.beside_the_loader(result.format, result.forward.taken)
+            lines += advice.beside_the_loader(result.format, result.forward.taken, same_load)
         if result.fixed:
             lines += advice.to_load(self.wanted, result.fixed)
         elif result.error or result.differences:
             lines.append(advice.to_fix())
-        return list(dict.fromkeys(lines))
+        result.advice = list(dict.fromkeys(lines))
 
 
 def _dtype(state: Mapping[str, Tensor]) -> str:

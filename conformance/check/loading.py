@@ -73,7 +73,7 @@ class Loaded:
 
     def problem(self) -> Problem:
         """The exception as a problem."""
-        return raised(self.error, "create_model")
+        return raised(self.error, "loading")
 
 
 _register, _load = nn.Module.register_parameter, nn.Module.load_state_dict

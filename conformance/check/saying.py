@@ -41,12 +41,13 @@ def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
         out.append(("target", f"{answer.target}, {answer.model}: {_all_the_same(answer)}"))
     else:
         out.append(("target", f"{answer.target}, {answer.model}: {_loads(answer)}"))
-        out += _labelled("differs", [_difference(d) for d in answer.differences])
+        out += _labelled("differs", [_difference(d) for d in answer.differences if d.text != answer.error])
         out.append(("forward", _forward(answer.forward)))
         if answer.forward.taken:
             taken = ", ".join(f"{k}={v}" for k, v in answer.forward.taken.items())
             out.append(("", f"taken from the model, since no tensor says it: {taken}"))
     out += _labelled("fixed", [f"{answer.fixed}, the reference's conversion"] if answer.fixed else [])
+    out += _labelled("known", answer.known)
     out += _labelled("to do", answer.advice)
     return [*out, ("exit code", f"{answer.exit_code}: {_MEANS[answer.exit_code]}")]
 
@@ -69,7 +70,8 @@ def _counts(answer: Answer) -> list[str]:
 
 def _loads(answer: Answer) -> str:
     if not answer.loaded:
-        return f"refuses it: {answer.error}"
+        known = [_known(d.entries) for d in answer.differences if d.text == answer.error]
+        return f"refuses it: {answer.error}{''.join(known)}"
     if answer.differences:
         return "loads it without complaint, but not as the reference does"
     within = f", the worst at {answer.fraction:.2g} of what rounding allows" if answer.fraction else ", bit for bit"
@@ -84,12 +86,15 @@ def _all_the_same(answer: Answer) -> str:
 
 def _difference(found: Difference) -> str:
     count = f" ({found.count} tensors {found.tensor})" if found.count > 1 else ""
-    known = f" [{', '.join(found.entries)}]" if found.entries else ""
-    return f"{found.text}{count}{known}"
+    return f"{found.text}{count}{_known(found.entries)}"
+
+
+def _known(entries: list[str]) -> str:
+    return f" [{', '.join(entries)}]" if entries else ""
 
 
 def _forward(found: Forward) -> str:
     if found.verdict == "agrees":
         return f"agrees with the upstream model at the checkpoint's own size, at {found.fraction:.2g} of what rounding allows"
-    known = f" [{', '.join(found.entries)}]" if found.entries else ""
-    return f"{found.verdict}{' from the upstream model' if found.verdict == 'differs' else ''}: {found.text}{known}"
+    beside = " from the upstream model" if found.verdict == "differs" else ""
+    return f"{found.verdict}{beside}: {found.text}{_known(found.entries)}"
