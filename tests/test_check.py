@@ -66,7 +66,8 @@ def test_an_npz_checkpoint_agrees(tmp_path):
     assert found.forward.verdict == "differs"
     assert "no loader's doing" in found.advice[0]
     assert "tanh" in found.advice[1]
-    assert answer(path, img_size=(240, 240)).advice == found.advice[1:]  # what ran was loaded for that, and not compared
+    # What ran was loaded for that, and not compared.
+    assert answer(path, img_size=(240, 240)).advice == found.advice[1:]
 
 
 @pytest.mark.parametrize("suffix", ["pt", "bin"])
