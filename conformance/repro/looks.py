@@ -117,16 +117,6 @@ def _same_numbers(want: Tensor, given: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _again(how: str, convert: str, *between: str) -> Look:
-    lines = [
-        "first = {k: v.clone() for k, v in state.items()}",
-        *between,
-        f"wrong = differing(first, {convert})",
-        'bug, got = bool(wrong), f"{wrong} differ" if wrong else expected',
-    ]
-    return Look(f'"the same, loaded {how}"', lines, functions=[_DIFFERING])
-
-
 def _leaves(tree: Mapping[str, Any], path: str) -> Iterator[tuple[str, Tensor]]:
     for key, value in tree.items():
         if isinstance(value, Tensor):
