@@ -126,6 +126,17 @@ def test_where_a_file_cannot_go(tmp_path, out, says):
         fixing.check_path(tmp_path / out, checkpoint)
 
 
+def test_a_file_that_cannot_be_written_is_no_fault_of_the_checkpoint(tmp_path, monkeypatch):
+    """It is said as it is, and not that the reference refuses."""
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fixing, "save_file", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        answer(save(tmp_path, native()), fix=str(tmp_path / "out.safetensors"))
+
+
 def test_nothing_is_written_of_a_checkpoint_that_is_refused(tmp_path):
     """A refused checkpoint has no conversion."""
     state = native()

@@ -35,6 +35,10 @@ def documents() -> Iterator[schema.Vectors]:
         yield msgspec.json.decode((FOLDER / name / VECTORS_JSON).read_bytes(), type=schema.Vectors)
 
 
+DOCUMENTS = {document.family: document for document in documents()}
+VECTORS = [(document, vector) for document in DOCUMENTS.values() for vector in document.vectors]
+
+
 def tensors(document: schema.Vectors, file: schema.File | schema.Checkpoint) -> dict[str, Tensor]:
     """A file that a vector names."""
     return load_file(FOLDER / document.family / file.file)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from torch import Tensor
+from torch import Tensor, nn
 
 from reference import Format, LoadError, unwrap
 from reference.destination import FIRST, Destination
@@ -85,7 +85,7 @@ class _Check:
             trial = trial.native()  # what was compared is gone before anything else is loaded
             judged_already = trial.outcome.model is not None
             result.forward = self._run(trial, self.own)
-        except (LoadError, UserError) as error:
+        except LoadError as error:
             self._refused(str(error))
             return result
         result.exit_code = EXIT_FAILURE if result.error or result.differences else EXIT_EXPECTED
@@ -104,13 +104,13 @@ class _Check:
         try:
             form = recognised(state, self.usual.shapes, self.request.model, self.module)
         except LoadError:
-            sane(state)  # has more to say of some
+            _look(state)  # it has more to say of some
             raise
         families = families_of(form, self.request.model, self.module)
         self.result.format = form.name
         self.result.evidence = evidence(form, state)
         self.result.families = [f.name for f in families]
-        sane(state)
+        _look(state)
         shapes = form.decode({k: v.to("meta") for k, v in state.items()}, self.usual.facts)
         classes = next((len(shapes[k]) for k in _HEADS if k in shapes), 0)
         first = next((shapes[k] for k in reversed(FIRST) if k in shapes), None)
@@ -142,31 +142,14 @@ class _Check:
         options = {"input_size": request.input_size, "resampling": resampling, "keep_classifier": other_classes}
         source = Source.of(self.content, model, **options)
         right, destination = source.fitted(model), Destination.of(model)
-        upstream = unwrap(self.content)
-        arch = hyperparameters(model, upstream, source.state) | family.by_model(request.model)
-        arch["in_chans"] = own.in_chans
-        old, new = (next(iter(windows.values()), None) for windows in (source.windows, destination.windows))
-        grid = source.grid_size or (old if new == destination.grid_size else destination.grid_size)
-        case = Case(
-            family=family.name,
-            arch=arch,
-            source=Geometry(source.patch_size, grid),
-            destination=Geometry(destination.patch_size, destination.grid_size),
-            dtype=_dtype(source.state),
-            wrapper="bare" if upstream.keys() == self.content.keys() else "model",
-            declared="true" if request.input_size else "default",
-            container=result.container,
-            model_name=request.model,
-            in_chans=None if result.in_chans[0] == result.in_chans[1] else result.in_chans[1],
-            num_classes=result.classes[1] if other_classes else None,
-        )
+        case = self._case(own, model, source, destination)
         result.source, result.destination, result.stride = case.source, case.destination, destination.stride
+        old, new = (next(iter(windows.values()), None) for windows in (source.windows, destination.windows))
         result.windows = None if new in (None, destination.grid_size) else (old, new)
         if request.fix:
             made = {"format": own.form.name, **msgspec.to_builtins(asked), "source": str(case.source)}
             fixing.write(Path(request.fix), right, made)
             result.fixed = request.fix
-        del upstream
         self._converted()
         loaded = self._loaded(asked, own)
         trial = Checked(family, case, self.loader, source, destination, right, loaded)
@@ -176,6 +159,33 @@ class _Check:
         result.differences = self._explained(trial, trial.differences() if loaded.given else problems)
         result.tensors, result.fraction = len(trial.created), max(trial.fractions, default=0.0)
         return trial
+
+    def _case(self, own: _Own, model: nn.Module, source: Source, destination: Destination) -> Case:
+        """What is checked, as the suite knows it: invariants and the ledger speak of cases."""
+        request, (chans, asked_chans), (classes, asked_classes) = (
+            self.request,
+            self.result.in_chans,
+            self.result.classes,
+        )
+        upstream = unwrap(self.content)
+        arch = hyperparameters(model, upstream, source.state) | own.family.by_model(request.model)
+        # Windows of relative positions are the grid where the model's are.
+        window = next(
+            (old for k, old in source.windows.items() if destination.windows[k] == destination.grid_size), None
+        )
+        return Case(
+            family=own.family.name,
+            arch=arch | {"in_chans": chans},
+            source=Geometry(source.patch_size, source.grid_size or window or destination.grid_size),
+            destination=Geometry(destination.patch_size, destination.grid_size),
+            dtype=_dtype(source.state),
+            wrapper="bare" if upstream.keys() == self.content.keys() else "model",
+            declared="true" if request.input_size else "default",
+            container=self.result.container,
+            model_name=request.model,
+            in_chans=None if chans == asked_chans else asked_chans,
+            num_classes=None if classes == asked_classes else asked_classes,
+        )
 
     def _loaded(self, wanted: Wanted, own: _Own | None) -> Loaded:
         """The checkpoint in the target; one of no known format is said to have the model's classes and channels."""
@@ -250,6 +260,14 @@ class _Check:
         elif result.error or result.differences:
             lines.append(advice.to_fix())
         result.advice = list(dict.fromkeys(lines))
+
+
+def _look(state: Mapping[str, Tensor]) -> None:
+    """Refuse, as the reference does, what cannot be weights at all. Raises :class:`LoadError`."""
+    try:
+        sane(state)
+    except UserError as error:
+        raise LoadError(str(error)) from None
 
 
 def _dtype(state: Mapping[str, Tensor]) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from msgspec.structs import replace
@@ -23,7 +22,7 @@ import reference
 from .. import bounds, checkpoints
 from ..cases import Case
 from ..damage import EDITS, damages, inflict
-from ..families import FAMILIES
+from ..families import FAMILIES, Family
 from ..families.base import KERNEL
 from ..loaders import Loader
 from ..problems import scratch_folder, starred
@@ -47,10 +46,10 @@ class Circumstances:
 
 @dataclass(frozen=True)
 class Deviation:
-    """One tensor that is not what the reference makes of it: ``kind`` is shape, missing, unexpected, value or raises.
+    """One tensor that is not what the reference makes of it: ``kind`` is shape, missing, unexpected or value.
 
-    ``tensor`` is the model's own name for it, or for what was raised the exception's. A value is off by ``error`` at its
-    ``worst`` element (of the flattened tensor), where rounding allows ``bound``.
+    ``tensor`` is the model's own name for it. A value is off by ``error`` at its ``worst`` element (of the flattened tensor),
+    where rounding allows ``bound``.
     """
 
     kind: str
@@ -120,9 +119,8 @@ class Redrawn:
         return self.trial.convert(self.trial.place(self.given))
 
     def deviations(self) -> Iterator[Deviation]:
-        """Where the conversion leaves the reference's."""
+        """Where the conversion leaves the reference's, if it ends at all."""
         if not self.loaded.ok:
-            yield Deviation("raises", type(self.loaded.error).__name__)
             return
         shapes = {k: tuple(v.shape) for k, v in self.trial.model().state_dict().items()}
         yield from self._misfits(self.loaded.raw, shapes)
@@ -137,8 +135,8 @@ class Redrawn:
             want = right.create_model(self.family, self.case, path).state_dict()
             try:
                 got = self.loader.create_model(self.family, self.case, path).state_dict()
-            except Exception as error:
-                yield Deviation("raises", type(error).__name__)
+            except Exception:  # what a strict load refuses, the conversion itself tells
+                yield from self.deviations()
                 return
         yield from self._misfits(got, {k: tuple(v.shape) for k, v in want.items()})
         own = {k for k in want if k.startswith("head") and self.case.num_classes is not None}
@@ -205,17 +203,10 @@ def _nests(wrapper: str) -> bool:
     return wrapper != "bare" and "/" not in wrapper and wrapper != "scan"
 
 
-def matches(deviation: Deviation, kind: str, tensor: str, family: Any) -> bool:
-    """Whether a deviation is what a problem of this kind and tensor is about."""
-    wanted = _CLASSES.get(kind, "value")
-    if kind.startswith("raises-"):
-        return deviation.kind == "raises" and deviation.tensor == kind.removeprefix("raises-")
-    if deviation.kind == "raises":
-        return False
-    if deviation.kind != wanted:
-        return False
+def matches(deviation: Deviation, kind: str, tensor: str, family: Family) -> bool:
+    """Whether a deviation is what a problem of this kind and tensor is about; of models with names of their own, any is."""
     renamed = family.canonical.__name__ != "_unchanged"
-    return starred(deviation.tensor) == tensor or (renamed and kind != "value-changed")
+    return deviation.kind == _CLASSES.get(kind, "value") and (renamed or starred(deviation.tensor) == tensor)
 
 
 _CLASSES = {
