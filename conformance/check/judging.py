@@ -162,21 +162,14 @@ class _Check:
 
     def _case(self, own: _Own, model: nn.Module, source: Source, destination: Destination) -> Case:
         """What is checked, as the suite knows it: invariants and the ledger speak of cases."""
-        request, (chans, asked_chans), (classes, asked_classes) = (
-            self.request,
-            self.result.in_chans,
-            self.result.classes,
-        )
-        upstream = unwrap(self.content)
+        request, upstream = self.request, unwrap(self.content)
+        (chans, asked_chans), (classes, asked_classes) = self.result.in_chans, self.result.classes
         arch = hyperparameters(model, upstream, source.state) | own.family.by_model(request.model)
-        # Windows of relative positions are the grid where the model's are.
-        window = next(
-            (old for k, old in source.windows.items() if destination.windows[k] == destination.grid_size), None
-        )
+        grids = (old for k, old in source.windows.items() if destination.windows[k] == destination.grid_size)
         return Case(
             family=own.family.name,
             arch=arch | {"in_chans": chans},
-            source=Geometry(source.patch_size, source.grid_size or window or destination.grid_size),
+            source=Geometry(source.patch_size, source.grid_size or next(grids, destination.grid_size)),
             destination=Geometry(destination.patch_size, destination.grid_size),
             dtype=_dtype(source.state),
             wrapper="bare" if upstream.keys() == self.content.keys() else "model",
