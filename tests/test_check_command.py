@@ -115,11 +115,18 @@ def imports(tiny) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
-@pytest.mark.parametrize(("family", "container"), [("openai_clip", "pth"), ("google_npz", "npz")])
-def test_a_checkpoint_is_in_memory_twice_at_most(tmp_path, imports, family, container):
-    """Beyond what the imports take, with less than half of it for the pass in float64: 350 MB, resampled."""
+@pytest.mark.parametrize(
+    ("family", "container", "refused"),
+    [("openai_clip", "pth", False), ("openai_clip", "safetensors", True), ("google_npz", "npz", False)],
+)
+def test_a_checkpoint_is_in_memory_twice_at_most(tmp_path, imports, family, container, refused):
+    """Beyond what the imports take, with less than half of it for the pass in float64: 350 MB, loaded or refused."""
     model = CLIP if family == "openai_clip" else "vit_base_patch32_224.augreg_in21k_ft_in1k"
     options = {} if family == "openai_clip" else {"pre_norm": False, "fc_norm": False, "global_pool": "token"}
     path = save(tmp_path, tensors(family, CLIP, (32, 32), (7, 7), **options), container)
-    taken = peak(str(path), "--model", model, "--img-size", "384", "--num-classes", "512") - imports
+    asked = ["--model", model, "--img-size", "384", "--num-classes", "512"]
+    if refused:
+        asked += ["--patch-size", "16", "--target", "timm==0.9.16", "--fix", str(tmp_path / "fixed.safetensors")]
+    taken = peak(str(path), *asked) - imports
+    assert not refused or (tmp_path / "fixed.safetensors").is_file()
     assert path.stat().st_size < taken < 2.4 * path.stat().st_size

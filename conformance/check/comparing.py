@@ -80,7 +80,7 @@ class Checked(Trial):
         """Where the target's tensors are not the reference's; names of a refused load that the model does not have."""
         given = self.outcome.given
         yield from self.compare_all(self.family.canonical(self.case, dict(given)), self.created, self.created_bound)
-        if self.outcome.error is not None:
+        if self.outcome.failure is not None:
             for name in given.keys() - self.right.keys():
                 yield Problem("unexpected-key", name, f"{name} is unexpected")
 

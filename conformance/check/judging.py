@@ -153,9 +153,9 @@ class _Check:
         self._converted()
         loaded = self._loaded(asked, own)
         trial = Checked(family, case, self.loader, source, destination, right, loaded)
-        result.loaded = loaded.error is None
-        problems = [] if loaded.given else [loaded.problem()]
-        result.error = "" if loaded.error is None else loaded.problem().message
+        result.loaded = loaded.failure is None
+        problems = [] if loaded.given else [loaded.failure]
+        result.error = "" if loaded.failure is None else loaded.failure.message
         result.differences = self._explained(trial, trial.differences() if loaded.given else problems)
         result.tensors, result.fraction = len(trial.created), max(trial.fractions, default=0.0)
         return trial
@@ -206,8 +206,8 @@ class _Check:
             return Forward("not compared", reason)
         if trial.outcome.model is None:
             trial.outcome = self._loaded(self._native(own, trial.case), own)
-        if trial.outcome.error is not None:
-            said = trial.outcome.problem().message
+        if trial.outcome.failure is not None:
+            said = trial.outcome.failure.message
             return Forward("not compared", f"the target does not load it at its own size: {said}")
         try:
             problems = list(trial.outputs(unwrap(self.content or read(self.path))))
@@ -233,8 +233,8 @@ class _Check:
         result = self.result
         result.refused, result.exit_code = reason, EXIT_USAGE
         loaded = self._loaded(self.wanted, self.own)
-        result.loaded = loaded.error is None
-        result.error = "" if loaded.error is None else loaded.problem().message
+        result.loaded = loaded.failure is None
+        result.error = "" if loaded.failure is None else loaded.failure.message
         if result.loaded:
             result.tensors = len(loaded.given.keys() & loaded.model.state_dict().keys())
         result.advice = advice.of_refusal(reason, result.format)

@@ -65,15 +65,14 @@ class Checkpoint:
 
 @dataclass
 class Loaded:
-    """What came of a load: the model, the state dict that it was given, and the exception if there was one."""
+    """What came of a load: the model, the state dict that it was given, and what was raised if anything was.
+
+    Of an exception only what it says is kept: its frames would hold the checkpoint in memory.
+    """
 
     model: nn.Module | None = None
     given: dict[str, Tensor] = field(default_factory=dict)
-    error: Exception | None = None
-
-    def problem(self) -> Problem:
-        """The exception as a problem."""
-        return raised(self.error, "loading")
+    failure: Problem | None = None
 
 
 _register, _load = nn.Module.register_parameter, nn.Module.load_state_dict
@@ -155,7 +154,7 @@ def load(loader: Loader, wanted: Wanted, checkpoint: Checkpoint, read: Callable[
     try:
         way(loaded)
     except Exception as error:
-        loaded.error = error
+        loaded.failure = raised(error, "loading")
     return loaded
 
 

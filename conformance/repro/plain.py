@@ -18,6 +18,8 @@ WIDTH = 118
 _CASTS = {"float16": "half", "bfloat16": "bfloat16"}
 # Entries of a dict that still get a line each; more are put together by what their names begin with.
 _A_LINE_EACH = 16
+# Integers that are written one by one.
+_SPELLED_OUT = 100
 # What would make a model large, or what it computes another thing without a trace in its attributes.
 _KEPT = frozenset({"embed_dim", "depth", "depths", "num_heads", "mlp_ratio", "num_classes", "embed_layer"})
 
@@ -25,8 +27,8 @@ _KEPT = frozenset({"embed_dim", "depth", "depths", "num_heads", "mlp_ratio", "nu
 def checkpoint(state: Mapping[str, Tensor], dtype: str, in_order: bool = False) -> str:
     """Code that draws a ``checkpoint`` of the names and shapes of ``state``: other numbers, of the same kind.
 
-    Tensors of one value keep it, and integers are spelled out; all else is drawn from a normal distribution. Names
-    that begin alike may be put together, unless their order is the point.
+    Tensors of one value keep it, and integers are spelled out unless there are many; all else is drawn from a normal
+    distribution. Names that begin alike may be put together, unless their order is the point.
     """
     drawn = {name: _drawn(tensor, name) for name, tensor in state.items()}
     lines = ["torch.manual_seed(0)"]
@@ -45,6 +47,8 @@ def checkpoint(state: Mapping[str, Tensor], dtype: str, in_order: bool = False) 
 def _drawn(tensor: Tensor, name: str) -> str:
     shape = tuple(tensor.shape)
     sizes = ", ".join(map(str, shape)) or "()"
+    if not tensor.is_floating_point() and tensor.numel() > _SPELLED_OUT:  # an index, which loaders make for themselves
+        return f"torch.zeros({sizes}, dtype={tensor.dtype})"
     if not tensor.is_floating_point():
         return "\n    ".join(textwrap.wrap(f"torch.tensor({tensor.tolist()})", WIDTH - 48))
     if name.endswith("running_var"):
