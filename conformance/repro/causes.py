@@ -60,10 +60,8 @@ def collapse(failures: Mapping[str, WitnessFile], loader: Loader) -> list[Cause]
         tensor = witness.tensor if kind == "values" or kind.startswith("raises-") else ""
         # Names are a matter of the format, all else of what the conversion calls.
         way = trial.format.name if kind in _NAMES else frozenset(trace.functions)
-        asked = (
-            witness.case.in_chans is not None,
-            witness.case.num_classes is not None,
-        )  # of the factory, not the loader
+        # Other channels or classes are asked of the factory, not of the loader.
+        asked = witness.case.in_chans is not None, witness.case.num_classes is not None
         found.setdefault((kind, tensor, way, trace.ended, asked), []).append(name)
 
     def plainness(name: str) -> tuple[int, int, int]:
