@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .errors import EXIT_EXPECTED, EXIT_USAGE, UserError, one_line
+from .errors import EXIT_EXPECTED, EXIT_USAGE, UserError
 
 Answer = TypeVar("Answer")
 _ROOT = Path(__file__).resolve().parent.parent
@@ -40,17 +40,19 @@ def ask(module: str, request: Any, answer: type[Answer], subject: str, timeout: 
         except subprocess.TimeoutExpired:
             raise UserError(f"{subject}: no answer within {timeout:.0f} s; --timeout gives it longer") from None
         if not answered.is_file():
-            raise UserError(f"{subject}: {_last_words(done)}")
+            raise UserError(f"{subject}: {last_words(done.stdout + done.stderr, done.returncode, 'its process')}")
         return msgspec.json.decode(answered.read_bytes(), type=answer)
 
 
-def _last_words(done: subprocess.CompletedProcess) -> str:
-    said = [line for line in done.stdout.splitlines() if line.startswith("ERROR: ")]
+def last_words(output: str, code: int, who: str) -> str:
+    """Why a process ended without an answer, in one line: what it said after ``ERROR:``, else how ``who`` ended."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     if said:
-        return said[-1].removeprefix("ERROR: ")
-    code, lines = done.returncode, [line for line in done.stderr.splitlines() if line.strip()]
+        return said[-1]
+    last = f" (its last line: {lines[-1]})" if lines else ""
     how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-    return f"its process {how}" + (f" (its last line: {one_line(lines[-1])})" if lines else "")
+    return f"{who} {how}{last}"
 
 
 def serve(answer: Callable[[Any], Any], request: type) -> int:

@@ -191,10 +191,14 @@ def witness_files(path: Path) -> list[str]:
     return [str(file) for file in files]
 
 
+def witness_of(invariant: str, failure: Failure) -> WitnessFile:
+    """The smallest case of a failure as a witness."""
+    return WitnessFile(invariant, failure.kind, failure.tensor, failure.case)
+
+
 def witness_text(invariant: str, failure: Failure) -> str:
     """The smallest case of a failure, as the text of a witness file."""
-    witness = WitnessFile(invariant, failure.kind, failure.tensor, failure.case)
-    return msgspec.json.format(msgspec.json.encode(witness), indent=1).decode() + "\n"
+    return msgspec.json.format(msgspec.json.encode(witness_of(invariant, failure)), indent=1).decode() + "\n"
 
 
 def write_witness(folder: Path, invariant: str, failure: Failure) -> Path:

@@ -156,9 +156,8 @@ class Loader:
         model_class = self.model_class(family)
         if "weight_init" in inspect.signature(model_class).parameters:
             kwargs["weight_init"] = "skip"  # every weight is about to be loaded
-        size = {"img_size": family.img_size(options, geometry), "patch_size": geometry.patch_size}
         try:
-            model = model_class(**size, **kwargs)
+            model = model_class(**family.sizes(options, geometry), **kwargs)
         except (TypeError, ImportError, ValueError) as error:
             if error.__traceback__.tb_next is None:  # the call itself: our arguments
                 raise
@@ -215,7 +214,7 @@ class Loader:
 
         arch = case.arch
         kwargs = self.model_kwargs(family, arch, created=True)
-        kwargs |= {"img_size": family.img_size(arch, case.destination), "patch_size": case.destination.patch_size}
+        kwargs |= family.sizes(arch, case.destination)
         if case.in_chans is not None or "in_chans" in arch:
             kwargs["in_chans"] = case.in_chans or arch["in_chans"]
         if case.num_classes is not None:

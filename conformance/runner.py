@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from . import results, targets, zygote
+from .asking import environment, last_words
 from .errors import UserError
 from .results import Footer, Header, Record, Results, TargetError, Verdict, Witness
 from .sharding import weight
@@ -110,10 +111,7 @@ class _Crew:
         self.folder = folder
         self.reports = reports
         self.serial = itertools.count()
-        root = str(Path(__file__).resolve().parent.parent)
-        search = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
-        quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self.environment = {**os.environ, **quiet, "PYTHONPATH": search}
+        self.environment = environment()
         self.cases = folder / "cases"
         self.cases.mkdir()
         self.zygote = zygote.Zygote(folder, self.environment) if zygote.AVAILABLE else None
@@ -251,14 +249,7 @@ def _keep(collected: Results, record: Record, watch: Callable[[Record], None]) -
 
 def _last_words(worker: _Worker) -> str:
     """Why a worker ended without a footer, in one line."""
-    code = worker.process.returncode
-    lines = [line.strip() for line in worker.log.read_text(errors="replace").splitlines() if line.strip()]
-    said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    if said:
-        return said[-1]
-    last = f" (its last line: {lines[-1]})" if lines else ""
-    how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-    return f"crashed: the worker {how}{last}"
+    return last_words(worker.log.read_text(errors="replace"), worker.process.returncode, "crashed: the worker")
 
 
 def _give_up(

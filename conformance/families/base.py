@@ -180,6 +180,10 @@ class Family:
         (h, w), stride = geometry.img_size, self.stride(arch)
         return h * stride, w * stride
 
+    def sizes(self, arch: Arch, geometry: Geometry) -> dict[str, Size]:
+        """What a model of ``arch`` at ``geometry`` is asked for: its ``img_size`` and ``patch_size``."""
+        return {"img_size": self.img_size(arch, geometry), "patch_size": geometry.patch_size}
+
     def undecidable_grid(self, case: Case, default_input_size: Size) -> str | None:
         """Why no loader could know the source grid, or None when it can.
 

@@ -56,7 +56,7 @@ def _created(redrawn: Redrawn) -> Iterator[Call]:
     def build(options: dict[str, Any]) -> torch.nn.Module:
         resolved = {k: v for k, v in loader.model_kwargs(family, arch, created=True).items() if k in options}
         plainly = {k: v for k, v in overlay.items() if k != "custom_load"}
-        return timm.create_model(case.model_name, pretrained_cfg_overlay=plainly, **_geometry(redrawn), **resolved)
+        return timm.create_model(case.model_name, pretrained_cfg_overlay=plainly, **redrawn.sizes, **resolved)
 
     names = plain.Names()
     with contextlib.suppress(Unsupported, TypeError):  # a release without such a model, options without a name
@@ -72,17 +72,9 @@ def _created(redrawn: Redrawn) -> Iterator[Call]:
         yield Call([*names.imports, *_FILE_IMPORTS], prepare, _in_folder(lines), names.functions)
 
 
-def _geometry(redrawn: Redrawn) -> dict[str, tuple[int, int]]:
-    case = redrawn.case
-    return {
-        "img_size": redrawn.family.img_size(case.arch, case.destination),
-        "patch_size": case.destination.patch_size,
-    }
-
-
 def _create_model(redrawn: Redrawn) -> str:
     case = redrawn.case
-    given = {k: plain.size(v) for k, v in _geometry(redrawn).items()}
+    given = {k: plain.size(v) for k, v in redrawn.sizes.items()}
     if case.in_chans is not None or "in_chans" in case.arch:
         given["in_chans"] = str(case.in_chans or case.arch["in_chans"])
     arguments = ", ".join(["name", "pretrained=True", "pretrained_cfg_overlay=overlay", *map("=".join, given.items())])
@@ -153,11 +145,11 @@ def _model(redrawn: Redrawn) -> tuple[plain.Names, Call]:
 
     def build(options: dict[str, Any]) -> torch.nn.Module:
         resolved = {k: v for k, v in loader.model_kwargs(family, arch).items() if k in options}
-        return loader.model_class(family)(**_geometry(redrawn), **resolved)
+        return loader.model_class(family)(**redrawn.sizes, **resolved)
 
     options = plain.fewest(build, _options(redrawn, created=False))
     built = names.imported(f"timm.models.{family.module}", family.model_class)
-    sizes = ", ".join(f"{k}={plain.size(v)}" for k, v in _geometry(redrawn).items())
+    sizes = ", ".join(f"{k}={plain.size(v)}" for k, v in redrawn.sizes.items())
     prepare = [*names.options(options), f"model = {built}({sizes}, **options)"]
     model = redrawn.as_drawn.model()
     if hasattr(model, "pretrained_cfg"):

@@ -29,19 +29,21 @@ class Ran:
     @property
     def got(self) -> str:
         """What came instead of what was expected."""
-        lines = [line for line in self.output.splitlines() if line.startswith("got:")]
-        return lines[-1].removeprefix("got:").strip() if lines else ""
+        return self._told("got:")
 
     @property
     def expected(self) -> str:
         """What was expected."""
-        lines = [line for line in self.output.splitlines() if line.startswith("expected:")]
-        return lines[-1].removeprefix("expected:").strip() if lines else ""
+        return self._told("expected:")
 
     @property
     def timm(self) -> str:
         """The timm that it says it ran with."""
-        return next((x.removeprefix("timm ") for x in self.output.splitlines() if x.startswith("timm ")), "")
+        return self._told("timm ")
+
+    def _told(self, label: str) -> str:
+        lines = [line for line in self.output.splitlines() if line.startswith(label)]
+        return lines[-1].removeprefix(label).strip() if lines else ""
 
 
 def execute(text: str, target: Target, timeout: float) -> Ran:

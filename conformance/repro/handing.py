@@ -14,7 +14,7 @@ from packaging.version import Version
 
 from .. import releases
 from ..errors import UserError
-from ..ledger import REPRODUCERS, Entry, WitnessFile, file_name
+from ..ledger import REPRODUCERS, Entry, WitnessFile, file_name, witness_of
 from ..results import Results
 from ..targets import Target, parse_target
 from . import worker
@@ -110,11 +110,7 @@ def write_scripts(
         folder = out / SCRIPTS / file_name(spec)
         for outdated in folder.glob("*.py"):
             outdated.unlink()
-        failures = [
-            Stored(f.fingerprint, WitnessFile(v.invariant, f.kind, f.tensor, f.case))
-            for v in found.of(spec)
-            for f in v.failures
-        ]
+        failures = [Stored(f.fingerprint, witness_of(v.invariant, f)) for v in found.of(spec) for f in v.failures]
         if not failures:
             continue
         target = parse_target(spec)

@@ -91,6 +91,11 @@ class Redrawn:
         return self.case.arch.get("in_chans", 3), *self.family.img_size(self.case.arch, self.case.destination)
 
     @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """What the destination model is asked for: ``img_size`` and ``patch_size``."""
+        return self.family.sizes(self.case.arch, self.case.destination)
+
+    @property
     def image(self) -> tuple[int, int, int, int]:
         """One image of the checkpoint's own size, ``(1, channels, height, width)``."""
         return 1, self.case.arch.get("in_chans", 3), *self.family.img_size(self.case.arch, self.case.source)

@@ -66,7 +66,7 @@ def text(about: About, checkpoint: str, call: Call, look: Look) -> str:
     functions = "\n\n\n".join((*call.functions, *look.functions))
     if functions:
         body = ["", *functions.splitlines(), "", "", *body]
-    code = "\n".join([functions, *body])
+    code = "\n".join(body)
     imports = {"import sys", "import timm", "import torch", *(i for i in call.imports if _used(i, code))}
     head = [
         "# /// script",
