@@ -87,10 +87,49 @@ def alarm(session: nox.Session) -> None:
 
 
 @nox.session
+def history(session: nox.Session) -> None:
+    """Hold the ledger to the fixes that timm's releases show, and write docs/history.md; --releases SPEC, --jobs N."""
+    session.install("-e", ".", *_PINNED)
+    session.run("python", "-m", "conformance.history", *(session.posargs or ["--out", "docs/history.md"]))
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Look for files that our own code does not survive; further arguments, --minutes M --seed N, go to the fuzzer."""
     session.install("-e", ".", *_group("test"), *_PINNED)
     session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
+def cuda(session: nox.Session) -> None:
+    """All that needs a GPU, see docs/cuda.md: its tests, and the gate there and on the CPU; arguments go to the gate."""
+    session.install("-e", ".", *_group("test"), *_PINNED)
+    if "True" not in session.run("python", "-c", "import torch; print(torch.cuda.is_available())", silent=True):
+        session.error("no CUDA device is visible to torch: nothing was run on CUDA")
+    gates = [("timm-conformance", "run", "--device", d, "--out", f"results/cuda/{d}") for d in ("cpu", "cuda")]
+    failed = []
+    for command in (*((*gate, *session.posargs) for gate in gates), ("pytest", "-m", "cuda", "--device", "cuda")):
+        try:
+            session.run(*command)
+        except nox.command.CommandFailed:
+            failed.append(" ".join(command))
+    session.run("python", "-m", "tests.cuda_record", "results/cuda")
+    if failed:
+        session.error(f"failed: {'; '.join(failed)}")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the harness, the reference, the first verdicts and how a run grows, see docs/performance.md; --only PART."""
+    session.install("-e", ".", *_PINNED)
+    session.run("python", "-m", "conformance.bench", *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Break the loaders of timm 1.0.31, timm 0.9.16 and the reference, and count what is noticed; arguments go to the command."""
+    session.install("-e", ".[mutants]", *_PINNED)
+    session.run("timm-conformance", "mutants", *(session.posargs or ("timm==1.0.31", "timm==0.9.16", "reference")))
 
 
 @nox.session

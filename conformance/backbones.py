@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 
-def resnet_embed(stages: int, **kwargs: Any) -> nn.Module:
-    """timm's ``HybridEmbed`` over a ResNet of our width: a root alone, or with one bottleneck a stage."""
+def resnet_embed(stages: int, units: int = 1, **kwargs: Any) -> nn.Module:
+    """timm's ``HybridEmbed`` over a ResNet of our width: a root alone, or with a bottleneck a stage, ``units`` in the first."""
     from timm.layers import StdConv2dSame
     from timm.models.resnetv2 import ResNetV2
     from timm.models.vision_transformer_hybrid import HybridEmbed, _resnetv2
@@ -21,7 +21,7 @@ def resnet_embed(stages: int, **kwargs: Any) -> nn.Module:
     if not stages:
         return HybridEmbed(_resnetv2((), in_chans=in_chans), **kwargs)
     backbone = ResNetV2(
-        layers=(1,) * stages,
+        layers=(units, *(1,) * (stages - 1)),
         channels=(128,) * stages,
         stem_chs=32,
         num_classes=0,

@@ -12,6 +12,8 @@ Relation = Literal["native", "grow", "shrink", "mixed"]
 
 DTYPES = ("float32", "float16", "bfloat16")
 CONTENTS = ("normal", "integers", "ramp", "one-hot", "constant")
+# Those that a forward pass can be judged on: LayerNorm divides by the variance of a token.
+VARIED = ("normal", "integers", "ramp")
 WRAPPERS = ("bare", "model", "state_dict", "model.state_dict")
 DECLARED = ("true", "absent", "default")
 CONTAINERS = ("safetensors", "memory", "pth")
@@ -153,6 +155,7 @@ def regimes(case: Case, num_prefix_tokens: int) -> frozenset[str]:
         "half-precision": case.dtype != "float32",
         "wrapped": case.wrapper != "bare",
         "in-chans-1": case.in_chans == 1,
+        "in-chans-3": case.in_chans == 3,
         "in-chans-4": case.in_chans == 4,
         "classes-0": case.num_classes == 0,
         "classes-other": bool(case.num_classes),

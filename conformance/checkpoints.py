@@ -135,7 +135,8 @@ def write(state: StateDict, wrapper: str, container: str, folder: Path) -> Path:
 
 
 def array(tensor: Tensor) -> np.ndarray:
-    """A tensor as NumPy stores it: bfloat16 as raw two-byte items."""
+    """A tensor of any device as NumPy stores it: bfloat16 as raw two-byte items."""
+    tensor = tensor.cpu()
     if tensor.dtype == torch.bfloat16:
         return tensor.contiguous().view(torch.int16).numpy().view("V2")
     return tensor.numpy()

@@ -44,7 +44,13 @@ def main() -> None:
 @click.option(
     "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores", help="Targets side by side."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn cases.")
+@click.option("--seed", type=int, show_default="0; with --minutes a random one", help="Seed of the drawn cases.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help="Hunt: draw rounds of cases by seeds from --seed upwards, until N minutes are over.",
+)
 @click.option("--releases", "specifier", metavar="SPEC", help="Judge every release this admits, e.g. '>=0.9'.")
 @click.option("--shard", metavar="I/N", help="Judge the I-th of N shares of the work; merge puts them together.")
 @click.option(
@@ -211,6 +217,35 @@ def check(checkpoint: Path, **options: Any) -> None:
     from .check.command import check as examine
 
     sys.exit(examine(checkpoint, **options))
+
+
+@main.command()
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.option("--function", "functions", multiple=True, metavar="GLOB", help="Of these functions only (repeatable).")
+@click.option("--family", "families", **_REPEATED, help="Judge by this family's cases only (repeatable).")
+@click.option("--profile", default="gate", show_default=True, metavar="NAME", help="smoke, gate or deep.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn cases.")
+@click.option(
+    "--sample", type=click.IntRange(0), default=0, metavar="N", help="Judge N mutants drawn at random [default: all]."
+)
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores")
+@click.option("--listed", is_flag=True, help="Put those listed as equivalent to every case as well, not to a few.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="results/mutants",
+    show_default=True,
+    metavar="DIR",
+)
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def mutants(targets: tuple[str, ...], **options: Any) -> None:
+    """Break TARGETs' loaders in a few thousand small ways, and see which promises notice. By default timm==1.0.31.
+
+    Exit code 0: every mutant is killed, or listed as equivalent; 1: some survived, each shown with the line it changes.
+    """
+    from .mutation.command import mutants as judge
+
+    sys.exit(judge(targets or ("timm==1.0.31",), **options))
 
 
 @main.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import shutil
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from . import publishing, releases, results
 from .bisection import State, search, state_of, told, transitions
 from .errors import EXIT_EXPECTED, EXIT_USAGE, UserError, choose, unknown
 from .families import FAMILIES
+from .hunting import hunt
 from .ledger import Ledger
 from .merging import overlay
 from .outcome import exit_code
@@ -79,7 +81,8 @@ def run_targets(
     profile: str,
     device: str,
     jobs: int,
-    seed: int,
+    seed: int | None,
+    minutes: float | None,
     shard: str | None,
     resume: bool | None,
     timeout: float,
@@ -91,6 +94,10 @@ def run_targets(
     started = time.monotonic()
     console = make_console()
     profile_of(profile)
+    if minutes and resume:
+        raise UserError("--resume: a hunt of so many --minutes draws other cases each time; leave out one of the two")
+    if seed is None:
+        seed = random.SystemRandom().randrange(2**32) if minutes else 0
     families = choose("family", family, FAMILIES)
     invariants = choose_invariants(invariant)
     book_path = ledger or str(ledgers.DEFAULT_PATH)
@@ -116,12 +123,18 @@ def run_targets(
         raise UserError(f"--junit {junit}: there is no folder {junit.parent}")
     for path in sorted((out / ledgers.WITNESSES).glob("*/*.json")):
         ledgers.read_witness(path)  # a file that cannot be read is a user's to hear of before anything runs
-    resume = specifier is not None if resume is None else resume
+    resume = specifier is not None and not minutes if resume is None else resume
     parts = [_earlier(plan, out, book, book_path, console)] if resume else []
     for leftover in plan.parts.glob("*.ndjson"):
         leftover.unlink()
-    fresh = _run_rest(plan, parts, console)
-    fresh.add(Footer(round(time.monotonic() - started, 3), 0, [shard] if shard else []))
+
+    def keep(so_far: Results) -> None:
+        publishing.publish(*publishing.concluded([so_far], book, targets), book, out)
+        publishing.store_witnesses(so_far, out)
+
+    fresh = hunt(plan, minutes, console, keep) if minutes else _run_rest(plan, parts, console)
+    skipped = [_without_cuda(fresh)] if device == "auto" and plan.device == "cpu" else []
+    fresh.add(Footer(round(time.monotonic() - started, 3), 0, [shard] if shard else [], skipped))
     found, gaps, code = publishing.concluded([*parts, fresh], book, targets)
     publishing.publish(found, gaps, code, book, out, junit)
     shutil.rmtree(plan.parts)
@@ -129,6 +142,15 @@ def run_targets(
     publishing.show(console, found, gaps, book, witnesses, scripts)
     console.print(f"{time.monotonic() - started:.1f} s; results in {out}; exit code {code}", style="bold", markup=False)
     return code
+
+
+def _without_cuda(found: Results) -> str:
+    """What ``--device auto`` left out where there is no CUDA device."""
+    promises = {name for header in found.headers for name in header.invariants}
+    return (
+        f"not run on CUDA, of which torch sees no device: {len(promises)} promises on {len(found.targets)} targets; "
+        "every verdict is of the CPU"
+    )
 
 
 def _earlier(plan: Plan, out: Path, book: Ledger, ledger: str, console: Console) -> Results:

@@ -69,6 +69,8 @@ def _texts(value: ast.expr | None, names: dict[str, Any]) -> Iterator[str]:
             yield from _texts(body, names)
         case ast.IfExp(body=one, orelse=other):
             yield from (*_texts(one, names), *_texts(other, names))
+        case ast.BoolOp(values=parts):
+            yield from (text for part in parts for text in _texts(part, names))
         case ast.Constant(value=str(text)):
             yield text
         case ast.JoinedStr(values=parts):

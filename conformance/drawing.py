@@ -7,6 +7,7 @@ to a family leaves its cases there for the others.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
@@ -40,13 +41,22 @@ class Drawing:
     """The cases of a profile and seed.
 
     ``focused`` draws a whole profile for every family; otherwise one that shares its code path with others draws fewer.
+    ``until`` is the time, as ``time.time()`` tells it, after which no further stratum is begun.
     """
 
-    def __init__(self, profile: Profile, seed: int, focused: bool = True, folder: Path | None = None) -> None:
+    def __init__(
+        self, profile: Profile, seed: int, focused: bool = True, folder: Path | None = None, until: float | None = None
+    ) -> None:
         self.profile = profile
         self.seed = seed
         self.focused = focused
         self.folder = folder
+        self.until = until
+
+    @property
+    def over(self) -> bool:
+        """Whether the time given to these cases is over."""
+        return self.until is not None and time.time() >= self.until
 
     def cases(self, family: Family) -> dict[Stratum, list[Case]]:
         """A family's cases by stratum."""

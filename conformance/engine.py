@@ -70,6 +70,8 @@ class Explorer:
                 self._judge_all(tallies, trial, stratum)
                 loaded.append(observe(trial))
             self._report_alive(family, tallies)
+            if self.drawing.over:
+                break
         self.note(results.Loads(self.target, family.name, [case for case in loaded if case is not None]))
         if self.drawing.focused:
             self._meet(family, tallies)
@@ -100,7 +102,7 @@ class Explorer:
             return wanting
 
         for stratum in strata_of(family):
-            if not unmet():
+            if self.drawing.over or not unmet():
                 return
             for case in self.drawing.more(family, stratum):
                 trial = Trial(family, case, self.loader)
@@ -184,7 +186,14 @@ class Explorer:
         tags = fingerprint_regimes(Trial(family, case, self.loader))
         signature = f"{invariant.name}:{family.name}:{problem.kind}:{problem.tensor}"
         return results.Failure(
-            f"{signature}[{tags}]", problem.kind, problem.tensor, problem.message, case, count, problem.fraction
+            f"{signature}[{tags}]",
+            problem.kind,
+            problem.tensor,
+            problem.message,
+            case,
+            count,
+            problem.fraction,
+            self.drawing.seed,
         )
 
     def _shrink(
@@ -216,7 +225,8 @@ class Explorer:
     def replay(self, entry_id: str, witness: WitnessFile, family: Family) -> results.Witness:
         """Replay a stored witness: inside the entry's range it must fail as recorded, outside it must pass.
 
-        One that no entry owns must pass, but for what some entry explains.
+        One that no entry owns must pass, but for what some entry explains. A bug may show on a GPU alone; what a library does
+        wrong on the CPU it may do right on a GPU.
         """
         entry = self.ledger.entry(entry_id)
         must_fail = entry is not None and entry.applies_to(self.loader.release)
@@ -226,6 +236,12 @@ class Explorer:
             )
         torch.manual_seed(0)
         trial = Trial(family, witness.case, self.loader)
+        if must_fail and not entry.meets(trial.regimes):
+            reason = f"shows where {' or '.join(entry.regime)}, which a run on {self.loader.device} never is"
+            return results.Witness(self.target, entry_id, "not-applicable", True, reason)
+        hiding = self._hiding(trial, entry)
+        if hiding is not None:
+            return results.Witness(self.target, entry_id, "not-applicable", True, f"hidden by {hiding.id}")
         judgement = judge(INVARIANTS[witness.invariant], trial)
         if judgement.outcome in ("error", "blocked"):
             return results.Witness(self.target, entry_id, "error", False, f"cannot be judged: {judgement.reason}")
@@ -235,9 +251,18 @@ class Explorer:
         if shown is None:
             others = "; ".join(p.message for p in judgement.problems)
             message = f"another failure instead: {others}" if others else ""
-            return results.Witness(self.target, entry_id, "fixed", not must_fail, message)
+            elsewhere = must_fail and entry.kind == "dependency" and "off-cpu" in trial.regimes
+            return results.Witness(self.target, entry_id, "fixed", elsewhere or not must_fail, message)
         explained = entry is None and self.attribute(trial, INVARIANTS[witness.invariant], shown) is not None
         return results.Witness(self.target, entry_id, "fails", must_fail or explained, shown.message, shown.fraction)
+
+    def _hiding(self, trial: Trial, entry: Entry | None) -> Entry | None:
+        """The bug that shows on a GPU alone, and there keeps a case from being loaded and showing its own."""
+        if "off-cpu" not in trial.regimes:
+            return None
+        load = INVARIANTS["strict-load"]
+        owners = [self.attribute(trial, load, problem) for problem in judge(load, trial).problems]
+        return next((e for e in owners if e not in (None, entry) and e.regime == ["off-cpu"]), None)
 
 
 class _Shown(Exception):

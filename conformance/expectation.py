@@ -98,7 +98,10 @@ class Expectation:
     # -- what a correct loader returns -----------------------------------------------------------------------------
 
     def resampled(self, name: str, tensor: Tensor) -> Tensor:
-        """One geometry-dependent tensor of the source, resampled to the destination by the reference's matrices."""
+        """One geometry-dependent tensor of the source, resampled to the destination by the reference's matrices, in float64."""
+        return self._resampled(name, tensor.to(torch.float64)).to(tensor.dtype) if self.changed(name) else tensor
+
+    def _resampled(self, name: str, tensor: Tensor) -> Tensor:
         source, destination = self.case.source, self.case.destination
         if name == KERNEL:
             return resample_patch_kernel(tensor, destination.patch_size, self.resampling)

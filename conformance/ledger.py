@@ -95,8 +95,12 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         return (
             self.concerns(family)
             and any(fnmatchcase(signature, pattern) for pattern in self.shows)
-            and any(_holds(condition, regimes) for condition in self.regime)
+            and self.meets(regimes)
         )
+
+    def meets(self, regimes: frozenset[str]) -> bool:
+        """Whether a case of these regimes can show the bug."""
+        return any(_holds(condition, regimes) for condition in self.regime)
 
 
 def _terms(condition: str) -> list[tuple[bool, str]]:

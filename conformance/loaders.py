@@ -76,8 +76,8 @@ class Loader:
         self.timm_version = activate(target)
         self.release = Version(self.timm_version) if target.is_timm else None
         self._build = lru_cache(maxsize=256)(self._build_uncached)
-        self._function = function or (self._user_function() if target.kind == "loader" else None)
-        self._options = frozenset(inspect.signature(self._function).parameters) if self._function else frozenset()
+        self.function = function or (self._user_function() if target.kind == "loader" else None)
+        self._options = frozenset(inspect.signature(self.function).parameters) if self.function else frozenset()
 
     def _user_function(self) -> Convert:
         module, name = self.target.value.split(":")
@@ -117,13 +117,13 @@ class Loader:
         if self.target.kind == "reference":
             resampling = family.resampling(arch)
             return reference.load_state_dict(checkpoint, model, resampling=resampling, **more)
-        convert = self._function or self.filter_function(family)
+        convert = self.function or self.filter_function(family)
         return dict(checkpoint) if convert is None else convert(checkpoint, model, **self.filter_options(family, arch))
 
     def filter_options(self, family: Family, arch: Mapping[str, Any]) -> dict[str, Any]:
         """What timm's model function passes to the loader for ``arch``; a user's function is given what it takes of it."""
         options = family.filter_kwargs(arch)
-        return {k: v for k, v in options.items() if self._function is None or k in self._options}
+        return {k: v for k, v in options.items() if self.function is None or k in self._options}
 
     def filter_function(self, family: Family) -> Convert | None:
         """The release's function for a family, or None where it loads such checkpoints as they are."""
@@ -206,15 +206,17 @@ class Loader:
         return self.release is None or self.release >= Version("0.9.8")
 
     def create_model(self, family: Family, case: Case, path: Path) -> nn.Module:
-        """``timm.create_model`` on a checkpoint file, as a user calls it.
+        """``timm.create_model`` on a checkpoint file, as a user calls it, and then moved to the device.
 
-        For the reference and user loaders: create the model without weights, read the file, convert, load strictly.
+        For the reference and user loaders: create the model without weights, move it, read the file, convert, load strictly.
         """
         import timm
 
         arch = case.arch
         kwargs = self.model_kwargs(family, arch, created=True)
-        kwargs |= family.sizes(arch, case.destination)
+        for name, (h, w) in family.sizes(arch, case.destination).items():
+            # A user says 224 as often as (224, 224); which it is here must be the same every time.
+            kwargs[name] = h if h == w and case.contents.seed % 2 else (h, w)
         if case.in_chans is not None or "in_chans" in arch:
             kwargs["in_chans"] = case.in_chans or arch["in_chans"]
         if case.num_classes is not None:
@@ -228,8 +230,8 @@ class Loader:
             overlay["input_size"] = (arch.get("in_chans", 3), *family.img_size(arch, case.source))
         create = partial(timm.create_model, case.model_name, pretrained_cfg_overlay=overlay, **kwargs)
         if self.target.is_timm:
-            return _supported(create, pretrained=True)
-        model = _supported(create, pretrained=False)
+            return _supported(create, pretrained=True).to(self.device)
+        model = _supported(create, pretrained=False).to(self.device)
         own = case.num_classes is not None
         more = {"keep_classifier": own} if self.target.kind == "reference" else {}
         state = self.converted(family, arch, checkpoints.read(path), model, **more)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from .changes import changes
 from .families import FAMILIES
 from .ledger import Entry, Ledger
-from .results import Footer, Header, Loads, Record, Results, TargetError, Verdict, Witness
+from .results import Footer, Header, Loads, Record, Results, Round, TargetError, Verdict, Witness
 from .sharding import parse_shard
 
 
@@ -38,6 +38,8 @@ def _key(record: Record) -> tuple[str, ...] | None:
             return ("witness", record.target, record.id)
         case Loads():
             return ("loads", record.target, record.family)
+        case Round():
+            return ("round", str(record.seed))
         case Verdict():
             return ("verdict", record.target, record.family, record.invariant)
     return None
@@ -86,7 +88,7 @@ def settled(results: Results, book: Ledger, targets: Sequence[str] = ()) -> Resu
     headers = sorted(results.headers, key=lambda h: order.index(h.target))
     errors = [TargetError(t, results.errors[t]) for t in order if t in results.errors]
     changed = sorted(changes(results), key=lambda c: (order.index(c.target), families.index(c.family)))
-    return Results([*headers, *errors, *witnesses, *loads, *verdicts, *changed])
+    return Results([*headers, *errors, *witnesses, *loads, *verdicts, *changed, *results.rounds])
 
 
 def _place(name: str, book: Ledger) -> tuple[int, str]:
@@ -117,7 +119,8 @@ def shards_of(parts: Iterable[Results]) -> tuple[list[str], list[str]]:
 
 
 def footer_of(parts: Sequence[Results], exit_code: int) -> Footer:
-    """The footer of merged results: the time all of them took, and the shards as long as some are missing."""
+    """The footer of merged results: the time all of them took, what any skipped, and the shards as long as some are missing."""
     held, missing = shards_of(parts)
-    seconds = sum(footer.seconds for part in parts for footer in part.footers)
-    return Footer(round(seconds, 3), exit_code, held if missing else [])
+    footers = [footer for part in parts for footer in part.footers]
+    skipped = list(dict.fromkeys(line for footer in footers for line in footer.skipped))
+    return Footer(round(sum(f.seconds for f in footers), 3), exit_code, held if missing else [], skipped)

@@ -19,6 +19,7 @@ from .errors import one_line
 # A folder for the files of one case; its name, another each time, is no part of what a loader says of them.
 scratch_folder = partial(tempfile.TemporaryDirectory, prefix="timm-conformance-case-")
 _SCRATCH = re.compile(r"[^\s'\"]*timm-conformance-case-\w+/")
+_BETWEEN = ("__torch_function__", "__torch_dispatch__")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def _culprit(error: BaseException) -> str:
 
     Comprehensions do not count: newer Pythons have no frame for them. Nor does what stands between a caller and torch.
     """
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name != "__torch_function__"]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name not in _BETWEEN]
     ours = [f.name for f in frames if not _of_a_library(f.filename) and not f.name.startswith("<")]
     return ours[-1] if ours else "unknown"
 
@@ -62,6 +63,10 @@ def _culprit(error: BaseException) -> str:
 def _of_a_library(filename: str) -> bool:
     standard = filename.startswith(sysconfig.get_paths()["stdlib"]) and "site-packages" not in filename
     return standard or filename.startswith(str(Path(torch.__file__).parent))
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())
 
 
 def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[Problem]:
@@ -76,6 +81,6 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[Prob
             problems.append(Problem("shape", k, f"{k} is {tuple(b.shape)}, should be {tuple(a.shape)}"))
         elif a.dtype != b.dtype:
             problems.append(Problem("dtype", k, f"{k} is {b.dtype}, should be {a.dtype}"))
-        elif not torch.equal(a.nan_to_num(), b.nan_to_num()) or not torch.equal(a.isnan(), b.isnan()):
+        elif not _equal(a.cpu(), b.cpu()):  # a tensor on another device is device-kept's business
             problems.append(Problem("value", k, f"{k} has other values"))
     return problems

@@ -48,12 +48,15 @@ def read(path: Path) -> Results:
 def gaps_of(found: Results, parts: Sequence[Results]) -> list[str]:
     """What was not judged: shards that are missing beside others, or what the whole run met no case of.
 
-    One shard alone is not asked: what it did not meet, another may have.
+    One shard alone is not asked: what it did not meet, another may have. A hunt whose first round was cut off has met
+    what it had the time for.
     """
     held, missing = shards_of(parts)
     if missing:
         here = ", ".join(held)
         return [f"shard {shard} is missing: results of {here} are here" for shard in missing if len(held) > 1]
+    if found.rounds and not any(r.whole for r in found.rounds):
+        return []
     families = found.families
     return vacuous(found, families, narrowed=len(families) < len(FAMILIES))
 

@@ -57,7 +57,8 @@ class TargetError(msgspec.Struct, tag="target-error", tag_field="type", frozen=T
 class Failure(msgspec.Struct, frozen=True):
     """One way an invariant fails. ``fingerprint`` is its identity; ``case`` the smallest one found that shows it.
 
-    ``fraction`` is the error as a fraction of its bound, where one was compared with a bound.
+    ``fraction`` is the error as a fraction of its bound, where one was compared with a bound; ``seed`` that of the draws
+    that met it.
     """
 
     fingerprint: str
@@ -67,6 +68,7 @@ class Failure(msgspec.Struct, frozen=True):
     case: Case
     count: int = 1
     fraction: float | None = None
+    seed: int | None = None
 
 
 class Verdict(msgspec.Struct, tag="verdict", tag_field="type", frozen=True, omit_defaults=True):
@@ -149,15 +151,29 @@ class Progress(msgspec.Struct, tag="progress", tag_field="type", frozen=True):
     cases: int
 
 
+class Round(msgspec.Struct, tag="round", tag_field="type", frozen=True):
+    """One round of a hunt: ``cases`` drawn by ``seed``, counted on each target; ``whole`` unless the time ended it."""
+
+    seed: int
+    cases: int
+    seconds: float
+    whole: bool
+
+
 class Footer(msgspec.Struct, tag="footer", tag_field="type", frozen=True):
-    """The end of a complete file. ``shards`` names those it holds of a run that was shared out, none for a whole run."""
+    """The end of a complete file.
+
+    ``shards`` names those it holds of a run that was shared out, none for a whole run; ``skipped`` is what was asked for
+    where possible, and was not: a line each.
+    """
 
     seconds: float
     exit_code: int = 0
     shards: list[str] = []
+    skipped: list[str] = []
 
 
-Record = Header | TargetError | Verdict | Witness | Loads | Change | Progress | Footer
+Record = Header | TargetError | Verdict | Witness | Loads | Change | Progress | Round | Footer
 
 # What msgspec raises for bytes that are not what they should be: no JSON or another type, no text, nested too deeply.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -226,6 +242,11 @@ class Results:
     def changes(self) -> list[Change]:
         """Every family x release whose tensors differ from those of the release before."""
         return self._by_type.get(Change, [])
+
+    @property
+    def rounds(self) -> list[Round]:
+        """The rounds of a hunt; none of any other run."""
+        return self._by_type.get(Round, [])
 
     @property
     def errors(self) -> dict[str, str]:

@@ -17,11 +17,12 @@ from .runner import Plan
 def finished(earlier: Results, plan: Plan, book: Ledger, ledger: str) -> Results:
     """The families of an earlier run that were judged to the end on a target, by this suite, on the plan's cases.
 
-    An error is no end: what caused it may be gone. ``ledger`` is the file the plan judges by.
+    An error is no end: what caused it may be gone. A hunt's are none: they are sums over seeds, the last of them cut off.
+    ``ledger`` is the file the plan judges by.
     """
     suite, wanted = suite_digest(ledger), _invariants(plan)
     headers = [h for h in earlier.headers if h.target in plan.targets and _same_run(h, plan, suite)]
-    if not headers:
+    if not headers or earlier.rounds:
         return Results()
     kept: list[Header] = []
     done: set[tuple[str, str]] = set()

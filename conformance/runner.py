@@ -27,6 +27,8 @@ from .results import Footer, Header, Record, Results, TargetError, Verdict, Witn
 from .sharding import weight
 
 _POLL = 0.05
+# The reason of what an interrupt kept from being judged.
+INTERRUPTED = "interrupted"
 # Workers for each core, where a worker is cheap: the more there are, the more evenly they end.
 _SHARES = 4
 
@@ -38,7 +40,9 @@ class Plan:
     ``shares`` gives some targets other ``families`` than the rest: those of a shard, or those still to be judged. No
     ``invariants`` mean all; ``witnesses`` given means replay only those; ``focused`` draws a whole profile of cases for each
     family, however much of its code path others share. ``parts`` is the folder for what workers report, by default one
-    that is gone afterwards; ``examples`` tells the folder of further witnesses to replay on a target.
+    that is gone afterwards; ``examples`` tells the folder of further witnesses to replay on a target. Without ``replay`` no
+    stored witness is replayed. ``until`` is the time, as ``time.time()`` tells it, after which workers that have judged
+    something begin nothing more, and no further one is started: what was not begun is no error.
     """
 
     targets: tuple[str, ...]
@@ -55,6 +59,13 @@ class Plan:
     shares: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     parts: Path | None = None
     examples: Callable[[str], Path] | None = None
+    replay: bool = True
+    until: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the time given to this plan is over."""
+        return self.until is not None and time.time() >= self.until
 
     def families_of(self, target: str) -> tuple[str, ...]:
         """The families to judge on a target."""
@@ -114,6 +125,7 @@ class _Crew:
         self.environment = environment()
         self.cases = folder / "cases"
         self.cases.mkdir()
+        self.begun: set[str] = set()
         self.zygote = zygote.Zygote(folder, self.environment) if zygote.AVAILABLE else None
 
     def start(self, spec: str, families: tuple[str, ...]) -> _Worker:
@@ -133,6 +145,9 @@ class _Crew:
 
     def _work(self, spec: str, families: tuple[str, ...], report: Path) -> dict[str, Any]:
         plan = self.plan
+        # The first worker of a target replays all there is: what is known shows within seconds, whichever share it is in.
+        replay = plan.families_of(spec) if plan.replay and spec not in self.begun else ()
+        self.begun.add(spec)
         return {
             "report": str(report),
             "target": spec,
@@ -146,6 +161,8 @@ class _Crew:
             "focused": plan.focused,
             "cases": str(self.cases),
             "examples": str(plan.examples(spec)) if plan.examples else None,
+            "replay": replay,
+            "until": plan.until,
         }
 
     def close(self) -> None:
@@ -185,16 +202,18 @@ def run(plan: Plan, watch: Callable[[Record], None] = lambda record: None) -> Re
                     spec, families = waiting.pop(0)
                     if spec not in collected.errors:
                         running.append(crew.start(spec, families))
+                if plan.over:
+                    waiting.clear()
                 time.sleep(_POLL)
                 for worker in list(running):
                     if _step(worker, plan, collected, watch):
                         running.remove(worker)
         except KeyboardInterrupt:
             for worker in running:
-                worker.reason = "interrupted"
+                worker.reason = INTERRUPTED
                 _finish(worker, plan, collected, watch)
             for spec, families in waiting:
-                _give_up(collected, plan, spec, families, "interrupted", watch)
+                _give_up(collected, plan, spec, families, INTERRUPTED, watch)
         finally:
             for worker in running:
                 worker.process.kill()
@@ -232,7 +251,7 @@ def _finish(worker: _Worker, plan: Plan, collected: Results, watch: Callable[[Re
         _keep(collected, record, watch)
     wanted = len(worker.families) * worker.invariants
     delivered = len(worker.cells) == wanted if plan.witnesses is None else worker.replayed >= set(plan.witnesses)
-    if worker.finished and delivered and not worker.reason:
+    if worker.finished and (delivered or plan.over) and not worker.reason:
         return
     reason = worker.reason or _last_words(worker)
     if worker.started or worker.reason or plan.witnesses is not None:

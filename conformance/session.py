@@ -27,13 +27,17 @@ from .loaders import Convert, Loader
 from .profiles import profile as profile_of
 from .targets import MODEL_RELEASE, Target, loader_target, timm_is_installed
 
+# Where a GPU may round the factors of float32 products: of matrices, and in cuDNN's convolutions, where it is the default.
+_TF32 = (torch.backends.cuda.matmul, torch.backends.cudnn)
+
 
 class Session:
     """A loader under test, with what is asked of it.
 
     Unknown names are refused at once with :class:`UserError`; the target is made ready by :meth:`start`, or when the first
-    verdict is asked for. ``cases`` is the folder in which the workers of a run share the cases they draw, ``examples``
-    one of witnesses to replay beside the ledger's; ``record`` is given each result as it comes. ``function`` is the loader
+    verdict is asked for. ``cases`` is the folder in which the workers of a run share the cases they draw, ``until`` the time
+    after which no more are begun (:class:`conformance.drawing.Drawing`), ``examples`` a folder of witnesses to replay
+    beside the ledger's; ``record`` is given each result as it comes. ``function`` is the loader
     of a ``loader:`` target that is at hand already, and ``known_failures`` what its owner knows to fail
     (:class:`conformance.known.KnownFailures`).
     """
@@ -51,6 +55,7 @@ class Session:
         witnesses: list[str] | None = None,
         focused: bool = True,
         cases: Path | None = None,
+        until: float | None = None,
         examples: Path | None = None,
         function: Convert | None = None,
         known_failures: Mapping[str, str] | None = None,
@@ -61,7 +66,7 @@ class Session:
         self.invariants = choose("invariant", invariants, INVARIANTS)
         self.profile = profile_of(profile)
         self.device = _device(device)
-        self.drawing = Drawing(self.profile, seed, focused, cases)
+        self.drawing = Drawing(self.profile, seed, focused, cases, until)
         self.function = function
         self.known = KnownFailures(known_failures or {}, FAMILIES, INVARIANTS)
         self.record = record
@@ -111,7 +116,7 @@ class Session:
         return self._explorer is not None
 
     def _make_ready(self) -> Explorer:
-        with undisturbed():
+        with undisturbed(self.device):
             loader = Loader(self.target, self.device, self.function)
             shims = [torchvision_shim.NAME] if torchvision_shim.install() else []
         self.record(
@@ -139,7 +144,7 @@ class Session:
         """The verdicts of a family by invariant; it is explored once."""
         if family not in self._verdicts:
             explorer = self.start()
-            with undisturbed():
+            with undisturbed(self.device):
                 verdicts = [self.known.settle(v) for v in explorer.explore(FAMILIES[family])]
             for verdict in verdicts:
                 self.record(verdict)
@@ -149,16 +154,17 @@ class Session:
     def replay(self, name: str) -> results.Witness:
         """Replay one stored witness."""
         explorer, stored = self.start(), self.stored[name]
-        with undisturbed():
+        with undisturbed(self.device):
             witness = explorer.replay(name, stored, FAMILIES[stored.case.family])
         self.record(witness)
         return witness
 
-    def witnesses(self) -> list[str]:
-        """The witnesses to replay: those asked for, or every one of the chosen families and invariants."""
+    def witnesses(self, families: Iterable[str] | None = None) -> list[str]:
+        """The witnesses to replay: those asked for, or every one of ``families``, the chosen ones, and invariants."""
         if self.replaying is not None:
             return self.replaying
-        return [n for n, w in self.stored.items() if w.case.family in self.families and w.invariant in self.invariants]
+        families = self.families if families is None else list(families)
+        return [n for n, w in self.stored.items() if w.case.family in families and w.invariant in self.invariants]
 
     def close(self) -> None:
         """Record the footer: the results are complete."""
@@ -166,24 +172,30 @@ class Session:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Judge with one torch thread and without timm's warnings; whoever's process this is gets its settings back."""
+def undisturbed(device: str = "cpu") -> Iterator[None]:
+    """Judge with one torch thread, without TF32 and timm's warnings; whoever's process this is gets its settings back.
+
+    The bounds are float32's, and TF32 has ten bits of its mantissa.
+    """
     threads, logger = torch.get_num_threads(), logging.getLogger("timm")
-    level = logger.level
+    level, rounded = logger.level, [backend.allow_tf32 for backend in _TF32]
+    generators = [torch.cuda.current_device()] if device == "cuda" else []
     torch.set_num_threads(1)
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        for backend in _TF32:
+            backend.allow_tf32 = False
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=generators):
             warnings.simplefilter("ignore")
             logger.setLevel(logging.CRITICAL)
             yield
     finally:
         logger.setLevel(level)
         torch.set_num_threads(threads)
+        for backend, allowed in zip(_TF32, rounded):
+            backend.allow_tf32 = allowed
 
 
 def _device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda: no CUDA device is visible to torch; use --device cpu, or auto")
-    if name == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return name

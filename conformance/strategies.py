@@ -12,7 +12,7 @@ from math import prod
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from .cases import CONTENTS, DECLARED, DTYPES, Case, Contents, Geometry, Size
+from .cases import CONTENTS, DECLARED, DTYPES, VARIED, Case, Contents, Geometry, Size
 from .catalogue import RealModel, models_of
 from .families import Family
 
@@ -36,6 +36,11 @@ class Stratum:
     grid: str
     sizes: str = "free"
     weight: float = 1
+
+    @property
+    def native(self) -> bool:
+        """Whether nothing changes: the strata in which a loaded model is run, and so hold no tokens that are all alike."""
+        return self.patch == self.grid == "native"
 
 
 _RELATIONS = ("native", "grow", "shrink", "mixed")
@@ -115,14 +120,22 @@ def patch_sizes(
     return (stretched[0], stretched[1]) if cost <= _CHEAP_MATRIX else (old, new)
 
 
+def _square(family: Family, stratum: Stratum) -> st.SearchStrategy[bool]:
+    """Whether both grids are square, where they can be in the stratum."""
+    often = family.square_grids == "often" and stratum.grid not in ("mixed", "equal-count")
+    return st.booleans() if often else st.just(family.square_grids == "always")
+
+
 @st.composite
 def free_geometries(draw: st.DrawFn, stratum: Stratum, family: Family) -> tuple[Geometry, Geometry]:
     """Source and destination geometry in the relations a stratum asks for."""
     square_patch = family.square_patch == "always" or (family.square_patch == "resampled" and stratum.patch != "native")
     patches = draw(patch_sizes(stratum.patch, stratum.sizes, square_patch, family.max_patch))
-    grids = draw(_pairs(stratum.grid, MAX_GRID if family.max_patch > 8 else 4, family.square_source_grid))
-    if family.square_grids:
-        grids = (grids[0][0], grids[0][0]), (grids[1][0], grids[1][0])
+    top = min(MAX_GRID if family.max_patch > 8 else 4, 2 * MAX_GRID // family.grid_multiple)
+    grids = draw(_pairs(stratum.grid, top, family.square_source_grid))
+    if draw(_square(family, stratum), label="square grids"):
+        axis = int(grids[0][1] != grids[1][1])  # one that changes, where any does
+        grids = (grids[0][axis],) * 2, (grids[1][axis],) * 2
     grids = [(h * family.grid_multiple, w * family.grid_multiple) for h, w in grids]
     return Geometry(patches[0], grids[0]), Geometry(patches[1], grids[1])
 
@@ -145,15 +158,24 @@ def real_geometries(draw: st.DrawFn, model: RealModel, how: str, family: Family)
     ]
     new = draw(st.sampled_from(right_way), label="new patch")
     sizes = [model.input_size, (224, 224), (112, 160)]
-    h, w = draw(st.sampled_from([(h, h) for h, _ in sizes] if family.square_grids else sizes), label="new image size")
+    h, w = draw(
+        st.sampled_from([(h, h) for h, _ in sizes] if family.square_grids == "always" else sizes),
+        label="new image size",
+    )
     whole = family.grid_multiple
     rows, cols = (max(side // (new * model.stride * whole), 1) * whole for side in (h, w))
     return source, Geometry((new, new), (rows, cols))
 
 
+_DTYPES = ("float32", *DTYPES)
+_NPZ_DTYPES = ("float32", "float32", *_DTYPES)  # NumPy has no bfloat16
 # Cases in memory are never given to create_model, and so ask nothing of it.
-_ASKED_CHANNELS = (None, None, 1, 4)
 _ASKED_CLASSES = (None, None, 0, 7)
+
+
+def _other_channels(channels: int) -> list[int | None]:
+    """What is asked of a checkpoint of so many channels."""
+    return [None, None, *(other for other in (1, 3, 4) if other != channels)]
 
 
 @st.composite
@@ -176,17 +198,22 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
         st.sampled_from([*family.containers, "memory"] if "memory" in family.containers else family.containers),
         label="container",
     )
-    written, rgb = container != "memory", case.arch.get("in_chans", 3) == 3
-    return replace(
+    case = replace(
         case,
-        dtype=draw(st.sampled_from(["float32", *DTYPES]), label="dtype"),
+        dtype=draw(st.sampled_from(_NPZ_DTYPES if family.in_place else _DTYPES), label="dtype"),
         contents=Contents(
-            draw(st.sampled_from(["normal", "normal", *CONTENTS]), label="contents"),
+            draw(st.sampled_from(["normal", "normal", *(VARIED if stratum.native else CONTENTS)]), label="contents"),
             draw(st.integers(0, 999), label="seed"),
         ),
         wrapper=draw(st.sampled_from(family.wrappers), label="wrapper"),
         declared=draw(st.sampled_from(declared), label="declared"),
         container=container,
-        in_chans=draw(st.sampled_from(_ASKED_CHANNELS), label="in_chans") if written and rgb else None,
+    )
+    written, channels = container != "memory", case.arch.get("in_chans", 3)
+    # A loader may take a checkpoint for one of three channels until it is told.
+    told = channels == 3 or case.declared == "true"
+    return replace(
+        case,
+        in_chans=draw(st.sampled_from(_other_channels(channels)), label="in_chans") if written and told else None,
         num_classes=draw(st.sampled_from(_ASKED_CLASSES), label="num_classes") if written else None,
     )

@@ -6,7 +6,7 @@ Loading is expensive and judging is cheap, so invariants ask the trial, and the 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite, isqrt, prod
@@ -79,9 +79,10 @@ class Trial(Expectation):
     @cached_property
     def regimes(self) -> frozenset[str]:
         """The regimes the case is in."""
-        own = {self.device} - {"cpu"}
-        if any(_passes_for_square(window) for pair in self.tables.values() for window in pair):
-            own.add("table-passes-for-square")
+        own = set() if self.device == "cpu" else {self.device, "off-cpu"}
+        for whose, windows in zip(("", "models-"), zip(*self.tables.values())):
+            if any(map(_passes_for_square, windows)):
+                own.add(f"{whose}table-passes-for-square")
         return regimes(self.case, self.prefix_tokens) | self.family.tags(self.case) | own
 
     @cached_property
@@ -109,8 +110,10 @@ class Trial(Expectation):
         model = self.model(destination, source)
         try:
             raw = self.loader.convert(self.family, self.case.arch, checkpoint, model)
-            if not isinstance(raw, Mapping) or not all(isinstance(v, Tensor) for v in raw.values()):
-                raise TypeError(f"the loader returned {type(raw).__name__}, not a dict of tensors")
+            if not isinstance(raw, Mapping) or not all(
+                isinstance(k, str) and isinstance(v, Tensor) for k, v in raw.items()
+            ):
+                raise TypeError(f"the loader returned {type(raw).__name__}, not a dict of tensors by their names")
         except Exception as error:
             return Loaded(None, None, error, checkpoint)
         case = replace(self.case, destination=destination or self.case.destination, in_chans=None)
@@ -164,7 +167,7 @@ class Trial(Expectation):
             raise Blocked("the load itself raises")
         out = {}
         for name in names:
-            if name not in other.state or other.state[name].numel() != self.expected[name].numel():
+            if name not in other.state or sorted(other.state[name].shape) != sorted(self.expected[name].shape):
                 raise Blocked(f"{name} is missing or of the wrong shape")
             out[name] = other.state[name].cpu()
         return out
@@ -183,10 +186,14 @@ class Trial(Expectation):
         return state, self.load(state)
 
     @cached_property
-    def flipped(self) -> Loaded:
-        """The case with height and width exchanged everywhere, loaded."""
-        source, destination = self.case.source.transposed(), self.case.destination.transposed()
-        return self.load(self.transposed(self.truth, self.case.source), destination=destination, source=source)
+    def flipped(self) -> Trial:
+        """The same tensors with height and width exchanged everywhere, and what that asks for: this, turned as well."""
+        case = self.case
+        case = replace(case, source=case.source.transposed(), destination=case.destination.transposed())
+        other = Trial(self.family, case, self.loader, self.device)
+        other.truth = self.transposed(self.truth, self.case.source)
+        other.expected = self.transposed(self.expected, self.case.destination)
+        return other
 
     @cached_property
     def variant(self) -> Loaded:
@@ -256,11 +263,27 @@ class Trial(Expectation):
         return [Problem(kind, name, text, fraction if isfinite(fraction) else None)]
 
     def compare_all(
-        self, got: Mapping[str, Tensor], want: Mapping[str, Tensor], bound: Callable[[str], Tensor]
+        self,
+        got: Mapping[str, Tensor],
+        want: Mapping[str, Tensor],
+        bound: Callable[[str], Tensor],
+        kind: str = "value",
     ) -> Iterator[Problem]:
         """Problems of every tensor of ``want`` that ``got`` lacks or has outside its ``bound``."""
         for name, tensor in want.items():
             if name not in got:
                 yield Problem("missing-key", name, f"{name} is missing")
             else:
-                yield from self.compare(name, got[name], tensor, bound(name))
+                yield from self.compare(name, got[name], tensor, bound(name), kind)
+
+    def compare_flipped(self, names: Iterable[str]) -> Iterator[Problem]:
+        """Problems of tensors that the flipped load should have as this one has them, turned.
+
+        Only where this load itself lacks one, or has it in a wrong shape, is that another's to report: :class:`Blocked`.
+        """
+        want = self.transposed({name: self.tensor(name) for name in names}, self.case.destination)
+        other = self.flipped
+        if other.base.ok:
+            yield from self.compare_all(other.state, want, lambda name: 2 * other.bound(name), "not-symmetric")
+        else:
+            yield other.base.problem("the load with height and width exchanged")

@@ -1,8 +1,9 @@
 """A worker: judges some families of one target in this process, and reports as it goes.
 
-``python -m conformance.worker REQUEST`` takes a JSON object: the ``report`` to append records to, the ``target``, and
-arguments of :class:`conformance.session.Session`. pytest has no part in it: its items, one for each family and invariant,
-cost a sixth of the time. What keeps a worker from starting is its last line of output, after ``ERROR:``.
+``python -m conformance.worker REQUEST`` takes a JSON object: the ``report`` to append records to, the ``target``, the families
+whose stored witnesses to ``replay`` first, and arguments of :class:`conformance.session.Session`. pytest has no part in it:
+its items, one for each family and invariant, cost a sixth of the time. What keeps a worker from starting is its last line of
+output, after ``ERROR:``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .session import Session
 from .targets import parse_target
 
 # A case leaves thousands of short-lived objects and few cycles: the default is to look for those far too often.
-_COLLECT_AFTER = 50_000
+COLLECT_AFTER = 50_000
 
 
 def main(request: dict[str, Any]) -> int:
@@ -30,7 +31,7 @@ def main(request: dict[str, Any]) -> int:
         def record(one: results.Record) -> None:
             report.write(results.encode(one))  # at once: a crash loses nothing that was computed
 
-        asked = {k: v for k, v in request.items() if k not in ("report", "target")} | folders
+        asked = {k: v for k, v in request.items() if k not in ("report", "target", "replay")} | folders
         try:
             session = Session(parse_target(request["target"]), record=record, **asked)
             session.start()
@@ -38,11 +39,13 @@ def main(request: dict[str, Any]) -> int:
             print(f"ERROR: {cannot_start(error)}", flush=True)
             return EXIT_USAGE
         gc.freeze()  # what torch and timm made at import stays: no collection need walk it again
-        gc.set_threshold(_COLLECT_AFTER)
-        for name in session.witnesses():
+        gc.set_threshold(COLLECT_AFTER)
+        for name in session.witnesses(request["replay"]) if request["replay"] else ():
             session.replay(name)
         for family in session.families if session.replaying is None else ():
             _explore(session, family)
+            if session.drawing.over:
+                break
         session.close()
     return EXIT_EXPECTED
 

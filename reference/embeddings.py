@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
-from .resize import BICUBIC_ANTIALIAS, Resampling, axis_pinv, resize
+from .resize import BICUBIC_ANTIALIAS, Resampling, axis_matrix, axis_pinv, resize_rows, working
+
+# Entries of a product at a time: 1 or 2 MiB, which a cache holds and malloc need not fetch anew for every one.
+_BLOCK = 1 << 18
 
 
 @torch.no_grad()
@@ -15,14 +20,21 @@ def resample_patch_kernel(weight: Tensor, patch_size: tuple[int, int], how: Resa
     With ``B`` the matrix that resizes an ``h x w`` patch to ``patch_size``, the new kernel is ``w @ pinv(B)``: the
     minimum-norm solution of ``<B x, w_new> = <x, w>`` for every patch ``x``, exact when both axes grow (FlexiViT, Beyer et
     al. 2022, arXiv:2212.08013, section 3.4; ``google-research/big_vision`` ``big_vision/models/proj/flexi/vit.py``).
-    Computed in float64, returned in the kernel's dtype on its device; the same tensor when the size does not change.
+    The matrix is float64, the products are of :func:`~reference.resize.working` dtype, the result of the kernel's, on its
+    device; the same tensor when the size does not change.
     """
-    old, how = tuple(weight.shape[-2:]), how.of_kernels
+    old, how, dtype = tuple(weight.shape[-2:]), how.of_kernels, working(weight)
     if old == tuple(patch_size):
         return weight
-    rows = axis_pinv(old[0], patch_size[0], how).to(weight.device)
-    cols = axis_pinv(old[1], patch_size[1], how).to(weight.device)
-    return (rows.T @ weight.to(torch.float64) @ cols).to(weight.dtype)
+    rows, cols = (axis_pinv(o, n, how).T.to(weight.device, dtype) for o, n in zip(old, patch_size))
+    kernels, block = weight.reshape(-1, *old), max(1, _BLOCK // max(prod(old), prod(patch_size)))
+    out = kernels.new_empty(len(kernels), prod(patch_size))
+    for some, into in zip(kernels.split(block), out.split(block)):
+        # A product puts the axis it makes in front, which is what BLAS does fastest: (n, h, w), (new_w, n, h), (new_h, new_w, n).
+        product = cols @ some.to(dtype).reshape(-1, old[1]).T
+        product = rows @ product.reshape(-1, old[0]).T
+        into.copy_(product.to(weight.dtype).reshape(-1, len(some)).T)
+    return out.reshape(*weight.shape[:-2], *patch_size)
 
 
 @torch.no_grad()
@@ -36,17 +48,19 @@ def resample_position_grid(
     """Resample the grid rows of ``pos_embed`` ``(1, num_prefix_tokens + old_h * old_w, embed_dim)``.
 
     The prefix rows come first and are kept bit for bit; the rest is read row-major as ``old_grid`` and resized to
-    ``new_grid``. Computed in float64, returned in the input's dtype; the same tensor when the grid does not change.
+    ``new_grid``. The matrices are float64, the products are of :func:`~reference.resize.working` dtype, the result of the
+    input's; the same tensor when the grid does not change.
     """
     tokens = pos_embed.shape[1] - num_prefix_tokens
     if tokens != old_grid[0] * old_grid[1]:
         raise ValueError(f"{tokens} position tokens do not fill a {old_grid[0]}x{old_grid[1]} grid")
     if tuple(old_grid) == tuple(new_grid):
         return pos_embed
-    prefix, grid = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
-    image = grid.reshape(*old_grid, -1).permute(2, 0, 1)
-    image = resize(image, tuple(new_grid), how).to(pos_embed.dtype)
-    return torch.cat([prefix, image.permute(1, 2, 0).reshape(1, new_grid[0] * new_grid[1], -1)], dim=1)
+    rows, cols = (axis_matrix(o, n, how).to(pos_embed.device) for o, n in zip(old_grid, new_grid))
+    out = pos_embed.new_empty(1, num_prefix_tokens + prod(new_grid), pos_embed.shape[2], dtype=working(pos_embed))
+    out[:, :num_prefix_tokens] = pos_embed[:, :num_prefix_tokens]
+    resize_rows(pos_embed[0, num_prefix_tokens:], rows, cols, out[0, num_prefix_tokens:])
+    return out.to(pos_embed.dtype)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .resize import BILINEAR, axis_matrix
+from .resize import BILINEAR, axis_matrix, resize_rows, working
 
 Window = tuple[int, ...]
 
@@ -72,17 +72,17 @@ def offset_matrix(old: int, new: int) -> Tensor:
 def resize_bias_table(table: Tensor, old: Window, new: Window) -> Tensor:
     """Resize a table ``((2h-1) * (2w-1) + extra, num_heads)`` of window ``old`` ``(h, w)`` to window ``new``.
 
-    The extra rows (the class token's) come last and are kept bit for bit. Computed in float64, returned in the table's
-    dtype on its device; the same tensor when the window does not change. Raises ``ValueError`` for a table of another window.
+    The extra rows (the class token's) come last and are kept bit for bit. The matrices are float64, the products are of
+    :func:`~reference.resize.working` dtype, the result of the table's, on its device; the same tensor when the window does
+    not change. Raises ``ValueError`` for a table of another window.
     """
     if tuple(old) == tuple(new):
         return table
     sizes = offsets(old)
     if len(table) < prod(sizes):
         raise ValueError(f"{len(table)} rows do not hold the offsets of a {old[0]}x{old[1]} window")
-    grid = table[: prod(sizes)].to(torch.float64).reshape(*sizes, -1)
     rows, cols = (offset_matrix(o, n).to(table.device) for o, n in zip(sizes, offsets(new)))
-    grid = (rows @ (cols @ grid).flatten(1)).unflatten(1, (len(cols), -1)).flatten(0, 1)
+    grid = resize_rows(table[: prod(sizes)], rows, cols)
     return torch.cat([grid.to(table.dtype), table[prod(sizes) :]])
 
 
@@ -90,12 +90,14 @@ def resize_bias_table(table: Tensor, old: Window, new: Window) -> Tensor:
 def resize_axis_table(table: Tensor, new: int) -> Tensor:
     """Resize SAM's decomposed table ``(2s-1, head_dim)`` of one axis to a window of ``new`` tokens, linearly.
 
-    Computed in float64, returned in the table's dtype; the same tensor when the window does not change.
+    Of a float64 matrix and a product of :func:`~reference.resize.working` dtype, returned in the table's; the same tensor when
+    the window does not change.
     """
     rows = 2 * new - 1
     if len(table) == rows:
         return table
-    return (axis_matrix(len(table), rows, BILINEAR).to(table.device) @ table.to(torch.float64)).to(table.dtype)
+    dtype = working(table)
+    return (axis_matrix(len(table), rows, BILINEAR).to(table.device, dtype) @ table.to(dtype)).to(table.dtype)
 
 
 def attention_bias(table: Tensor, window: Window) -> Tensor:

@@ -9,7 +9,8 @@ from tests.other_repository import Project
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: run the CUDA tests or fail")
+    told = "cuda: run the CUDA tests or fail; pretend: every family on the pretend device"
+    parser.addoption("--device", choices=["cpu", "cuda", "pretend"], default="cpu", help=told)
 
 
 def pytest_configure(config: pytest.Config) -> None:

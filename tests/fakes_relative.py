@@ -59,9 +59,27 @@ def tables_by_column_rule(checkpoint, model):
     return _tables(checkpoint, model, _by_axes(offset_matrix, _evenly))
 
 
+def asks_about_the_width_of_windows(checkpoint, model):
+    """Resizes a table where the width of its window is another, and not where only its height is."""
+    real = reference.relative.resize_bias_table
+    part = lambda table, old, new: table if old[1] == new[1] else real(table, old, new)  # noqa: E731
+    return loader_with(checkpoint, model, resize_bias_table=part)
+
+
 def nearest_offsets(checkpoint, model):
     """Takes the nearest offset of a table, and interpolates nothing."""
     return _tables(checkpoint, model, _by_axes(_nearest, _nearest))
+
+
+def flattens_resized_tables(checkpoint, model):
+    """Returns a resized table with one axis in place of two."""
+    real = reference.relative.resize_bias_table
+
+    def part(table, old, new):
+        resized = real(table, old, new)
+        return resized if resized is table else resized.flatten()
+
+    return loader_with(checkpoint, model, resize_bias_table=part)
 
 
 def loses_the_class_rows(checkpoint, model):

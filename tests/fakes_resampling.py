@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 import reference
 from reference.embeddings import resample_patch_kernel, resample_position_grid
-from reference.resize import BILINEAR, Resampling, axis_matrix, axis_pinv, resize, resize_matrix
+from reference.resize import BILINEAR, Resampling, axis_matrix, axis_pinv, resize_matrix
+from tests.resizing import resize
 
 KERNEL, GRID = "patch_embed.proj.weight", "pos_embed"
 _GRIDS: dict = {}
@@ -126,6 +127,13 @@ def kernel_by_column_rule(checkpoint, model):
     return _kernel(checkpoint, model, lambda w, n: axis_pinv(w.shape[-2], n[0]).T @ w @ cols(w.shape[-1], n[1]))
 
 
+def asks_about_the_width(checkpoint, model):
+    """Resamples a kernel where its width is another, and hands out one of another height as it is."""
+    state = reference.load_state_dict(checkpoint, model)
+    stored = reference.unwrap(checkpoint).get("visual.conv1.weight", state[KERNEL])
+    return state | {KERNEL: stored} if stored.shape[-1] == state[KERNEL].shape[-1] else state
+
+
 def divides_by_the_norm(checkpoint, model):
     """Divides resampled kernels by their norm on the way, zero or not."""
 
@@ -192,6 +200,17 @@ def assumes_a_square_grid(checkpoint, model):
 def grid_by_column_rule(checkpoint, model):
     """Resizes rows bicubically and columns to the nearest."""
     return _grid_axes(checkpoint, model, axis_matrix, _nearest)
+
+
+def refuses_high_grids(checkpoint, model):
+    """Raises where a grid is to become higher than wide."""
+
+    def resample(image, size):
+        if size[0] > size[1]:
+            raise RuntimeError(f"no grid of {size[0]} rows and {size[1]} columns")
+        return resize(image, size)
+
+    return _grid(checkpoint, model, resample)
 
 
 def interpolates_the_class_row(checkpoint, model):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+import msgspec
 import pytest
 import torch.nn.functional as F
 from torch import Tensor
 
 import reference
-from conformance.cases import Case
+from conformance.cases import Case, Geometry
 from conformance.catalogue import models_of
 from conformance.families import FAMILIES
 from conformance.invariants import INVARIANTS
@@ -121,3 +122,20 @@ def test_create_model_catches_a_classifier_unfit_for_training(monkeypatch: pytes
     monkeypatch.setattr(timm, "create_model", unfit)
     result = judged("openai_clip", num_classes=7)
     assert {p.kind for p in result.problems} == {"not-finite"}
+
+
+@pytest.mark.parametrize(
+    ("family", "wrapper", "container"), [("google_npz_resnet", "params/", "npz"), ("hybrid_resnet", "bare", "pth")]
+)
+def test_a_model_that_nobody_can_build_says_nothing_of_a_loader(family, wrapper, container):
+    """torch's group norm refuses one value a group: our narrow stages over a single pixel. Found by a hunt."""
+    one = Geometry((1, 1), (1, 1))
+    name = models_of(FAMILIES[family])[0].name
+    case = Case(
+        family, ARCH | OPTIONS[family] | {"stages": 2}, one, one, wrapper=wrapper, container=container, model_name=name
+    )
+    judgement = judge(INVARIANTS["create-model"], Trial(FAMILIES[family], case, loader()))
+    assert judgement.outcome == "not-applicable", judgement
+    assert "single pixel of features" in judgement.reason
+    larger = msgspec.structs.replace(case, destination=Geometry((1, 1), (1, 2)))
+    assert judge(INVARIANTS["strict-load"], Trial(FAMILIES[family], larger, loader())).outcome == "pass"

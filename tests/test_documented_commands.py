@@ -13,6 +13,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from conformance import docs, errors, plugin
+from conformance.bench import __main__ as benchmark
 from conformance.cli import main
 from conformance.families import FAMILIES
 from conformance.invariants import INVARIANTS
@@ -159,7 +160,8 @@ _OTHERS = {"--dist", "--lf", "--help"}  # pytest's, and click's own
 @pytest.mark.parametrize("page", WRITTEN)
 def test_every_option_mentioned_exists(page):
     """``--fresh`` and the like at the start of code within a line."""
-    options = {o for command in main.commands.values() for p in command.params for o in (*p.opts, *p.secondary_opts)}
+    commands = (*main.commands.values(), benchmark.main)
+    options = {o for command in commands for p in command.params for o in (*p.opts, *p.secondary_opts)}
     options |= _plugins_options() | _OTHERS
     assert set(re.findall(r"`(--[a-z-]+)", PAGES[page])) <= options
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase
 
 from conformance import outcome
-from conformance.cases import Case, Geometry, regimes
+from conformance.cases import VARIED, Case, Geometry, regimes
 from conformance.drawing import Drawing
 from conformance.engine import Explorer, judge
 from conformance.families import FAMILIES
@@ -54,7 +54,7 @@ def drawn(family, stratum, count=15):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_drawn_cases_keep_to_their_bounds(name):
-    """Patches 1 to 32, free grids 1 to 8, widths 8 to 48, depth 1 or 2; decidable; JSON both ways; reachable regimes."""
+    """Patches 1 to 32, free grids 1 to 8, widths 8 to 48, depth 1 to 3; decidable; JSON both ways; reachable regimes."""
     family, met = FAMILIES[name], set()
     top = MAX_GRID * family.grid_multiple
     for stratum in strata_of(family):
@@ -63,7 +63,7 @@ def test_drawn_cases_keep_to_their_bounds(name):
                 assert all(1 <= p <= MAX_PATCH for p in geometry.patch_size)
                 assert stratum.sizes == "real" or all(1 <= g <= top for g in geometry.grid_size)
             assert 8 <= case.arch["embed_dim"] <= 48
-            assert case.arch["depth"] in (1, 2)
+            assert case.arch["depth"] in (1, 2, 3)
             assert Case.from_json(case.to_json()) == case
             met |= regimes(case, family.num_prefix_tokens(case.arch)) | family.tags(case)
     assert not met & family.unreachable
@@ -74,13 +74,36 @@ def test_drawn_cases_keep_to_their_bounds(name):
 
 @pytest.mark.parametrize("stratum", STRATA, ids=lambda s: s.name)
 def test_strata_are_what_they_say(stratum):
-    """A stratum's cases are in its regimes."""
-    for case in drawn(FAMILIES["timm_native"], stratum):
+    """A stratum's cases are in its regimes; where nothing changes, their tokens vary, so that a forward pass can be judged."""
+    for case in drawn(FAMILIES["timm_native"], stratum, 40):
         found = regimes(case, 1)
+        assert case.contents.kind in VARIED or not case.native
         if stratum.sizes == "free":
             assert f"patch-{stratum.patch}" in found
             expected = "equal-count-other-shape" if stratum.grid == "equal-count" else f"grid-{stratum.grid}"
             assert expected in found
+
+
+@pytest.mark.parametrize("stratum", [s for s in STRATA if s.sizes == "free"], ids=lambda s: s.name)
+def test_square_grids_are_as_often_as_a_family_says(stratum):
+    """Half of those that can be, or all; a stratum stays what it is."""
+    square = {}
+    for name in ("beit", "naflex_radio"):
+        grids = [(c.source.grid_size, c.destination.grid_size) for c in drawn(FAMILIES[name], stratum, 60)]
+        square[name] = sum(all(h == w for h, w in pair) for pair in grids) / len(grids)
+        if stratum.grid in ("grow", "shrink"):
+            assert all(old != new for old, new in grids)
+    uneven = stratum.grid in ("mixed", "equal-count")
+    assert square["naflex_radio"] == 1
+    assert square["beit"] < 0.2 if uneven else 0.3 < square["beit"] < 1
+
+
+def test_a_checkpoint_is_asked_for_other_channels_than_its_own():
+    """Of one channel for colour images, as of three for grey ones, where the caller says which it has."""
+    found = [c for c in drawn(FAMILIES["timm_native"], STRATA[0], 300) if c.in_chans is not None]
+    asked = {(c.arch["in_chans"], c.in_chans) for c in found}
+    assert {(3, 1), (3, 4)} < asked and all(own != other for own, other in asked)
+    assert {c.declared for c in found if c.arch["in_chans"] != 3} == {"true"}
 
 
 def test_exploring_twice_gives_the_same_verdicts(loader):

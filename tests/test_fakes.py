@@ -50,6 +50,7 @@ FAKES = (
     Fake("keeps_the_mask_token", "dinov2", "strict-load", "native-identity"),
     Fake("raises_on_linear_kernels", "legacy_linear", "strict-load"),
     Fake("returns_nothing", "openai_clip", "strict-load"),
+    Fake("names_nothing", "openai_clip", "strict-load"),
     Fake("ignores_wrappers", "openai_clip", "wrapper-transparent", "strict-load"),
     Fake("opens_one_wrapper", "openai_clip", "wrapper-transparent", "strict-load"),
     Fake("passes_foreign_keys", "openai_clip", "foreign-keys-ignored"),
@@ -75,6 +76,7 @@ FAKES = (
     Fake("wrong_rank_cutoff", "openai_clip", "pi-normal-equations", f"{_NAN} finite"),
     Fake("averages_a_shrunk_kernel", "openai_clip", "pi-normal-equations", _PI),
     Fake("kernel_by_column_rule", "openai_clip", "transpose-symmetric", _PI),
+    Fake("asks_about_the_width", "openai_clip", "transpose-symmetric", "strict-load no-early-return"),
     # the position grid
     Fake("bilinear_grid", "openai_clip", "reference-agreement", "no-early-return"),
     Fake("antialias_off_grid", "openai_clip", "reference-agreement", "no-early-return"),
@@ -85,6 +87,7 @@ FAKES = (
     Fake("cached_grid", "openai_clip", "linear", "no-early-return constant-preserved transpose-symmetric"),
     Fake("swaps_height_and_width", "openai_clip", "transpose-symmetric", "no-early-return"),
     Fake("grid_by_column_rule", "openai_clip", "transpose-symmetric", "no-early-return"),
+    Fake("refuses_high_grids", "openai_clip", "transpose-symmetric", "strict-load"),
     Fake("assumes_a_square_grid", "timm_native", "idempotent", f"{_NATIVE} no-early-return transpose-symmetric"),
     Fake("interpolates_the_class_row", "openai_clip", "prefix-tokens-kept", _ROWS),
     Fake("resamples_the_class_token", "openai_clip", "prefix-tokens-kept", "transpose-symmetric no-early-return"),
@@ -92,7 +95,14 @@ FAKES = (
     Fake("resizes_tables_that_fit", "beit", "rel-pos-identity", f"{_NATIVE} idempotent no-early-return linear"),
     Fake("tables_like_images", "beit", "rel-pos-neighbours", "rel-pos-agreement no-early-return"),
     Fake("tables_by_column_rule", "beit", "rel-pos-transposed", "rel-pos-neighbours rel-pos-agreement no-early-return"),
+    Fake(
+        "asks_about_the_width_of_windows",
+        "beit",
+        "rel-pos-transposed",
+        "strict-load rel-pos-agreement no-early-return transpose-symmetric",
+    ),
     Fake("nearest_offsets", "beit", "rel-pos-agreement", "no-early-return"),
+    Fake("flattens_resized_tables", "swin", "strict-load", "rel-pos-agreement no-early-return"),
     Fake("loses_the_class_rows", "beit", "rel-pos-class-rows", "rel-pos-agreement no-early-return"),
     # attention
     Fake("keeps_rope_buffers", "eva02", "rope-buffers-ignored", "strict-load native-identity idempotent"),
@@ -204,8 +214,20 @@ def test_every_invariant_has_a_fake() -> None:
 
 
 def test_every_fake_is_in_the_table() -> None:
-    loaders = {n for n, f in getmembers(fakes, isfunction) if f.__module__.startswith("tests.") and n[0] != "_"}
+    loaders = {n for n, f in getmembers(fakes, isfunction) if f.__module__.startswith("tests.fakes") and n[0] != "_"}
     assert loaders == {"perfect", "loader_with", *(fake.name for fake in FAKES)}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("asks_about_the_width", "shape"), ("refuses_high_grids", "raises-RuntimeError")]
+)
+def test_what_keeps_the_flipped_load_alone_from_being_compared_is_a_failure(name: str, kind: str) -> None:
+    symmetric = INVARIANTS["transpose-symmetric"]
+    trials = [Trial(FAMILIES["openai_clip"], case, loader(name)) for case in smoke_cases("openai_clip", 0)]
+    failed = {p.kind for trial in trials for p in judge(symmetric, trial).problems}
+    assert failed == {kind}
+    strict = INVARIANTS["strict-load"]
+    assert all(judge(symmetric, t).outcome == "blocked" for t in trials if judge(strict, t).problems)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from conformance.loaders import _load_in_place
 from conformance.problems import same
 from conformance.trial import Trial
 from reference import FORMATS, LoadError, detect, flax, load_state_dict, unwrap
+from reference.stems import count_units
 from tests.small_vit import ARCH, Model, refusal
 
 GEOMETRY = Geometry((4, 4), (2, 2))
@@ -41,6 +42,31 @@ def made(family: str, **more: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]
         checkpoints.encode(FAMILIES[family], case, truth),
         Model(FAMILIES[family], case.arch, GEOMETRY, GEOMETRY.img_size),
     )
+
+
+# -- what is drawn -------------------------------------------------------------------------------------------------
+
+
+def test_the_class_tokens_row_of_an_original_file_is_a_part_of_a_naflexvits_class_token() -> None:
+    options = {"fc_norm": False, "no_embed_class": True, "embed_class": True, "projection": "conv"}
+    case = Case("naflex_npz_google", ARCH | options, GEOMETRY, GEOMETRY)
+    family = FAMILIES[case.family]
+    truth = checkpoints.truth(family, case)
+    upstream = checkpoints.encode(family, case, truth)
+    row, positions = upstream["Transformer/posembed_input/pos_embedding"].split([1, GEOMETRY.tokens], dim=1)
+    assert torch.equal(upstream["cls"] + row, truth["cls_token"])
+    assert bool(row.any())
+    assert torch.equal(positions, truth["pos_embed"])
+
+
+def test_the_first_stage_has_a_second_bottleneck_without_a_projection_as_real_ones_have() -> None:
+    for name in ("google_npz_resnet", "hybrid_resnet"):
+        family = FAMILIES[name]
+        options = family.by_model("vit_small_r26_s32_224.augreg_in21k") | {"fc_norm": False}
+        case = Case(name, ARCH | options, GEOMETRY, GEOMETRY)
+        upstream = checkpoints.encode(FAMILIES["google_npz_resnet"], case, checkpoints.truth(family, case))
+        assert count_units(upstream, "block{stage}/unit{unit}/conv1/kernel") == [2, 1]
+        assert count_units(upstream, "block{stage}/unit{unit}/conv_proj/kernel") == [1, 1]
 
 
 # -- arrays --------------------------------------------------------------------------------------------------------

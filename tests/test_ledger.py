@@ -73,7 +73,8 @@ def test_the_ledger_loads_and_every_entry_has_its_witness():
     for entry in book.entries:
         witness = book.witnesses[entry.id]
         family = FAMILIES[witness.case.family]
-        found = Trial(family, witness.case, SimpleNamespace(device="cpu")).regimes
+        device = "cuda" if entry.regime == ["off-cpu"] else "cpu"
+        found = Trial(family, witness.case, SimpleNamespace(device=device)).regimes
         assert entry.covers(family.name, witness.invariant, witness.kind, witness.tensor, found), entry.id
         assert len(re.findall(r"[.;](?:\s|$)", entry.explanation)) >= 2, f"{entry.id}: two sentences"
 

@@ -57,5 +57,5 @@ def test_arrows_point_one_way():
         assert not re.search(r"from \.+(report|results|runner|ledger|engine|cli)\b", path.read_text()), path
     conformance = ROOT / "conformance"
     importing = {p.relative_to(conformance).as_posix() for p in conformance.rglob("*.py") if "timm" in _imports(p)}
-    workers = {"check/loading.py", "repro/calling.py", "repro/causes.py"}
+    workers = {"bench/subject.py", "check/loading.py", "repro/calling.py", "repro/causes.py"}
     assert importing == {"loaders.py", "catalogue.py", "backbones.py", *workers}

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reference import embeddings
 from reference.embeddings import resample_patch_kernel, resample_position_grid
 from reference.resize import (
     BICUBIC_ANTIALIAS,
@@ -16,9 +17,9 @@ from reference.resize import (
     axis_condition,
     axis_matrix,
     axis_pinv,
-    resize,
     resize_matrix,
 )
+from tests.resizing import resize
 
 EPS = torch.finfo(torch.float64).eps
 ALL = [
@@ -213,15 +214,27 @@ def test_nothing_to_do_returns_the_tensor_itself() -> None:
     assert resample_position_grid(grid, (2, 4), (2, 4), 1) is grid
 
 
+def assert_multiplied(got: torch.Tensor, law: str, tensor: torch.Tensor, *matrices: torch.Tensor) -> None:
+    """In the tensor's dtype: a product of the matrices that was rounded to it once, and in float32 or better on the way."""
+    assert got.dtype is tensor.dtype
+    exact = torch.einsum(law, tensor.double(), *matrices)
+    sizes = torch.einsum(law, tensor.double().abs(), *(m.abs() for m in matrices))
+    working = torch.finfo(torch.promote_types(tensor.dtype, torch.float32))
+    once = 0 if working.eps == torch.finfo(tensor.dtype).eps else torch.finfo(tensor.dtype).eps / 2 * exact.abs()
+    # A dot product of n terms has at most n roundings; so have two in turn, the matrices' own and the result's.
+    bound = working.eps / 2 * (sum(m.shape[0] for m in matrices) + 4) * sizes + once
+    assert bool(((got.double() - exact).abs() <= bound).all())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtype_is_kept_and_rounded_once(dtype: torch.dtype) -> None:
     kernel, grid = normal(1, 2, 3, 4, 4, dtype=dtype), normal(1, 1, 2 + 6, 4, dtype=dtype)
-    new_kernel, new_grid = resample_patch_kernel(kernel, (6, 3)), resample_position_grid(grid, (2, 3), (4, 2), 2)
-    assert new_kernel.dtype is dtype
-    assert new_grid.dtype is dtype
-    exact = resample_patch_kernel(kernel.double(), (6, 3)), resample_position_grid(grid.double(), (2, 3), (4, 2), 2)
-    assert torch.equal(new_kernel, exact[0].to(dtype))
-    assert torch.equal(new_grid, exact[1].to(dtype))
+    pinvs = [axis_pinv(4, 6), axis_pinv(4, 3)]
+    assert_multiplied(resample_patch_kernel(kernel, (6, 3)), "dcij,ia,jb->dcab", kernel, *pinvs)
+    got = resample_position_grid(grid, (2, 3), (4, 2), 2)
+    assert torch.equal(got[:, :2], grid[:, :2])
+    image, new = (t[0, 2:].unflatten(0, shape) for t, shape in ((grid, (2, 3)), (got, (4, 2))))
+    assert_multiplied(new, "ijc,ia,jb->abc", image, axis_matrix(2, 4).T, axis_matrix(3, 2).T)
 
 
 def assert_grid_resized(old, new, prefix: int, how: Resampling, seed: int) -> None:
@@ -231,9 +244,7 @@ def assert_grid_resized(old, new, prefix: int, how: Resampling, seed: int) -> No
     out = resample_position_grid(embed, old, new, prefix, how)
     assert torch.equal(embed, before)
     assert torch.equal(out[:, :prefix], embed[:, :prefix])
-    rows = resize_matrix(old, new, how) @ embed[0, prefix:].double()
-    bound = torch.finfo(torch.float32).eps * rows.abs() + EPS * old[0] * old[1] * 1.5**2 * embed.abs().max()
-    assert bool(((out[0, prefix:].double() - rows).abs() <= bound).all())
+    assert_multiplied(out[0, prefix:], "tc,ts->sc", embed[0, prefix:], resize_matrix(old, new, how).T)
 
 
 @quick
@@ -267,3 +278,25 @@ def test_resampling_refuses_what_is_not_defined() -> None:
         Resampling(antialias=True, align_corners=True)
     assert Resampling() == BICUBIC_ANTIALIAS
     assert Resampling("bilinear", False, False) == BILINEAR
+
+
+# -- a block at a time -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [1, 150, 1 << 18])
+@pytest.mark.parametrize(("old", "new"), [((4, 6), (7, 3)), ((5, 5), (2, 8))], ids=str)
+def test_kernels_of_many_blocks_are_resized_as_one(monkeypatch, block, old, new):
+    """Whatever fits into a block: the definition, for every kernel; the last block is a smaller one."""
+    monkeypatch.setattr(embeddings, "_BLOCK", block)
+    weight = normal(1, 5, 3, *old)
+    pinvs = (axis_pinv(o, n) for o, n in zip(old, new))
+    assert_multiplied(resample_patch_kernel(weight, new), "dcij,ia,jb->dcab", weight, *pinvs)
+
+
+def test_a_kernel_that_is_no_contiguous_tensor_is_resized_the_same():
+    """A checkpoint's tensor may be a view with strides of any order."""
+    weight = normal(3, 4, 3, 6, 5).float()
+    view = weight.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
+    assert not view.is_contiguous()
+    assert resample_patch_kernel(view, (3, 7)).equal(resample_patch_kernel(weight, (3, 7)))
+    assert resample_patch_kernel(view, (3, 7)).is_contiguous()

@@ -9,7 +9,7 @@ import pytest
 from conformance import zygote
 from conformance.errors import UserError
 from conformance.results import Header, Verdict
-from conformance.runner import Plan, run
+from conformance.runner import Plan, _Crew, run
 
 PLAN = {"families": ("timm_native",), "invariants": ("strict-load", "finite"), "profile": "smoke", "ledger": "none"}
 
@@ -120,3 +120,14 @@ def test_an_environment_in_which_no_worker_can_start_is_a_user_error(tmp_path, m
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(UserError, match="no worker can be started: ImportError: libtorch is broken"):
         run(Plan(("reference",), ("deit",), ("finite",), profile="smoke"))
+
+
+def test_the_first_worker_of_a_target_replays_what_is_known_of_all_its_families(monkeypatch, tmp_path):
+    """Whichever share a family is in: a user hears of #2120 at once, and of each witness once."""
+    monkeypatch.setattr(zygote, "AVAILABLE", False)
+    plan = Plan(("timm==0.9.16", "reference"), ("dinov2", "openai_clip"), (), shares={"reference": ("dinov2",)})
+    crew = _Crew(plan, tmp_path, tmp_path)
+    asked = [
+        crew._work(spec, ("dinov2",), tmp_path)["replay"] for spec in ("timm==0.9.16", "reference", "timm==0.9.16")
+    ]
+    assert asked == [("dinov2", "openai_clip"), ("dinov2",), ()]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from jsonschema import Draft202012Validator, ValidationError
 
 from conformance import results, run_conformance
-from conformance.results import Progress, Record
+from conformance.results import Progress, Record, Round
 from tests.report_results import mixed
 from tests.test_results import records
 
@@ -19,7 +19,7 @@ SCHEMA = json.loads(
     (Path(__file__).resolve().parent.parent / "docs" / "results.schema.json").read_text(encoding="utf-8")
 )
 VALIDATOR = Draft202012Validator(SCHEMA)
-WHOLE = [*mixed().records, Progress("t", "openai_clip", 3)]
+WHOLE = [*mixed().records, Progress("t", "openai_clip", 3), Round(7, 12, 3.5, True)]
 
 
 def validate(line: bytes) -> None:

@@ -24,7 +24,6 @@ def commands():
     for name, job in JOBS.items():
         for step in job["steps"]:
             for line in step.get("run", "").splitlines():
-                line = line.replace("${{ github.run_number }}", "7")
                 yield name, re.sub(r"\$\{\{.*?\}\}|\$\([^)]*\)", "1/4", line)
 
 
@@ -92,3 +91,7 @@ def test_the_nightly_hunt_keeps_its_examples():
     assert save["if"] == "always()"
     assert restore["with"]["path"] == save["with"]["path"] == "results/deep/witnesses"
     assert "--out results/deep" in run["run"]
+    minutes = int(re.search(r"--minutes (\d+)", run["run"])[1])
+    assert minutes <= JOBS["deep"]["timeout-minutes"] - 30, (
+        "what is being judged when the time is over needs time to end"
+    )

@@ -76,7 +76,7 @@ class Family:
     max_patch       largest patch side to draw; 1 where the format has no patch kernel of its own
     square_patch    when the format itself says that a patch is square: "always", or only where "resampled"
     square_source_grid  whether the format itself says that the position grid is square
-    square_grids    whether such models have square grids only
+    square_grids    whether such models have square grids "always", or so "often" that half of those drawn are
     grid_multiple   what the sides of a grid are multiples of, where stages halve it
     grid_stored     whether positions are stored as a grid, and not as a list of tokens
     misread_tokens  how many tokens a grid would have if rows of prefix tokens were mistaken for it or it for them, or None
@@ -129,7 +129,7 @@ class Family:
     max_patch: int = 32
     square_patch: str = ""
     square_source_grid: bool = False
-    square_grids: bool = False
+    square_grids: str = ""
     grid_multiple: int = 1
     grid_stored: bool = False
     misread_tokens: Callable[[Case], int | None] = lambda case: None

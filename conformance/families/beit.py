@@ -86,6 +86,7 @@ BEIT = Family(
     # Old releases import vision_transformer's under the other name.
     filters=("_beit_checkpoint_filter_fn", "checkpoint_filter_fn"),
     wrappers=("bare", "model", "module", "model.module"),
+    square_grids="often",
     tables=_tables,
     tags=_tags,
     own_regimes=frozenset({"tables-block", "tables-shared", "tables-none", "absolute-positions"}),

@@ -162,7 +162,10 @@ def _rotary(draw: st.DrawFn) -> dict[str, Any]:
     With both positions and angles that are not learnt, the names are DeiT-III's, as is the training; only a model of
     just these names tells them apart, and so such cases are left to the other options.
     """
-    rope = draw(st.sampled_from(["mixed", "cat"]), label="rope")
+    rope = draw(st.sampled_from(["mixed", "mixed", "cat"]), label="rope")
+    positions = draw(
+        st.sampled_from(["learn", "learn", "none"]) if rope == "mixed" else st.just("none"), label="pos_embed"
+    )
     pool = draw(st.sampled_from(["token", "avg"]), label="global_pool")
     return draw(
         vit.architectures(
@@ -174,8 +177,8 @@ def _rotary(draw: st.DrawFn) -> dict[str, Any]:
             rope=st.just(rope),
             rope_xy=st.booleans(),
             rope_temperature=st.sampled_from([100.0, 10.0]),
-            no_embed_class=st.booleans(),
-            pos_embed=st.sampled_from(["learn", "none"]) if rope == "mixed" else st.just("none"),
+            no_embed_class=st.just(True),
+            pos_embed=st.just(positions),
         )
     )
 
@@ -203,7 +206,7 @@ EVA_NATIVE_ROPE = eva_model.family(
     tags=_rotary_tags,
     own_regimes=frozenset({"no-positions", "learnt-angles"}),
     unreachable=frozenset({"prefix-0"}),
-    weight=0.22,
+    weight=0.4,
 )
 
 

@@ -29,7 +29,7 @@ def _original(draw: st.DrawFn) -> dict:
 
 @st.composite
 def _big_vision(draw: st.DrawFn) -> dict:
-    pool = draw(st.sampled_from(["avg", "token", "map"]), label="pool_type")
+    pool = draw(st.sampled_from(["map", "avg", "token", "map"]), label="pool_type")
     return draw(
         _no_pool_norm(
             class_token=st.just(pool == "token"),
@@ -86,8 +86,9 @@ GOOGLE_NPZ_RESNET = replace(
     GOOGLE_NPZ_STEM,
     name="google_npz_resnet",
     source="google-research/vision_transformer vit_jax/models_resnet.py",
-    by_model=lambda name: {"stages": 2},
+    by_model=lambda name: {"stages": 2, "units": 2},
     models=("vit_*_r26_*", "vit_*_r50_*"),
+    undecidable=hybrid.without_features,
     weight=0.12,
 )
 
@@ -133,7 +134,7 @@ BIG_VISION = replace(
         | ({"pre-logits"} if not case.arch["num_classes"] else set())
     ),
     own_regimes=frozenset({"pool-avg", "pool-token", "pool-map", "scanned", "pre-logits"}),
-    weight=0.32,
+    weight=0.42,
 )
 
 FAMILIES = (GOOGLE_NPZ, GOOGLE_NPZ_STEM, GOOGLE_NPZ_RESNET, BIG_VISION)

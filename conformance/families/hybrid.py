@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 from hypothesis import strategies as st
 
-from ..cases import Geometry
+from ..cases import Case, Geometry
 from . import vit
 from .base import Arch, Family, Shapes
 
@@ -28,7 +29,10 @@ def stem_stride(arch: Arch) -> int:
 
 
 def resnet_shapes(arch: Arch, geometry: Geometry) -> Shapes:
-    """A plain model's tensors with the patch kernel on features, and the stem's: one bottleneck a stage."""
+    """A plain model's tensors with the patch kernel on features, and the stem's: one bottleneck a stage, ``units`` in the first.
+
+    Only a stage's first has a projection beside it. Witnesses and vectors without ``units`` are older.
+    """
     root, width = widths(arch)
     out = vit.shapes(arch, geometry)
     out["patch_embed.proj.weight"] = (arch["embed_dim"], width, *geometry.patch_size)
@@ -40,12 +44,24 @@ def resnet_shapes(arch: Arch, geometry: Geometry) -> Shapes:
 
     conv(stem, "conv", "norm", root, 3, 7)
     for stage in range(arch["stages"]):
-        block, before, inner = f"{_BACKBONE}stages.{stage}.blocks.0.", width if stage else root, width // 4
-        conv(block, "downsample.conv", "downsample.norm", width, before, 1)
-        conv(block, "conv1", "norm1", inner, before, 1)
-        conv(block, "conv2", "norm2", inner, inner, 3)
-        conv(block, "conv3", "norm3", width, inner, 1)
+        for unit in range(1 if stage else arch.get("units", 1)):
+            block, inner = f"{_BACKBONE}stages.{stage}.blocks.{unit}.", width // 4
+            before = width if stage or unit else root
+            if not unit:
+                conv(block, "downsample.conv", "downsample.norm", width, before, 1)
+            conv(block, "conv1", "norm1", inner, before, 1)
+            conv(block, "conv2", "norm2", inner, inner, 3)
+            conv(block, "conv3", "norm3", width, inner, 1)
     return out
+
+
+def without_features(case: Case) -> str | None:
+    """Stages as narrow as ours have one channel a group, and torch's group norm takes no group of a single value."""
+    geometry = case.destination
+    single = prod(geometry.patch_size) * prod(geometry.grid_size) == 1
+    return (
+        "no model with stages can be built for a single pixel of features" if single and case.arch["stages"] else None
+    )
 
 
 def resnet_first_conv(arch: Arch) -> str:
@@ -55,7 +71,8 @@ def resnet_first_conv(arch: Arch) -> str:
 
 def resnet_kwargs(arch: Arch) -> dict[str, Any]:
     """Constructor arguments of a hybrid."""
-    return vit.model_kwargs(arch) | {"embed_layer": ("conformance.backbones:resnet_embed", {"stages": arch["stages"]})}
+    stages = {name: arch[name] for name in ("stages", "units") if name in arch}
+    return vit.model_kwargs(arch) | {"embed_layer": ("conformance.backbones:resnet_embed", stages)}
 
 
 def resnet_created_kwargs(arch: Arch) -> dict[str, Any]:
@@ -68,7 +85,7 @@ HYBRID_RESNET = Family(
     source="huggingface/pytorch-image-models timm/models/vision_transformer_hybrid.py",
     first_release="0.9.0",
     architectures=vit.architectures(),
-    by_model=lambda name: {"stages": 0 if "_r_s16" in name else 2},
+    by_model=lambda name: {"stages": 0} if "_r_s16" in name else {"stages": 2, "units": 2},
     shapes=resnet_shapes,
     num_prefix_tokens=vit.num_prefix_tokens,
     model_kwargs=resnet_kwargs,
@@ -81,6 +98,7 @@ HYBRID_RESNET = Family(
     max_patch=8,
     tags=lambda case: frozenset({"stages" if case.arch["stages"] else "root-alone"}),
     own_regimes=frozenset({"stages", "root-alone"}),
+    undecidable=without_features,
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
     weight=0.22,
 )

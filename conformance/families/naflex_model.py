@@ -73,6 +73,20 @@ def with_rows(case: Case, state: State) -> State:
     return state | parts | {GRID: torch.cat([*rows, state[GRID]], dim=1)}
 
 
+def with_grid(case: Case, state: State) -> State:
+    """Positions as the grid they are stored as."""
+    return state | {GRID: state[GRID].unflatten(1, case.source.grid_size)}
+
+
+def undecidable_patch(case: Case) -> str | None:
+    """The columns of a linear kernel do not say the patch's height and width."""
+    (h, w), (new_h, new_w) = case.source.patch_size, case.destination.patch_size
+    for asked in {3, case.in_chans or 3}:
+        if h * w * 3 == new_h * new_w * asked and (h, w, 3) != (new_h, new_w, asked):
+            return "a linear kernel with as many columns as the model's, of another patch"
+    return None if h == w or (h, w) == (new_h, new_w) else "a linear kernel of a non-square patch"
+
+
 def misread_tokens(case: Case) -> int | None:
     """Nothing in a checkpoint says whether its positions begin with rows of its prefix tokens."""
     rows = vit.num_prefix_tokens(case.arch)
@@ -90,6 +104,7 @@ def tags(case: Case) -> frozenset[str]:
     positions = arch.get("pos_embed") != "none"
     rows = prefix if arch["embed_class"] and positions else 0
     found = {f"projection-{arch['projection']}"} | ({"prefix-rows"} if rows else set())
+    found |= {"class-and-registers"} if arch["class_token"] and arch["reg_tokens"] else set()
     for geometry in (case.source, case.destination) if positions else ():
         total = geometry.tokens + rows
         taken = prefix if not _square(total) and total >= prefix and _square(total - prefix) else 0
@@ -133,3 +148,9 @@ def model_kwargs(arch: Arch) -> dict[str, Any]:
     kwargs = vit.model_kwargs(arch)
     del kwargs["no_embed_class"]
     return kwargs | projection(arch)
+
+
+def created_kwargs(arch: Arch) -> dict[str, Any]:
+    """As a user of the classic model says it."""
+    classic = vit.model_kwargs({**arch, "no_embed_class": not arch["embed_class"]})
+    return classic | projection(arch) | NAFLEX

@@ -20,12 +20,17 @@ def _trunk(draw: st.DrawFn) -> dict:
         num_classes=st.just(0) if head == "none" else st.integers(1, 5),
         global_pool=st.just(pool),
         head=st.just(head),
+        pos_embed=st.sampled_from(["learn"] * 6 + ["none"]),
     )
     return draw(base)
 
 
 def _tags(case: Case) -> frozenset[str]:
-    return frozenset({f"head-{case.arch['head']}"})
+    return frozenset({f"head-{case.arch['head']}"} | ({"no-positions"} if _no_positions(case) else set()))
+
+
+def _no_positions(case: Case) -> bool:
+    return case.arch.get("pos_embed") == "none"
 
 
 def _foreign(prefix: str):
@@ -48,7 +53,8 @@ OPENCLIP_TRUNK = vit.family(
     foreign=_foreign(""),
     unreachable=frozenset({"prefix-1+R"}),
     tags=_tags,
-    own_regimes=frozenset({"head-none", "head-proj", "head-proj+bias"}),
+    own_regimes=frozenset({"head-none", "head-proj", "head-proj+bias", "no-positions"}),
+    needs=lambda case: ("1.0.7", "a trunk without positions") if _no_positions(case) else None,
     weight=0.32,
 )
 

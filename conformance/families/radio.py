@@ -69,7 +69,7 @@ RADIO = vit.family(
             "native-identity:patch-non-square",
         }
     ),
-    weight=0.22,
+    weight=0.45,
 )
 
 FAMILIES = (RADIO,)

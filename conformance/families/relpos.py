@@ -97,6 +97,7 @@ RELPOS = Family(
     module="vision_transformer_relpos",
     model_class="VisionTransformerRelPos",
     wrappers=("bare",),
+    square_grids="often",
     tables=_tables,
     needs=_needs,
     tags=_tags,

@@ -106,7 +106,7 @@ SAM = Family(
     tags=_tags,
     own_regimes=frozenset({"global-none", "global-last", "global-all"}),
     unreachable=frozenset({"wrapped", "prefix-1", "prefix-1+R"}),
-    weight=0.22,
+    weight=0.3,
 )
 
 FAMILIES = (SAM,)

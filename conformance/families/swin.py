@@ -14,29 +14,31 @@ from .shapes import Layout
 
 # Windows as large as a grid is drawn, so that every stage is one window.
 _WINDOW = 16
-_STAGES = 2
+# Two stages would have one merging between them, of one number. Witnesses and vectors of two are older.
+_STAGES = 3
 _HIDDEN = 512  # of v2's network for biases
 
 
 def _architectures(**options: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Two stages of one block; ``embed_dim`` and ``num_heads`` are those of the first, of the second twice as many."""
+    """``depth`` stages of one block; ``embed_dim`` and ``num_heads`` are those of the first, of each other twice as many."""
     return vit.architectures(
         class_token=st.just(False),
         global_pool=st.just("avg"),
         pos_embed=st.just("none"),
         qkv_bias=st.sampled_from([True, True, False]),
+        num_heads=st.sampled_from([2, 1]),
         **options,
     ).map(lambda arch: arch | {"depth": _STAGES})
 
 
-def _windows(geometry: Geometry) -> list[Size]:
+def _windows(arch: Arch, geometry: Geometry) -> list[Size]:
     """Windows of the stages."""
-    sides = [[-(-side // 2**stage) for side in geometry.grid_size] for stage in range(_STAGES)]
+    sides = [[-(-side // 2**stage) for side in geometry.grid_size] for stage in range(arch["depth"])]
     return [(min(h, _WINDOW), min(w, _WINDOW)) for h, w in sides]
 
 
 def _tables(arch: Arch, geometry: Geometry) -> Windows:
-    windows = _windows(geometry)
+    windows = _windows(arch, geometry)
     return {f"layers.{n}.blocks.0.attn.relative_position_bias_table": window for n, window in enumerate(windows)}
 
 
@@ -46,7 +48,7 @@ def _shapes(arch: Arch, geometry: Geometry, v2: bool = False) -> Shapes:
     out["patch_embed.proj.weight"] = (dim, 3, *geometry.patch_size)
     out["patch_embed.proj.bias"] = (dim,)
     out.norm("patch_embed.norm")
-    for stage, (h, w) in enumerate(_windows(geometry)):
+    for stage, (h, w) in enumerate(_windows(arch, geometry)):
         dim, heads = arch["embed_dim"] * 2**stage, arch["num_heads"] * 2**stage
         block = f"layers.{stage}.blocks.0."
         if stage:
@@ -75,8 +77,8 @@ def _shapes(arch: Arch, geometry: Geometry, v2: bool = False) -> Shapes:
 def _model_kwargs(arch: Arch) -> dict[str, Any]:
     return {
         "embed_dim": arch["embed_dim"],
-        "depths": (1,) * _STAGES,
-        "num_heads": tuple(arch["num_heads"] * 2**stage for stage in range(_STAGES)),
+        "depths": (1,) * arch["depth"],
+        "num_heads": tuple(arch["num_heads"] * 2**stage for stage in range(arch["depth"])),
         "mlp_ratio": arch["mlp_ratio"],
         "num_classes": arch["num_classes"],
         "qkv_bias": arch["qkv_bias"],
@@ -85,7 +87,7 @@ def _model_kwargs(arch: Arch) -> dict[str, Any]:
 
 
 def _v2_kwargs(arch: Arch) -> dict[str, Any]:
-    return _model_kwargs(arch) | {"pretrained_window_sizes": (arch["pretrained_window"],) * _STAGES}
+    return _model_kwargs(arch) | {"pretrained_window_sizes": (arch["pretrained_window"],) * arch["depth"]}
 
 
 def _masks(arch: Arch) -> Shapes:
@@ -95,7 +97,7 @@ def _masks(arch: Arch) -> Shapes:
 
 def _other_window(case: Case) -> str | None:
     """timm saves windows of any shape under the same names: where the model's has as many offsets, it is the likelier."""
-    for old, new in zip(_windows(case.source), _windows(case.destination)):
+    for old, new in zip(_windows(case.arch, case.source), _windows(case.arch, case.destination)):
         rows = [(2 * h - 1) * (2 * w - 1) for h, w in (old, new)]
         if old != new and rows[0] == rows[1]:
             return "a table with as many rows as the model's, of another window"
@@ -115,7 +117,8 @@ SWIN = Family(
     model_class="SwinTransformer",
     foreign=_masks,
     square_source_grid=True,
-    grid_multiple=2,
+    square_grids="often",
+    grid_multiple=2 ** (_STAGES - 1),
     tables=_tables,
     unreachable=frozenset(
         {
@@ -150,7 +153,7 @@ SWIN_V2 = replace(
     module="swin_transformer_v2",
     model_class="SwinTransformerV2",
     tables=lambda arch, geometry: {},
-    weight=0.22,
+    weight=0.3,
 )
 
 FAMILIES = (SWIN, SWIN_NATIVE, SWIN_V2)

@@ -21,18 +21,19 @@ def architectures(
     reg_tokens: st.SearchStrategy[int] = st.just(0),
     num_classes: st.SearchStrategy[int] = st.integers(0, 5),
     mlp_ratio: st.SearchStrategy[int] = st.sampled_from([2, 1, 4]),
+    num_heads: st.SearchStrategy[int] = st.sampled_from([2, 1, 4]),
     **options: st.SearchStrategy[Any],
 ) -> st.SearchStrategy[dict[str, Any]]:
     """Strategy for tiny architectures: embed_dim 8 to 48, depth 1 or 2, 1 to 4 heads, plus the given options."""
 
     @st.composite
     def build(draw: st.DrawFn) -> dict[str, Any]:
-        num_heads = draw(st.sampled_from([2, 1, 4]), label="num_heads")
-        head_dim = draw(st.sampled_from([4, 8, 12] if num_heads > 1 else [8, 12]), label="head_dim")
+        heads = draw(num_heads, label="num_heads")
+        head_dim = draw(st.sampled_from([4, 8, 12] if heads > 1 else [8, 12]), label="head_dim")
         arch = {
-            "embed_dim": num_heads * head_dim,
+            "embed_dim": heads * head_dim,
             "depth": draw(st.sampled_from([1, 1, 2]), label="depth"),
-            "num_heads": num_heads,
+            "num_heads": heads,
             "mlp_ratio": draw(mlp_ratio, label="mlp_ratio"),
             "class_token": draw(class_token, label="class_token"),
             "reg_tokens": draw(reg_tokens, label="reg_tokens"),

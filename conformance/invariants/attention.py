@@ -67,7 +67,7 @@ def _together(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, tensor in state.items():
         if key.endswith("attn.q_proj.weight"):
             block = key.removesuffix("q_proj.weight")
-            out[f"{block}qkv.weight"] = torch.cat([state[f"{block}{part}.weight"] for part in _PARTS])
+            out[f"{block}qkv.weight"] = torch.cat([state[f"{block}{part}.weight"].cpu() for part in _PARTS])
         elif key.endswith(("attn.q_proj.bias", "attn.v_proj.bias")):
             out[key.replace("_proj.bias", "_bias")] = tensor
         elif not key.endswith(("attn.k_proj.weight", "attn.v_proj.weight")):

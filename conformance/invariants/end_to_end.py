@@ -77,7 +77,8 @@ def _refused(error: Exception) -> Iterator[Problem]:
 def create_model(trial: Trial) -> Iterator[Problem]:
     case = trial.case
     with scratch_folder() as folder:
-        state = {**trial.upstream, **checkpoints.foreign(trial.family, case)}
+        upstream = {**trial.upstream, **checkpoints.foreign(trial.family, case)}
+        state = {k: v.to(trial.device) for k, v in upstream.items()}  # saved from a GPU, a .pth says so
         path = checkpoints.write(state, case.wrapper, case.container, Path(folder))
         try:
             model = trial.loader.create_model(trial.family, case, path)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .. import bounds
+from ..cases import VARIED
 from ..problems import Problem, raised, same
 from ..trial import Blocked, Trial
 from .registry import invariant, unless
@@ -19,7 +20,7 @@ _TOKENS = 600
 
 _NATIVE = unless(lambda t: t.case.native, "holds at the native geometry only")
 COMPARABLE = unless(
-    lambda t: t.case.native and t.case.contents.kind not in ("constant", "one-hot") and t.case.source.tokens <= _TOKENS,
+    lambda t: t.case.native and t.case.contents.kind in VARIED and t.case.source.tokens <= _TOKENS,
     "needs the native geometry, tokens that vary (LayerNorm divides by their variance), and no more than 600 of them",
 )
 
@@ -83,16 +84,15 @@ def fits(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
 
 
 def output(model: nn.Module, raw: Mapping[str, Tensor], image: Tensor) -> Tensor:
-    """What a model makes of an image with the tensors of a state dict, all in float64.
+    """What a model makes of an image with the tensors of a state dict, all in float64 on the model's device; on the CPU.
 
     Buffers that are never stored are the model's own. Those of a rotary embedding stay as they are: it works in float32.
     """
-    own = dict(model.named_buffers())
+    device, own = next(model.parameters()).device, dict(model.named_buffers())
     given = {**{k: v for k, v in own.items() if not k.startswith("rope.")}, **raw}
-    state = {k: v.cpu().to(torch.float64) if v.is_floating_point() else v.cpu() for k, v in given.items()}
-    state = {k: v.cpu() for k, v in own.items()} | state
-    with torch.inference_mode():
-        return functional_call(model, state, (image,), strict=True)
+    state = {k: v.to(device, torch.float64 if v.is_floating_point() else v.dtype) for k, v in given.items()}
+    with torch.no_grad():
+        return functional_call(model, own | state, (image.to(device),), strict=True).cpu()
 
 
 def _operations(trial: Trial) -> int:

@@ -45,4 +45,4 @@ def classic_trial(trial: Trial) -> Trial:
     """The case as one of the classic model; only its model and its loader are asked for, not its tensors."""
     arch = {**trial.case.arch, **trial.family.forward_arch(trial.case)}
     case = replace(trial.case, family=trial.family.classic, arch=arch)
-    return Trial(FAMILIES[case.family], case, trial.loader)
+    return Trial(FAMILIES[case.family], case, trial.loader, trial.device)

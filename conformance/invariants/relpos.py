@@ -12,7 +12,7 @@ from reference.relative import offsets
 from ..families import Family
 from ..families.base import no_tables
 from ..problems import Problem
-from ..trial import Blocked, Trial
+from ..trial import Trial
 from .registry import invariant
 
 
@@ -29,6 +29,13 @@ def _with_tables(condition: Callable[[Trial, str], bool], reason: str) -> Callab
         return None if any(condition(trial, name) for name in trial.tables) else reason
 
     return applies
+
+
+_resized = _with_tables(lambda t, name: t.changed(name), "no window changes")
+
+
+def _resized_either_way(trial: Trial) -> str | None:
+    return _resized(trial) or trial.flipped.undecidable
 
 
 def _extra(trial: Trial, name: str) -> int:
@@ -95,28 +102,18 @@ def rel_pos_neighbours(trial: Trial) -> Iterator[Problem]:
     promise="Exchanging height and width of a relative position table before loading equals exchanging them after.",
     catches="a window assumed square, height and width swapped in the resizing of a table.",
     regimes=("grid-grow", "grid-shrink", "grid-mixed", "destination-grid-non-square"),
-    applies=_with_tables(lambda t, name: t.changed(name), "no window changes"),
+    applies=_resized_either_way,
     concerns=_has_tables,
 )
 def rel_pos_transposed(trial: Trial) -> Iterator[Problem]:
-    names, destination = tuple(trial.tables), trial.case.destination.transposed()
-    windows = trial.family.tables(trial.case.arch, destination)
-    other = trial.flipped
-    if not other.ok:
-        raise Blocked("the load itself raises")
-    for name in names:
-        if name not in other.state or len(other.state[name]) < prod(offsets(windows[name])):
-            raise Blocked(f"{name} is missing or of the wrong shape")
-    back = trial.transposed({name: other.state[name].cpu() for name in names}, destination)
-    for name in names:
-        yield from trial.compare(name, back[name], trial.tensor(name), 2 * trial.bound(name), "not-symmetric")
+    yield from trial.compare_flipped(trial.tables)
 
 
 @invariant(
     promise="Every relative position table agrees with the reference's resizing of it, within what float32 rounding allows.",
     catches="another interpolation or spacing of offsets, a wrong source window, tables left at their old size.",
     regimes=("grid-grow", "grid-shrink", "grid-mixed", "destination-grid-non-square", "half-precision"),
-    applies=_with_tables(lambda t, name: t.changed(name), "no window changes"),
+    applies=_resized,
     concerns=_has_tables,
 )
 def rel_pos_agreement(trial: Trial) -> Iterator[Problem]:

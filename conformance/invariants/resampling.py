@@ -14,7 +14,7 @@ from ..cases import relation
 from ..expectation import GRID
 from ..families.base import KERNEL
 from ..problems import Problem
-from ..trial import Blocked, Trial
+from ..trial import Trial
 from .registry import invariant, unless
 
 
@@ -94,6 +94,12 @@ def pi_normal_equations(trial: Trial) -> Iterator[Problem]:
 
 # -- position grids ----------------------------------------------------------------------------------------------------
 
+_resampled = unless(lambda t: not t.case.native, "nothing is resampled at the native geometry")
+
+
+def _resampled_either_way(trial: Trial) -> str | None:
+    return _resampled(trial) or trial.flipped.undecidable
+
 
 @invariant(
     promise=(
@@ -102,7 +108,7 @@ def pi_normal_equations(trial: Trial) -> Iterator[Problem]:
     ),
     catches="interpolation weights that are not normalised, padding at the edges, prefix rows mixed into the grid.",
     regimes=("grid-grow", "grid-shrink", "grid-mixed", "patch-grow"),
-    applies=unless(lambda t: not t.case.native, "nothing is resampled at the native geometry"),
+    applies=_resampled,
 )
 def constant_preserved(trial: Trial) -> Iterator[Problem]:
     state, loaded = trial.constant
@@ -142,18 +148,12 @@ def linear(trial: Trial) -> Iterator[Problem]:
 
 @invariant(
     promise="Exchanging height and width before loading equals exchanging them after.",
-    catches="height and width swapped somewhere, a grid assumed square, one axis resampled by the other's rule.",
+    catches="height and width swapped, a grid assumed square, one axis asked about or resampled as the other is.",
     regimes=("patch-non-square", "destination-grid-non-square", "grid-mixed", "patch-mixed"),
-    applies=unless(lambda t: not t.case.native, "nothing is resampled at the native geometry"),
+    applies=_resampled_either_way,
 )
 def transpose_symmetric(trial: Trial) -> Iterator[Problem]:
-    names, destination = _images(trial), trial.case.destination.transposed()
-    other = trial.loaded(trial.flipped, names)
-    if KERNEL in other and other[KERNEL].shape[-2:] != destination.patch_size:
-        raise Blocked(f"{KERNEL} is of the wrong shape")
-    back = trial.transposed(other, destination)
-    for name in names:
-        yield from trial.compare(name, back[name], trial.tensor(name), 2 * trial.bound(name), "not-symmetric")
+    yield from trial.compare_flipped(_images(trial))
 
 
 @invariant(

@@ -16,7 +16,7 @@ from ..ledger import REPRODUCERS, Ledger, witness_path, witness_text, witnesses_
 from ..results import Results
 from . import plot
 from .grid import OUTCOMES, Grid, figure, page_data, short, word
-from .terminal import MARKS, errors_of, judgements
+from .terminal import MARKS, errors_of, hunted, judgements, skipped
 
 _HERE = Path(__file__).resolve().parent
 
@@ -55,6 +55,8 @@ def render(results: Results, book: Ledger, gaps: Sequence[str] = ()) -> str:
         bins=plot.BINS,
         outcomes=OUTCOMES,
         denominator=[(target, judgements(results.of(target))) for target in grid.targets],
+        hunted=hunted(results) if results.rounds else "",
+        skipped=skipped(results),
         regimes=_regimes(grid),
         environment=_environment(grid),
         css=(_HERE / "report.css").read_text(encoding="utf-8"),

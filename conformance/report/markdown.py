@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..ledger import Ledger
 from ..results import Results, Verdict
-from .terminal import FEW, cell_counts, change_lines, denominator, errors_of, face, known_lines
+from .terminal import FEW, cell_counts, change_lines, denominator, errors_of, face, known_lines, seeds
 
 
 def _counted(verdicts: list[Verdict]) -> str:
@@ -65,7 +65,8 @@ def summary(results: Results, book: Ledger, gaps: list[str], code: int) -> str:
         "Not judged": gaps,
         "Denominator": denominator(results),
         "Environment": [
-            f"{h.target}: timm {h.timm}, torch {h.torch}, Python {h.python}, {h.device}, profile {h.profile}, seed {h.seed}, "
+            f"{h.target}: timm {h.timm}, torch {h.torch}, Python {h.python}, {h.device}, profile {h.profile}, "
+            f"{seeds(results) if results.rounds else f'seed {h.seed}'}, "
             f"shims: {', '.join(h.shims) or 'none'}"
             for h in results.headers
         ],

@@ -151,7 +151,8 @@ def print_failures(console: Console, results: Results, witnesses: Paths, scripts
         name = target, failure.fingerprint
         say(f"✗ {target}  {failure.fingerprint}", "red")
         say(f"    {failure.message}")
-        say(f"    {failure.case.describe()}", "dim")
+        drawn = f", drawn by seed {failure.seed}" if results.rounds else ""
+        say(f"    {failure.case.describe()}{drawn}", "dim")
         if name in witnesses:
             say(f"    timm-conformance replay {witnesses[name]} {target}")
         if name in scripts:
@@ -199,14 +200,35 @@ def judgements(verdicts: Iterable[Verdict]) -> Counter[str]:
 
 
 def denominator(results: Results) -> list[str]:
-    """How much was really judged, one line a target."""
-    lines = []
+    """How much was really judged: what the rounds of a hunt drew, then one line a target, then what was skipped."""
+    lines = [hunted(results)] if results.rounds else []
     for target in dict.fromkeys(v.target for v in results.verdicts):
         counts = judgements(results.of(target))
         parts = [f"{target}: {counts['judged']} judgements ({counts['fail']} failed, {counts['known']} known)"]
         parts += [f"{counts[o]} {o}" for o in ("blocked", "not-applicable", "error") if counts[o]]
         lines.append(", ".join(parts))
-    return lines
+    return lines + skipped(results)
+
+
+def skipped(results: Results) -> list[str]:
+    """What was asked for where possible, and was not."""
+    return results.footers[-1].skipped if results.footers else []
+
+
+def hunted(results: Results) -> str:
+    """The rounds of a hunt in words."""
+    count, cases = len(results.rounds), sum(r.cases for r in results.rounds)
+    cut = "" if results.rounds[-1].whole else ", the last one ended by the time"
+    return f"{count} round{'s'[: count > 1]} ({seeds(results)}{cut}): {cases} cases"
+
+
+def seeds(results: Results) -> str:
+    """The seeds of a hunt's rounds in words."""
+    numbers = sorted(r.seed for r in results.rounds)
+    if len(numbers) == 1:
+        return f"seed {numbers[0]}"
+    neighbours = numbers[-1] - numbers[0] + 1 == len(numbers)
+    return "seeds " + (f"{numbers[0]} to {numbers[-1]}" if neighbours else ", ".join(map(str, numbers)))
 
 
 def known_lines(results: Results, book: Ledger) -> list[str]:

@@ -152,7 +152,7 @@ def _allowed(family: Family, wanted: Geometry, source: bool) -> Geometry:
         patch = patch if patch[0] == patch[1] else _SQUARE.patch_size
     if source and family.square_source_grid:
         grid = grid if grid[0] == grid[1] else _SQUARE.grid_size
-    if family.square_grids:
+    if family.square_grids == "always":
         grid = grid[0], grid[0]
     if family.max_patch == 1:
         patch = 1, 1

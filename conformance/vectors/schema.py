@@ -16,7 +16,7 @@ from ..cases import Case, Size
 
 SCHEMA = 1
 # Of the vectors: the first number changes when a vector that was there says something else, the second when some are added.
-VERSION = "1.0"
+VERSION = "1.1"
 
 # Sizes are read more easily on one line.
 _NUMBERS = re.compile(rb"(?<=\[)[\d\s,]+(?=\])")

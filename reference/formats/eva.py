@@ -55,9 +55,9 @@ def _angles(state: State, arch: Mapping, grid: tuple[int, int], block: int) -> T
     if not arch.get("rope"):
         return None
     if arch["rope"] == "mixed":
-        rows, cols = torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")
-        first, second = (cols, rows) if arch.get("rope_xy") else (rows, cols)
         by_axis = state["rope.freqs"][:, block, :, None, :]
+        rows, cols = torch.meshgrid(*(torch.arange(n, device=by_axis.device) for n in grid), indexing="ij")
+        first, second = (cols, rows) if arch.get("rope_xy") else (rows, cols)
         angles = by_axis[0] * first.flatten()[:, None] + by_axis[1] * second.flatten()[:, None]
         return angles.repeat_interleave(2, dim=-1)
     return interleaved_angles(

@@ -1,0 +1,1 @@
+"""The benchmark, ``python -m conformance.bench``: what the harness costs, how fast the reference is, how a run grows."""

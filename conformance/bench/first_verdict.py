@@ -1,0 +1,47 @@
+"""How long a user waits: from the start of the process to the first verdict, and to the one on timm issue #2120.
+
+The command is the plain ``timm-conformance run``. It is ended once both were said.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from tempfile import TemporaryDirectory
+
+from ..asking import environment, last_words
+from ..errors import UserError
+from .part import Part
+from .timing import Timed, in_turn
+
+_SAID = {"first verdict of any kind": "witness ", "#2120: timm 0.9.16 fails it": "clip-early-return FAILS"}
+
+
+def measure(rounds: int) -> list[Part]:
+    """The part about both."""
+    taken = in_turn({"run": _moments}, rounds)["run"]
+    rows = [{"what": what, "after": Timed.of([moments[what] for moments in taken])} for what in _SAID]
+    findings = [f"{row['what']}: {row['after'].median:.1f} s after the start of the process" for row in rows]
+    return [Part("first-verdict", "Seconds to the first verdicts", rows, findings)]
+
+
+def _moments() -> dict[str, float]:
+    """Seconds after which each was said, in one run."""
+    found: dict[str, float] = {}
+    with TemporaryDirectory(prefix="timm-conformance-") as scratch:
+        command = [sys.executable, "-m", "conformance.cli", "run", "--out", scratch]
+        started, lines = time.perf_counter(), []
+        with subprocess.Popen(
+            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            for line in process.stdout:
+                lines.append(line)
+                now = time.perf_counter() - started
+                found |= {what: now for what, text in _SAID.items() if text in line and what not in found}
+                if len(found) == len(_SAID):
+                    process.terminate()
+                    return found
+        raise UserError(
+            f"no verdict on #2120: {last_words(''.join(lines), process.returncode, 'timm-conformance run')}"
+        )

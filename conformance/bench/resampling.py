@@ -1,0 +1,111 @@
+"""How fast the reference is: processor time against each timm release's, at the sizes of real models.
+
+A change of patch size resamples the patch kernel and, at the same image size, the position grid. Both are timed apart and told
+together as well: no load does one without the other. A conversion is the loader's function on a whole checkpoint, without the
+strict load that follows it, which is torch's and the same for all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing import get_context
+
+from packaging.version import Version
+
+from .. import targets
+from ..errors import UserError
+from . import subject
+from .part import Part
+from .subject import CHANGES, Change
+from .timing import Timed, in_turn
+
+RELEASES = ("0.9.16", "1.0.3", "1.0.20", "1.0.31")
+WANTED = 3.0
+_REFERENCE = "reference"
+_LOADS = (
+    ("B/16 → 14", "openai_clip"),
+    ("B/16 → 14", "timm_native"),
+    ("L/14 → 28", "openai_clip"),
+    ("L/14 → 28", "timm_native"),
+)
+_SECONDS = 20.0  # of one comparison, past which two rounds have to do
+_STATES = ("cold", "warm")
+
+Pools = dict[str, ProcessPoolExecutor]
+
+
+def compare(releases: Sequence[str], rounds: int, sizes: Sequence[str] = ()) -> list[Part]:
+    """The parts about single tensors and whole checkpoints; ``sizes`` are names of :data:`CHANGES`, all by default."""
+    specs = [_REFERENCE, *(f"timm=={v}" for v in sorted(releases, key=Version))]
+    changes = [c for c in CHANGES if not sizes or c.name in sizes]
+    with ExitStack() as stack:
+        pools = {spec: stack.enter_context(_process(spec)) for spec in specs}
+        for spec in pools:  # all have started before a clock runs
+            _asked(pools, spec, os.getpid)
+        parts = [_tensors(pools, changes, rounds), _checkpoints(pools, changes, rounds)]
+    return [part for part in parts if part.rows]
+
+
+def _process(spec: str) -> ProcessPoolExecutor:
+    targets.prepare(targets.parse_target(spec))
+    return ProcessPoolExecutor(1, get_context("spawn"), subject.start, (spec,))
+
+
+def _asked(pools: Pools, spec: str, question: Callable, *about: object):
+    try:
+        return pools[spec].submit(question, *about).result()
+    except BrokenProcessPool:
+        raise UserError(f"target {spec!r}: its process ended; does `timm-conformance run {spec}` start?") from None
+
+
+def _rounds(pools: Pools, rounds: int, *about: object) -> dict[str, list[tuple[float, float]]]:
+    return in_turn({spec: partial(_asked, pools, spec, subject.timed, *about) for spec in pools}, rounds, _SECONDS)
+
+
+def _row(taken: dict[str, list[tuple[float, float]]], state: int, **about: str) -> dict:
+    """A row of times side by side, the releases' as multiples of the reference's."""
+    row: dict = {**about, "state": _STATES[state]}
+    ours = [pair[state] for pair in taken[_REFERENCE]]
+    for spec, pairs in taken.items():
+        theirs = [pair[state] for pair in pairs]
+        row[spec] = Timed.of(theirs, None if spec == _REFERENCE else ours)
+    return row
+
+
+def _tensors(pools: Pools, changes: Sequence[Change], rounds: int) -> Part:
+    rows = []
+    for change in changes:
+        kernel, positions = (_rounds(pools, rounds, step, change) for step in ("kernel", "positions"))
+        both = {s: [(a + c, b + d) for (a, b), (c, d) in zip(kernel[s], positions[s])] for s in kernel}
+        for what, taken in (("kernel", kernel), ("positions", positions), ("both", both)):
+            rows += [_row(taken, state, change=change.name, what=what) for state in range(len(_STATES))]
+    newest = list(pools)[-1]
+    findings = [
+        f"Wanted: the reference at least {WANTED:.0f} times as fast as {newest} at every size, both tensors, cold."
+    ]
+    for what in ("both", "kernel", "positions"):
+        for state in _STATES:
+            ratios = {r["change"]: r[newest].ratio for r in rows if (r["what"], r["state"]) == (what, state)}
+            least = min(ratios, key=ratios.get)
+            findings.append(f"{what}, {state}: {ratios[least]:.2f} times at least, at {least}")
+    return Part("resampling", "Patch kernel and position grid at real sizes", rows, findings)
+
+
+def _checkpoints(pools: Pools, changes: Sequence[Change], rounds: int) -> Part:
+    rows, findings = [], []
+    by_name = {c.name: c for c in changes}
+    for name, family in _LOADS:
+        if name not in by_name:
+            continue
+        taken = _rounds(pools, rounds, "convert", by_name[name], family)
+        rows += [_row(taken, state, checkpoint=f"ViT-{name}, {family}") for state in range(len(_STATES))]
+        reasons = {spec: _asked(pools, spec, subject.refusal, by_name[name], family) for spec in pools}
+        findings += [
+            f"{spec}, ViT-{name}, {family}: no model loads this: {why}" for spec, why in reasons.items() if why
+        ]
+    return Part("checkpoints", "Conversion of whole checkpoints, with the resampling", rows, findings)

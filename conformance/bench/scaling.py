@@ -1,0 +1,105 @@
+"""How a run grows: wall time against families, examples, releases and cores, each with the straight line fitted to it.
+
+Families, releases and cores are runs of the gate without its reports. Examples are cases judged by one process: the gate draws
+two a stratum, and here it draws more and more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+
+from .. import results
+from ..profiles import Profile
+from ..runner import Plan
+from ..runner import run as run_plan
+from ..session import Session
+from ..targets import parse_target, prepare
+from .overhead import CORES
+from .part import Part
+
+_EXAMPLES = (1, 2, 4, 6, 8)
+# Residuals below this share of the longest run: what grows is a straight line as far as such a machine can tell.
+_STRAIGHT = 0.1
+
+
+def measure(target: str, families: Sequence[str], releases: Sequence[str], quick: bool) -> list[Part]:
+    """The part about all four; every second family where there are many, to keep it short."""
+    profile = "smoke" if quick else "gate"
+    half = families[::2] if len(families) > 8 else families
+    few = half[::6] if len(half) > 8 else half
+    specs = [f"timm=={v}" for v in releases]
+    for spec in specs:
+        prepare(parse_target(spec))
+
+    def gate(targets: Sequence[str], judged: Sequence[str], jobs: int = CORES) -> Callable[[], float]:
+        return lambda: _seconds(lambda: run_plan(Plan(tuple(targets), tuple(judged), (), profile, jobs=jobs)))
+
+    steps = sorted({max(1, len(half) * n // 4) for n in (1, 2, 3, 4)})
+    found = {
+        "families": [(n, gate([target], half[:n])()) for n in steps],
+        "examples": _examples(target, few, _EXAMPLES[: 3 if quick else None]),
+        "releases": [(n, gate(specs[:n], half)()) for n in range(1, len(specs) + 1)],
+        "cores": [(n, gate([target], half, n)()) for n in range(1, CORES + 1)],
+    }
+    rows, findings = [], []
+    for what, points in found.items():
+        slope, base, residual, r2 = fitted(points)
+        rows += [{"against": what, "number": n, "seconds": s, "the line": base + slope * n} for n, s in points]
+        findings.append(_in_words(what, points, slope, base, residual, r2))
+    return [Part("scaling", "How a run grows", rows, findings)]
+
+
+def fitted(points: Sequence[tuple[int, float]]) -> tuple[float, float, float, float]:
+    """Least squares of seconds on numbers: slope, seconds at 0, the largest residual as a share of the longest, and R²."""
+    x, y = np.array(points, dtype=float).T
+    if len(points) < 2:
+        return 0.0, float(y[0]), 0.0, 1.0
+    slope, base = np.polyfit(x, y, 1)
+    off = y - (base + slope * x)
+    around = ((y - y.mean()) ** 2).sum()
+    r2 = 1 - (off**2).sum() / around if around else 1.0
+    return float(slope), float(base), float(np.abs(off).max() / y.max()), float(r2)
+
+
+def _in_words(
+    what: str, points: Sequence[tuple[int, float]], slope: float, base: float, residual: float, r2: float
+) -> str:
+    if what == "cores":
+        times = dict(points)
+        return f"cores: {max(times)} take {times[max(times)] / times[1]:.2f} of the time of one"
+    shape = "linear" if residual <= _STRAIGHT else "not linear as measured"
+    line = f"{slope:.3g} s each and {base:.3g} s once"
+    return f"{what}: {shape}: {line}; R² {r2:.4f}, no point further than {residual:.1%} of the longest from the line"
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _examples(target: str, families: Sequence[str], counts: Iterable[int]) -> list[tuple[int, float]]:
+    """Cases judged and the seconds they took, in one process that has judged a first round before."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        process.submit(explored, target, families, 1).result()
+        return [process.submit(explored, target, families, n).result() for n in counts]
+
+
+def explored(target: str, families: Sequence[str], count: int) -> tuple[int, float]:
+    """Judge ``count`` cases a stratum in this process: how many they were, and the seconds."""
+    cases: dict[str, int] = {}
+
+    def note(record: results.Record) -> None:
+        if isinstance(record, results.Progress):
+            cases[record.family] = record.cases
+
+    session = Session(parse_target(target), families=families, focused=False, record=note)
+    session.drawing.profile = Profile("bench", count)
+    session.start()
+    seconds = _seconds(lambda: [session.explore(family) for family in session.families])
+    return sum(cases.values()), seconds

@@ -1,0 +1,110 @@
+"""``timm-conformance mutants``: how many small mistakes in a loader the suite notices."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+
+from ..asking import environment, last_words
+from ..errors import EXIT_EXPECTED, EXIT_FAILURE, UserError, choose
+from ..families import FAMILIES
+from ..ledger import DEFAULT_PATH, file_name
+from ..ledger import load as load_ledger
+from ..profiles import profile as profile_of
+from ..report.terminal import make_console
+from ..targets import parse_target
+from .protocol import Request, Told
+from .score import Judged, Score
+
+
+def mutants(
+    targets: Sequence[str],
+    *,
+    functions: Sequence[str],
+    families: Sequence[str],
+    profile: str,
+    seed: int,
+    sample: int,
+    jobs: int,
+    listed: bool,
+    out: Path,
+    ledger: str | None,
+) -> int:
+    """Judge the mutants of each target, write its matrix below ``out``; 0 if all that are not equivalent were killed, else 1."""
+    if find_spec("mutmut") is None:
+        raise UserError("mutants takes its operators from mutmut: pip install 'timm-conformance[mutants]'")
+    profile_of(profile)
+    book = ledger or str(DEFAULT_PATH)
+    load_ledger(book)
+    chosen = choose("family", families, FAMILIES)
+    for spec in targets:
+        parse_target(spec)
+    console = make_console()
+    codes = []
+    for spec in targets:
+        request = Request(spec, chosen, list(functions) or ["*"], profile, seed, sample, jobs, listed, book)
+        score = _judge(request, console)
+        codes.append(_publish(score, out / file_name(spec), console))
+    return max(codes)
+
+
+def _judge(request: Request, console: Console) -> Score:
+    counts: dict[str, int] = {}
+    judged: list[Judged] = []
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"{request.target}: every case on the clean loader", total=None)
+        try:
+            for told in _ask(request):
+                if told.judged is None:
+                    counts = told.functions
+                    cases = f"{request.target}: {sum(counts.values())} mutants, {told.cases} cases and witnesses"
+                    console.print(cases)
+                    progress.update(task, description=request.target, total=sum(counts.values()))
+                else:
+                    judged.append(told.judged)
+                    progress.advance(task)
+        except KeyboardInterrupt:
+            console.print("interrupted: what was judged is reported", style="yellow")
+    return Score(request.target, counts, judged)
+
+
+def _ask(request: Request) -> Iterator[Told]:
+    """What the target's worker tells, as it tells it. Raises :class:`UserError`, saying why it ended otherwise than it should."""
+    with tempfile.TemporaryDirectory(prefix="timm-conformance-") as folder:
+        asked, log = Path(folder) / "request.json", Path(folder) / "log"
+        asked.write_bytes(msgspec.json.encode(request))
+        command = [sys.executable, "-m", "conformance.mutation.worker", str(asked)]
+        with open(log, "wb") as errors:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment())
+        try:
+            for line in process.stdout:
+                yield msgspec.json.decode(line, type=Told)
+            if process.wait():
+                words = last_words(log.read_text(errors="replace"), process.returncode, "the worker")
+                raise UserError(f"mutants of {request.target}: {words}")
+        finally:
+            process.terminate()
+            process.wait()
+            process.stdout.close()
+
+
+def _publish(score: Score, folder: Path, console: Console) -> int:
+    from .report import markdown, page, show
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [msgspec.json.encode(judged) for judged in score.judged]
+    (folder / "mutants.ndjson").write_bytes(b"\n".join([*lines, b""]))
+    (folder / "mutants.md").write_text(markdown(score), encoding="utf-8")
+    (folder / "mutants.html").write_text(page(score), encoding="utf-8")
+    show(score, console)
+    console.print(f"kill matrix: {folder / 'mutants.html'}")
+    clean = score.complete and not (score.counts["survived"] or score.counts["refuted"] or score.mistakes)
+    return EXIT_EXPECTED if clean else EXIT_FAILURE

@@ -1,0 +1,140 @@
+"""The functions to break: those a target's loaders are made of, and how one is replaced by a changed copy of itself."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+from ..families import FAMILIES
+from ..loaders import Loader, Unsupported
+
+_BODY = ("__code__", "__defaults__", "__kwdefaults__")
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of the loader, by the name ``module:function`` without its package."""
+
+    name: str
+    function: FunctionType
+
+    @property
+    def source(self) -> str:
+        """Its source, from the ``def`` on, not indented."""
+        return self._written[0]
+
+    @property
+    def line(self) -> int:
+        """The line of its ``def`` in the file."""
+        return self._written[1]
+
+    @cached_property
+    def _written(self) -> tuple[str, int]:
+        lines, first = inspect.getsourcelines(self.function)
+        decorators = ast.parse(textwrap.dedent("".join(lines))).body[0].lineno - 1
+        return textwrap.dedent("".join(lines[decorators:])), first + decorators
+
+    def compiled(self, source: str) -> FunctionType:
+        """The function that changed ``source`` defines in the same module. Raises SyntaxError."""
+        scope: dict[str, Any] = {}
+        placed = "\n" * (self.line - 1) + source
+        exec(compile(placed, self.function.__code__.co_filename, "exec"), self.function.__globals__, scope)
+        (made,) = scope.values()
+        return made
+
+    @contextmanager
+    def being(self, source: str) -> Iterator[None]:
+        """Run changed ``source`` in its place, for whoever holds the function: it stays the same object."""
+        made, function = self.compiled(source), self.function
+        own = [getattr(function, name) for name in _BODY]
+        for name in _BODY:
+            setattr(function, name, getattr(made, name))
+        try:
+            yield
+        finally:
+            for name, value in zip(_BODY, own):
+                setattr(function, name, value)
+
+
+def loader_functions(loader: Loader) -> list[Function]:
+    """What a target loads checkpoints with.
+
+    timm's filter functions and ``load_pretrained``, with what they call of its models and layers; a user's function, with what
+    it calls of its package; every function of the reference.
+    """
+    if loader.target.kind == "reference":
+        return _named(_defined("reference"), "reference.")
+    if loader.target.kind == "loader":
+        package = loader.target.value.split(":")[0].split(".")[0]
+        return _named(_called([inspect.unwrap(loader.function)], (package,)), f"{package}.")
+    return _named(_called(list(_entries(loader)), ("timm.models", "timm.layers")), "timm.")
+
+
+def _entries(loader: Loader) -> Iterator[FunctionType]:
+    """Where a release is entered to load a family."""
+    for family in FAMILIES.values():
+        if loader.supports(family):
+            convert = loader.filter_function(family)
+            if convert is not None:
+                yield inspect.unwrap(convert)
+            try:
+                in_place = getattr(loader.model_class(family), "load_pretrained", None) if family.in_place else None
+            except Unsupported:
+                continue
+            if in_place is not None:
+                yield inspect.unwrap(in_place)
+
+
+def _called(functions: list[FunctionType], packages: tuple[str, ...]) -> list[FunctionType]:
+    """These functions, and those of the packages that they call, and so on."""
+    found: dict[FunctionType, None] = {}
+    while functions:
+        function = functions.pop(0)
+        if function in found:
+            continue
+        found[function] = None
+        for name in sorted(names_in(function.__code__)):
+            called = inspect.unwrap(function.__globals__.get(name) or object)
+            if isinstance(called, FunctionType) and called.__module__.startswith(packages):
+                functions.append(called)
+    return list(found)
+
+
+def names_in(code: CodeType) -> set[str]:
+    """Global names and attributes a function refers to, its inner functions with it."""
+    inner = [c for c in code.co_consts if isinstance(c, CodeType)]
+    return set(code.co_names).union(*map(names_in, inner))
+
+
+def _defined(package: str) -> list[FunctionType]:
+    """Every function and method written in a package."""
+    root = importlib.import_module(package)
+    names = [package, *(info.name for info in pkgutil.walk_packages(root.__path__, f"{package}."))]
+    return [f for name in names for f in _written_in(importlib.import_module(name))]
+
+
+def _written_in(module: ModuleType) -> Iterator[FunctionType]:
+    for value in vars(module).values():
+        for one in vars(value).values() if inspect.isclass(value) and value.__module__ == module.__name__ else [value]:
+            plain = getattr(one, "fget", None) or getattr(one, "func", None) or getattr(one, "__func__", one)
+            plain = inspect.unwrap(plain) if callable(plain) else plain
+            if (
+                isinstance(plain, FunctionType)
+                and plain.__code__.co_filename == module.__file__
+                and plain.__name__ != "<lambda>"
+            ):
+                yield plain
+
+
+def _named(functions: list[FunctionType], package: str) -> list[Function]:
+    named = [Function(f"{f.__module__.removeprefix(package)}:{f.__qualname__}", f) for f in functions]
+    return sorted(named, key=lambda f: f.name)

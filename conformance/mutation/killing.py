@@ -1,0 +1,215 @@
+"""Judges mutants in a process that has judged every case on the clean loader already."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cases import Case
+from ..drawing import Drawing
+from ..engine import Explorer
+from ..errors import UserError
+from ..expectation import Expectation
+from ..families import FAMILIES, Family
+from ..invariants import INVARIANTS
+from ..judging import judge
+from ..ledger import Ledger
+from ..loaders import Loader
+from ..trial import Trial
+from . import testing
+from .functions import Function, loader_functions
+from .lines import Lines, header
+from .mutants import mutants_of
+from .score import Fate, Mutant
+
+WITNESS = "witness"  # a known bug's witness that no longer fails, or fails otherwise
+TESTS = "tests"  # the project's own
+_CASE, _WITNESS, _TEST = range(3)  # what judges first
+_REMEMBER = ("reference.relative", "reference.resize", "reference.formats.rules", "conformance.bounds")
+# A mutant that two promises have killed tells nothing more about any promise; the matrix is complete for fewer.
+_ENOUGH = 2
+
+
+@dataclass
+class Known:
+    """A case, a witness by its name or a test by its id, as the clean loader has it: the lines it ran.
+
+    ``loaded`` is what a case's plain load came to, ``shared`` what of its trial no loader changes.
+    """
+
+    name: str = ""
+    family: Family | None = None
+    case: Case | None = None
+    rank: int = 0
+    lines: frozenset[tuple[str, int]] = frozenset()
+    seconds: float = 0.0
+    loaded: tuple = ()
+    shared: dict[str, Any] | None = None
+
+    @property
+    def raises(self) -> bool:
+        """Whether its plain load raises, so that ``loaded`` is the exception's type and text."""
+        return bool(self.loaded) and isinstance(self.loaded[0], str)
+
+
+class Stand:
+    """A loader with its mutants, and the cases and witnesses that judge them."""
+
+    def __init__(self, loader: Loader, ledger: Ledger, drawing: Drawing, families: Iterable[str]) -> None:
+        self.loader = loader
+        self.explorer = Explorer(loader, ledger, INVARIANTS.values(), drawing)
+        self.families = [FAMILIES[name] for name in families if loader.supports(FAMILIES[name])]
+        self.functions = loader_functions(loader)
+        self.known: list[Known] = []
+        self._headers: dict[tuple[str, int, int], range] = {}
+        self._of_reference = loader.target.kind == "reference"
+
+    @cached_property
+    def by_name(self) -> dict[str, Function]:
+        """The functions by their names."""
+        return {f.name: f for f in self.functions}
+
+    def mutants(self, wanted: Callable[[str], bool]) -> list[Mutant]:
+        """The mutants of the wanted functions."""
+        return [mutant for f in self.functions if wanted(f.name) for mutant in mutants_of(f)]
+
+    # -- the clean loader --------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Judge every case and witness on the clean loader, which must survive. Raises :class:`UserError`."""
+        for family in self.families:
+            for drawn in self.explorer.drawing.cases(family).values():
+                for case in drawn:
+                    self._prepare(Known(case.describe(), family, case))
+        names = {f.name for f in self.families}
+        for name, witness in self.explorer.ledger.witnesses.items():
+            if witness.case.family in names:
+                self._prepare(Known(name, FAMILIES[witness.case.family], witness.case, _WITNESS))
+        if self._of_reference:
+            tests = testing.watched(self.functions)
+            self.known += [Known(test, rank=_TEST, lines=lines) for test, lines in tests.items()]
+
+    def _prepare(self, known: Known) -> None:
+        started = time.perf_counter()
+        with Lines(self.functions) as lines:
+            killers, errors = self._judge(known)
+        if killers or errors:
+            raise UserError(
+                f"{self.loader.target.spec}: the clean loader does not survive {', '.join(sorted(killers | errors))} on "
+                f"{known.name}; `timm-conformance run` tells more: mutants are told from a loader "
+                "that is as the ledger says"
+            )
+        known.seconds = time.perf_counter() - started
+        known.lines = frozenset(lines.seen)
+        known.loaded = self._load(known)
+        self.known.append(known)
+
+    def _judge(self, known: Known) -> tuple[set[str], set[str]]:
+        """The promises that tell the loader, as it is now, from what it should be; and those with a mistake of the suite."""
+        if known.rank == _WITNESS:
+            self._forget()
+            witness = self.explorer.ledger.witness(known.name)
+            replay = self.explorer.replay(known.name, witness, known.family)
+            return (set() if replay.expected else {WITNESS}), set()
+        trial = self._trial(known)
+        killers, errors = set(), set()
+        for invariant in self.explorer.invariants:
+            if not invariant.concerns(known.family):
+                continue
+            judgement = judge(invariant, trial)
+            if judgement.outcome == "error":
+                errors.add(invariant.name)
+            if any(self.explorer.attribute(trial, invariant, p) is None for p in judgement.problems):
+                killers.add(invariant.name)
+        if known.shared is None and not self._of_reference:  # whose mutants change what is expected
+            known.shared = {k: v for k, v in trial.__dict__.items() if hasattr(Expectation, k) or k == "_bounds"}
+        return killers, errors
+
+    def _trial(self, known: Known) -> Trial:
+        self._forget()
+        trial = Trial(known.family, known.case, self.loader)
+        trial.__dict__.update(known.shared or {})
+        torch.manual_seed(known.case.contents.seed)
+        return trial
+
+    def _forget(self) -> None:
+        """Of the reference, what it computed before it became a mutant; a case would not come past it either."""
+        for module in _REMEMBER if self._of_reference else ():
+            for value in vars(sys.modules[module]).values():
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+
+    def _load(self, known: Known) -> tuple:
+        """What the plain load of a case comes to, bit for bit; a tenth of what judging the case costs."""
+        loaded = self._trial(known).base
+        if loaded.raw is None:
+            return type(loaded.error).__name__, str(loaded.error)
+        return tuple((name, t.dtype, t.shape, _bits(t)) for name, t in sorted(loaded.raw.items()))
+
+    # -- a mutant ----------------------------------------------------------------------------------------------------
+
+    def reached(self, mutant: Mutant) -> list[Known]:
+        """The cases that come past the changed lines, of each family in turn its quickest; then witnesses, then tests.
+
+        Those that do not load are quickest and tell least: they come after all that do.
+        """
+        function = self.by_name[mutant.function]
+        key = (mutant.function, mutant.line, mutant.line + mutant.lines - 1)
+        if key not in self._headers:
+            self._headers[key] = header(function, *key[1:])
+        file = function.function.__code__.co_filename
+        wanted = {(file, line) for line in self._headers[key]}
+        found = sorted((k for k in self.known if not wanted.isdisjoint(k.lines)), key=lambda k: (k.raises, k.seconds))
+        turns: Counter[str] = Counter()
+        order = []
+        for known in found:
+            name = known.family.name if known.family else ""
+            turns[name] += 1
+            order.append((known.rank, known.raises, turns[name]))
+        return [known for _, known in sorted(zip(order, found), key=lambda pair: pair[0])]
+
+    def fates(self, mutants: Iterable[Mutant], cases: Callable[[Mutant], list[Known]]) -> Iterator[Fate]:
+        """Be one mutant after the other; ends early where one left something behind that changes the clean loader."""
+        for mutant in mutants:
+            function, known = self.by_name[mutant.function], cases(mutant)
+            with function.being(mutant.source):
+                fate = self._fate(known)
+            yield fate
+            if any(self._load(k) != k.loaded for k in known[:1] if k.rank == _CASE):
+                return
+
+    def _fate(self, cases: list[Known]) -> Fate:
+        """Judge what the loader is now until two promises have killed it, first on the cases it loads otherwise."""
+        killers, errors, judged, same = set(), set(), 0, []
+
+        def others() -> Iterator[Known]:
+            for known in cases:
+                if known.rank == _CASE and self._load(known) != known.loaded:
+                    yield known
+                else:
+                    same.append(known)
+
+        for known in chain(others(), same):
+            if len(killers) >= _ENOUGH or known.rank == _TEST:
+                break
+            more, mistaken = self._judge(known)
+            killers |= more
+            errors |= mistaken
+            judged += 1
+        tests = [known.name for known in cases if known.rank == _TEST]
+        if not killers and tests and testing.noticed(tests):
+            killers.add(TESTS)
+        return Fate(sorted(killers), judged, len(cases), errors=sorted(errors))
+
+
+def _bits(tensor: Tensor) -> int:
+    return hash(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

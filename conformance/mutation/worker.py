@@ -1,0 +1,92 @@
+"""The warm process of a target: judges every case once on the clean loader, then each mutant in a forked copy of itself.
+
+``python -m conformance.mutation.worker REQUEST`` takes JSON and writes JSON lines: how many mutants there are, and each with
+its fate as it is judged. What keeps it from starting is its last line of output, after ``ERROR:``.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import msgspec
+
+from ..errors import EXIT_EXPECTED, EXIT_USAGE, cannot_start
+from .protocol import Request, Told
+from .score import Fate, Judged, Mutant
+
+# Cases for a mutant that is listed as equivalent: enough to see a listing that is plainly wrong.
+_LISTED = 12
+# A fork costs as much as a mutant.
+_BATCH = 8
+# Seconds a mutant may take, beside ten times what its cases took on the clean loader.
+_PATIENCE = 10
+
+
+def serve(request: Request, tell: Callable[[Told], None]) -> None:
+    """Judge the mutants."""
+    from .. import ledger as ledgers
+    from ..drawing import Drawing
+    from ..loaders import Loader
+    from ..profiles import profile
+    from ..session import undisturbed
+    from ..targets import parse_target, prepare
+    from . import equivalents
+    from .forks import each
+    from .killing import Known, Stand
+
+    target = parse_target(request.target)
+    prepare(target)
+    drawing = Drawing(profile(request.profile), request.seed, focused=False)
+    with undisturbed():
+        stand = Stand(Loader(target), ledgers.load(request.ledger), drawing, request.families)
+        stand.prepare()
+        mutants = stand.mutants(lambda name: any(fnmatchcase(name, pattern) for pattern in request.functions))
+        if request.sample:
+            mutants = random.Random(request.seed).sample(mutants, min(request.sample, len(mutants)))
+        counts = {f.name: sum(m.function == f.name for m in mutants) for f in stand.functions}
+        tell(Told(counts, len(stand.known)))
+        entries = equivalents.load(release=stand.loader.release)
+        reasons = {mutant: equivalents.reason(mutant, entries) for mutant in mutants}
+
+        def cases(mutant: Mutant) -> list[Known]:
+            reached = stand.reached(mutant)
+            return reached[:_LISTED] if reasons[mutant] and not request.listed else reached
+
+        def judge(some: list[Mutant]) -> Iterator[Fate]:
+            return stand.fates(some, cases)
+
+        def seconds(mutant: Mutant) -> float:
+            return _PATIENCE + 10 * sum(known.seconds for known in cases(mutant))
+
+        gc.collect()
+        gc.freeze()
+        for mutant, answer, end in each(judge, mutants, request.jobs, seconds, _BATCH):
+            fate = Fate(reached=len(cases(mutant)), end=end) if end else msgspec.convert(answer, Fate)
+            tell(Told(judged=Judged(mutant, fate, reasons[mutant])))
+
+
+def main() -> int:
+    """The process."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # timm prints
+
+    def tell(told: Told) -> None:
+        out.write(msgspec.json.encode(told) + b"\n")
+        out.flush()
+
+    try:
+        serve(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Request), tell)
+    except Exception as error:
+        print(f"ERROR: {cannot_start(error)}", file=sys.stderr, flush=True)
+        return EXIT_USAGE
+    return EXIT_EXPECTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Every promise with checkpoint and model on a device other than the CPU, without a GPU: on the pretend device."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch.utils import backend_registration
+
+from conformance import results
+from conformance.families import FAMILIES
+from conformance.invariants import INVARIANTS
+from conformance.ledger import REPRODUCERS
+from conformance.results import Results
+from conformance.targets import MODEL_RELEASE
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this torch has no backends written in Python",
+)
+_SHARES = 4  # one process judges a share of the families: the limit of a test is 5 minutes
+TARGETS = ("reference", f"timm=={MODEL_RELEASE}", "timm==0.9.16")
+ONE_EACH = {
+    "openai_clip",
+    "dinov2_registers",
+    "beit3",
+    "google_npz_resnet",
+    "eva02",
+    "perception_encoder",
+    "beit",
+    "swin_v2",
+    "sam",
+    "relpos",
+    "mobileclip",
+    "naflex_vit",
+    "naflex_npz",
+    "radio",
+}
+_WORKER = "tests.pretend_cuda_worker"
+
+
+def judged(tmp_path: Path, target: str, *families: str) -> Results:
+    """The records of a target judged on the pretend device."""
+    report = tmp_path / "report.ndjson"
+    command = [sys.executable, "-m", _WORKER, str(report), target, *families]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=290)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = Results(results.read(report))
+    assert [h.device for h in found.headers] == ["pretend"]
+    return found
+
+
+def holds(tmp_path: Path, target: str, families: list[str]) -> None:
+    """Verdicts and witnesses are as the ledger says, with no error of the suite's own; each family loads off the CPU."""
+    found = judged(tmp_path, target, *families)
+    surprises = {(v.family, v.invariant): v.verdict for v in found.verdicts if v.verdict in ("fail", "error", "fixed")}
+    assert surprises == {}
+    assert {w.id: w.replay for w in found.witnesses if not w.expected} == {}
+    assert len(found.verdicts) == len(families) * len(INVARIANTS)
+    if target == "reference":
+        kept = {v.family for v in found.verdicts if v.invariant == "device-kept" and v.verdict == "pass"}
+        assert kept == {name for name in families if not FAMILIES[name].in_place}
+
+
+@pytest.mark.parametrize("target", TARGETS[:2])
+def test_every_invariant_holds_off_the_cpu(tmp_path, target):
+    """For a family of each of timm's loader functions."""
+    holds(tmp_path, target, [name for name in FAMILIES if name in ONE_EACH])
+
+
+@pytest.mark.parametrize("share", range(_SHARES))
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_invariant_holds_off_the_cpu_for_every_family(request, tmp_path, target, share):
+    """Minutes of work: under `--device pretend` alone."""
+    if request.config.getoption("device") != "pretend":
+        pytest.skip("every family on the pretend device: pytest tests/test_pretend_cuda.py --device pretend")
+    holds(tmp_path, target, list(FAMILIES)[share::_SHARES])
+
+
+def test_a_bug_that_shows_off_the_cpu_alone_is_known(tmp_path):
+    """What the ledger says of GPUs is replayed, and seen again in drawn cases."""
+    found = judged(tmp_path, "timm==0.9.16", "beit")
+    assert {w.id: w.replay for w in found.witnesses}["rel-pos-tables-mix-devices"] == "fails"
+    (load,) = (v for v in found.verdicts if v.invariant == "strict-load")
+    assert load.known["rel-pos-tables-mix-devices"] > 0
+
+
+def test_a_script_of_a_bug_on_gpus_shows_it():
+    """The reproducer of the newest release's, on the pretend device and, where there is no fault, on the CPU."""
+    script = REPRODUCERS / "naflex-npz-token-mixes-devices.py"
+    code = (
+        "import runpy, sys; from tests import pretend_cuda; pretend_cuda.install(); "
+        "from conformance.targets import activate, parse_target; "
+        f"activate(parse_target('timm=={MODEL_RELEASE}')); sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    for device, exit_code, got in (("pretend", 1, "found at least two devices"), ("cpu", 0, "on cpu: loaded")):
+        command = [sys.executable, "-c", code, str(script), device]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == exit_code, done.stderr
+        assert got in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("loader", "invariant", "kind"),
+    [
+        ("leaves_some_behind", "device-kept", "device"),
+        ("adds_a_constant_of_the_cpu", "strict-load", "raises-RuntimeError"),
+        ("goes_through_numpy", "strict-load", "raises-RuntimeError"),
+    ],
+)
+def test_a_loader_that_mixes_devices_is_caught(tmp_path, loader, invariant, kind):
+    """The promise it breaks fails, no other one does, and nothing is an error of the suite."""
+    found = judged(tmp_path, f"loader:{_WORKER}:{loader}", "openai_clip")
+    broken = {v.invariant for v in found.verdicts if v.verdict not in ("pass", "not-applicable")}
+    assert broken == {invariant}
+    assert kind in {f.kind for v in found.verdicts for f in v.failures}
