@@ -17,7 +17,7 @@ _TABLE = "relative_position_bias_table"
 @st.composite
 def _architectures(draw: st.DrawFn) -> dict[str, Any]:
     """Where positions are: in tables ("block" or "shared"), in ``pos_embed``, or in both."""
-    tables = draw(st.sampled_from(["block", "block", "shared", "none"]), label="tables")
+    tables = draw(st.sampled_from(["block", "block", "shared", "shared", "none"]), label="tables")
     positions = st.just(True) if tables == "none" else st.sampled_from([False, False, True])
     options = vit.architectures(
         global_pool=st.sampled_from(["avg", "token"]),
@@ -91,7 +91,7 @@ BEIT = Family(
     tags=_tags,
     own_regimes=frozenset({"tables-block", "tables-shared", "tables-none", "absolute-positions"}),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
-    weight=0.4,
+    weight=0.6,
 )
 
 FAMILIES = (BEIT,)
