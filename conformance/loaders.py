@@ -22,7 +22,7 @@ import reference
 
 from . import checkpoints
 from .cases import Case, Geometry, Size
-from .catalogue import catalogue
+from .declaring import declare
 from .errors import UserError
 from .families import FAMILIES, Family
 from .problems import scratch_folder
@@ -144,10 +144,7 @@ class Loader:
         Models are shared between cases: only shapes and the declaration matter to a loader.
         """
         model = self._build(family.name, _frozen(case.arch), geometry, device or self.device)
-        if input_size is None:
-            model.__dict__.pop("pretrained_cfg", None)
-        else:
-            model.pretrained_cfg = {"input_size": (case.arch.get("in_chans", 3), *input_size)}
+        declare(model, case, input_size, self.release)
         return model
 
     def _build_uncached(self, family_name: str, arch: tuple, geometry: Geometry, device: str) -> nn.Module:
@@ -276,18 +273,3 @@ def _supported(create: Callable[..., nn.Module], pretrained: bool) -> nn.Module:
 
 def _frozen(arch: Mapping[str, Any]) -> tuple:
     return tuple(sorted(arch.items()))
-
-
-def declared_size(family: Family, case: Case, geometry: Geometry) -> Size | None:
-    """The input size a caller declares for a checkpoint of ``geometry``: true, none, or the registered model's."""
-    if case.declared == "true":
-        return family.img_size(case.arch, geometry)
-    if case.declared == "absent":
-        return None
-    return default_size(case)
-
-
-def default_size(case: Case) -> Size:
-    """Input size in the registered model's own configuration."""
-    model = catalogue().get(case.model_name)
-    return model.input_size if model else (224, 224)

@@ -21,9 +21,10 @@ from reference.relative import offsets
 from . import bounds, checkpoints
 from .cases import Case, Contents, Geometry, regimes
 from .damage import Damage, inflict
+from .declaring import declared_size, default_size
 from .expectation import GRID, Expectation
 from .families import Family
-from .loaders import Loader, blank, declared_size, default_size
+from .loaders import Loader, blank
 from .problems import Problem, raised
 
 
@@ -167,7 +168,7 @@ class Trial(Expectation):
             raise Blocked("the load itself raises")
         out = {}
         for name in names:
-            if name not in other.state or sorted(other.state[name].shape) != sorted(self.expected[name].shape):
+            if name not in other.state or other.state[name].shape != self.expected[name].shape:
                 raise Blocked(f"{name} is missing or of the wrong shape")
             out[name] = other.state[name].cpu()
         return out

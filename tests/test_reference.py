@@ -21,8 +21,8 @@ from torch import Tensor
 import reference
 from conformance import checkpoints
 from conformance.cases import Case, Geometry
+from conformance.declaring import declared_size, default_size
 from conformance.families import FAMILIES, Family
-from conformance.loaders import declared_size, default_size
 from conformance.problems import same
 from conformance.strategies import cases, strata_of
 from conformance.trial import Trial

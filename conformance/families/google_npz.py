@@ -56,6 +56,7 @@ GOOGLE_NPZ = vit.family(
     foreign=_training_state,
     wrappers=("bare", "opt/target/"),
     containers=NPZ,
+    square_grids="often",  # others are taken for squares
     forward_arch=lambda case: {"pre_logits": False},
     tags=lambda case: frozenset({"pre-logits"} if not case.arch["num_classes"] else ()),
     own_regimes=frozenset({"pre-logits"}),

@@ -96,6 +96,7 @@ HYBRID_RESNET = Family(
     first_conv=resnet_first_conv,
     stride=stem_stride,
     max_patch=8,
+    square_grids="often",  # others are taken for squares
     tags=lambda case: frozenset({"stages" if case.arch["stages"] else "root-alone"}),
     own_regimes=frozenset({"stages", "root-alone"}),
     undecidable=without_features,
@@ -151,6 +152,7 @@ MOBILECLIP = Family(
     wrappers=("bare", "model", "state_dict"),
     stride=lambda arch: 16,
     max_patch=1,
+    square_grids="often",  # others are taken for squares
     unreachable=frozenset(
         {
             "prefix-0",
@@ -161,7 +163,7 @@ MOBILECLIP = Family(
             "patch-non-square",
         }
     ),
-    weight=0.3,
+    weight=0.8,
 )
 
 HYBRID_CONVSTEM = replace(
@@ -171,7 +173,7 @@ HYBRID_CONVSTEM = replace(
     architectures=vit.architectures(no_embed_class=st.just(True)),
     implied=lambda arch: frozenset(),
     foreign=lambda arch: {},
-    weight=0.22,
+    weight=0.4,
 )
 
 FAMILIES = (HYBRID_RESNET, MOBILECLIP, HYBRID_CONVSTEM)

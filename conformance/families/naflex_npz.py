@@ -51,7 +51,6 @@ NAFLEX_NPZ_GOOGLE = _into_naflex(
     stored=naflex_model.with_rows,
     forward_arch=lambda case: {"pre_logits": False, "no_embed_class": False},
     own_regimes=GOOGLE_NPZ.own_regimes | naflex_model.REGIMES,
-    square_grids="often",  # others are taken for squares
     weight=0.25,
 )
 

@@ -20,7 +20,7 @@ def _trunk(draw: st.DrawFn) -> dict:
         num_classes=st.just(0) if head == "none" else st.integers(1, 5),
         global_pool=st.just(pool),
         head=st.just(head),
-        pos_embed=st.sampled_from(["learn"] * 6 + ["none"]),
+        pos_embed=st.sampled_from(["learn"] * 3 + ["none"]),
     )
     return draw(base)
 

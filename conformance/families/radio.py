@@ -1,7 +1,8 @@
-"""RADIO and C-RADIO: a linear patch embedding, and positions of which a model reads a window."""
+"""RADIO and C-RADIO: a linear patch embedding, and positions of which a model reads a window; and what timm itself saves."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
@@ -72,4 +73,19 @@ RADIO = vit.family(
     weight=0.45,
 )
 
-FAMILIES = (RADIO,)
+# timm keeps the model's own grid alone, which a model of another size gets resized as a whole, in the model's own mode.
+RADIO_NATIVE = replace(
+    RADIO,
+    name="radio_native",
+    source="huggingface/pytorch-image-models timm/models/vision_transformer.py (RADIO in timm's names)",
+    shares_format="timm_native",
+    implied=lambda arch: frozenset(),
+    foreign=lambda arch: {},
+    square_patch="",
+    square_source_grid=False,
+    forward_arch=lambda case: {},
+    unreachable=frozenset({"prefix-0", "prefix-1"}),
+    weight=0.22,
+)
+
+FAMILIES = (RADIO, RADIO_NATIVE)

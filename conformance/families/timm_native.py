@@ -94,7 +94,7 @@ LEGACY_LINEAR = vit.family(
     name="legacy_linear",
     source="huggingface/pytorch-image-models timm/models/vision_transformer.py (its first weights)",
     first_release="0.9.0",
-    architectures=vit.architectures(layer_scale=st.just(False)),
+    architectures=vit.architectures(layer_scale=st.just(False), num_classes=st.sampled_from([0, 0, 2, 5])),
     # No tag ships this layout today; the models are those whose first weights had it.
     models=("vit_base_patch16_224.augreg*", "vit_small_patch16_224.augreg*"),
     forward_arch=lambda case: {"patch_size": case.source.patch_size, "pre_logits": False},

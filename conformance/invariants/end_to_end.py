@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from .. import checkpoints
+from ..declaring import default_size
 from ..expectation import CLASSIFIERS
-from ..loaders import Unsupported, default_size
+from ..loaders import Unsupported
 from ..problems import Problem, raised, scratch_folder
 from ..trial import Trial
 from .registry import invariant

@@ -18,10 +18,10 @@ from msgspec.structs import replace
 
 from ..cases import Case, Contents, Geometry
 from ..catalogue import RealModel, models_of
+from ..declaring import default_size
 from ..errors import UserError
 from ..families import Family
 from ..ledger import FIXTURES
-from ..loaders import default_size
 
 FOLDER = FIXTURES / "vectors"
 VECTORS_JSON = "vectors.json"

@@ -21,12 +21,12 @@ from reference.relative import offsets
 
 from .. import checkpoints
 from ..cases import Case, Contents, Geometry, regimes
+from ..declaring import declared_size
 from ..errors import UserError
 from ..expectation import GRID, Expectation
 from ..families import FAMILIES, Family
 from ..families.base import KERNEL
 from ..ledger import Entry
-from ..loaders import declared_size
 from . import schema
 from .choosing import VECTORS_JSON, Choice, vector_id
 

@@ -12,9 +12,9 @@ from conformance import ledger, results
 from conformance.cases import Case
 from conformance.check.reading import read
 from conformance.check.sanity import sane
+from conformance.declaring import declared_size
 from conformance.errors import UserError
 from conformance.families import FAMILIES
-from conformance.loaders import declared_size
 from reference import LoadError
 from tests.small_vit import Model
 

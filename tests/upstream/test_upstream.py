@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 import reference
 from conformance import bounds, cases, checkpoints, ledger
+from conformance.declaring import declared_size
 from conformance.families import FAMILIES
-from conformance.loaders import Loader, declared_size
+from conformance.loaders import Loader
 from conformance.problems import same
 from conformance.targets import MODEL_RELEASE, parse_target
 from reference import FORMATS, Facts, Format
