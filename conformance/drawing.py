@@ -19,12 +19,15 @@ from hypothesis import HealthCheck, Phase, Verbosity
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 
 from .cases import Case
+from .examples import examples_of
 from .families import Family
 from .profiles import Profile
 from .strategies import Stratum, cases, strata_of
 
 # Cases to look through in each stratum for a regime not met yet; drawing costs a twentieth of judging.
 _EXTRA = 12
+# Where examples stand among the cases: nothing is drawn there.
+PINNED = Stratum("pinned", "any", "any")
 
 
 class _SeedAlone(HypothesisProvider):
@@ -59,13 +62,14 @@ class Drawing:
         return self.until is not None and time.time() >= self.until
 
     def cases(self, family: Family) -> dict[Stratum, list[Case]]:
-        """A family's cases by stratum."""
-        strata = {s.name: s for s in strata_of(family)}
+        """A family's examples, then its cases by stratum."""
+        strata = {s.name: s for s in (PINNED, *strata_of(family))}
         path = self.folder / f"{family.name}.json" if self.folder else None
         if path is not None and path.is_file():
             stored = msgspec.json.decode(path.read_bytes(), type=dict[str, list[Case]])
             return {strata[name]: drawn for name, drawn in stored.items()}
-        found = {s: self._collect(family, s) for s in strata.values()}
+        found = {PINNED: [example.case for example in examples_of(family)]}
+        found |= {s: self._collect(family, s) for s in strata_of(family)}
         if path is not None:
             scratch = path.with_suffix(f".{os.getpid()}")
             scratch.write_bytes(msgspec.json.encode({s.name: drawn for s, drawn in found.items()}))
@@ -79,8 +83,10 @@ class Drawing:
     def shrink(self, family: Family, stratum: Stratum, visit: Callable[[Case], None]) -> None:
         """Draw the cases of a stratum again, and let Hypothesis shrink the first that ``visit`` raises for.
 
-        What it raised for the smallest passes through.
+        What it raised for the smallest passes through. An example is small as it is.
         """
+        if stratum == PINNED:
+            return
         self._run(family, stratum, visit, phases=(Phase.generate, Phase.shrink))
 
     def _collect(self, family: Family, stratum: Stratum, extra: int = 0) -> list[Case]:
