@@ -147,12 +147,13 @@ class Expectation:
         if name not in self.geometric or not self.changed(name):
             return torch.zeros((), dtype=torch.float64)
         if state is not None:
-            return self._bound(name, state)
+            return self.resampling_bound(name, state)
         if name not in self._bounds:
-            self._bounds[name] = self._bound(name, self.truth)
+            self._bounds[name] = self.resampling_bound(name, self.truth)
         return self._bounds[name]
 
-    def _bound(self, name: str, state: Mapping[str, Tensor]) -> Tensor:
+    def resampling_bound(self, name: str, state: Mapping[str, Tensor]) -> Tensor:
+        """Error bound for a load of ``state`` that resamples tensor ``name``, needed or not."""
         source, destination = self.case.source, self.case.destination
         if name == KERNEL:
             return bounds.kernel(state[KERNEL], destination.patch_size, self.resampling)

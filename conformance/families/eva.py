@@ -130,7 +130,7 @@ def _native_needs(case: Case) -> tuple[str, str] | None:
     if case.arch["reg_tokens"]:
         return "1.0.3", "register tokens of Eva models"
     if not case.arch["class_token"]:
-        return "0.9.16", "Eva models without a class token"
+        return ("1.0.3" if case.arch.get("rope") else "0.9.16"), "Eva models without a class token"
     if case.arch["dynamic_img_size"]:
         return "0.9.6", "Eva models of any image size"
     return None
