@@ -120,6 +120,8 @@ SWIN = Family(
     square_grids="often",
     grid_multiple=2 ** (_STAGES - 1),
     tables=_tables,
+    tags=lambda case: frozenset() if case.arch["num_classes"] else frozenset({"headless"}),
+    own_regimes=frozenset({"headless"}),
     unreachable=frozenset(
         {
             "prefix-1",

@@ -23,7 +23,7 @@ from ..families import FAMILIES, Family
 from ..invariants import INVARIANTS
 from ..judging import judge
 from ..ledger import Ledger
-from ..loaders import Loader
+from ..loaders import Loader, Unsupported
 from ..trial import Trial
 from . import testing
 from .functions import Function, loader_functions
@@ -150,7 +150,10 @@ class Stand:
 
     def _load(self, known: Known) -> tuple:
         """What the plain load of a case comes to, bit for bit; a tenth of what judging the case costs."""
-        loaded = self._trial(known).base
+        try:
+            loaded = self._trial(known).base
+        except Unsupported as missing:  # the release has no model for the case
+            return type(missing).__name__, str(missing)
         if loaded.raw is None:
             return type(loaded.error).__name__, str(loaded.error)
         return tuple((name, t.dtype, t.shape, _bits(t)) for name, t in sorted(loaded.raw.items()))
