@@ -70,7 +70,7 @@ class Explorer:
                 self._judge_all(tallies, trial, stratum)
                 loaded.append(observe(trial))
             self._report_alive(family, tallies)
-            if self.drawing.over:
+            if loaded and self.drawing.over:
                 break
         self.note(results.Loads(self.target, family.name, [case for case in loaded if case is not None]))
         if self.drawing.focused:

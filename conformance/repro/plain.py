@@ -50,7 +50,8 @@ def _drawn(tensor: Tensor, name: str) -> str:
     if not tensor.is_floating_point() and tensor.numel() > _SPELLED_OUT:  # an index, which loaders make for themselves
         return f"torch.zeros({sizes}, dtype={tensor.dtype})"
     if not tensor.is_floating_point():
-        return "\n    ".join(textwrap.wrap(f"torch.tensor({tensor.tolist()})", WIDTH - 48))
+        before = len(f'checkpoint["{name}"] = ')
+        return "\n    ".join(textwrap.wrap(f"torch.tensor({tensor.tolist()})", WIDTH - before))
     if name.endswith("running_var"):
         return f"torch.rand({sizes}) + 0.5"
     values = tensor.unique()
