@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from conformance.bench import first_verdict, loop, scaling, timing
 from conformance.bench.__main__ import main
 from conformance.bench.part import Part, markdown, shown
-from conformance.bench.subject import CHANGES
+from conformance.bench.subject import CHANGES, STATES
 from conformance.bench.timing import Timed, in_turn
 from conformance.errors import UserError
 from conformance.targets import MODEL_RELEASE
@@ -53,7 +53,7 @@ def test_a_release_is_a_multiple_of_the_reference(resampled):
     """Side by side in a row; the median of the rounds' ratios lies between the extreme ones."""
     rows = resampled[0]["resampling"]["rows"]
     assert [(r["what"], r["state"]) for r in rows] == [
-        (what, state) for what in ("kernel", "positions", "both") for state in ("cold", "warm")
+        (what, state) for what in ("kernel", "positions", "both") for state in STATES
     ]
     for row in rows:
         ours, theirs = row["reference"], row[NEWEST]
@@ -81,7 +81,7 @@ def test_the_page_and_the_terminal_say_the_same(resampled):
     """Every finding stands in both."""
     found, page, said = resampled
     findings = found["resampling"]["findings"]
-    assert len(findings) == 7
+    assert len(findings) == 1 + 3 * len(STATES)
     assert all(f"- {finding}" in page and finding in said for finding in findings)
 
 

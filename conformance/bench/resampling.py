@@ -21,7 +21,7 @@ from .. import targets
 from ..errors import UserError
 from . import subject
 from .part import Part
-from .subject import CHANGES, Change
+from .subject import CHANGES, STATES, Change
 from .timing import Timed, in_turn
 
 RELEASES = ("0.9.16", "1.0.3", "1.0.20", "1.0.31")
@@ -34,7 +34,6 @@ _LOADS = (
     ("L/14 → 28", "timm_native"),
 )
 _SECONDS = 20.0  # of one comparison, past which two rounds have to do
-_STATES = ("cold", "warm")
 
 Pools = dict[str, ProcessPoolExecutor]
 
@@ -63,16 +62,16 @@ def _asked(pools: Pools, spec: str, question: Callable, *about: object):
         raise UserError(f"target {spec!r}: its process ended; does `timm-conformance run {spec}` start?") from None
 
 
-def _rounds(pools: Pools, rounds: int, *about: object) -> dict[str, list[tuple[float, float]]]:
+def _rounds(pools: Pools, rounds: int, *about: object) -> dict[str, list[tuple[float, ...]]]:
     return in_turn({spec: partial(_asked, pools, spec, subject.timed, *about) for spec in pools}, rounds, _SECONDS)
 
 
-def _row(taken: dict[str, list[tuple[float, float]]], state: int, **about: str) -> dict:
+def _row(taken: dict[str, list[tuple[float, ...]]], state: int, **about: str) -> dict:
     """A row of times side by side, the releases' as multiples of the reference's."""
-    row: dict = {**about, "state": _STATES[state]}
-    ours = [pair[state] for pair in taken[_REFERENCE]]
-    for spec, pairs in taken.items():
-        theirs = [pair[state] for pair in pairs]
+    row: dict = {**about, "state": STATES[state]}
+    ours = [times[state] for times in taken[_REFERENCE]]
+    for spec, rounds in taken.items():
+        theirs = [times[state] for times in rounds]
         row[spec] = Timed.of(theirs, None if spec == _REFERENCE else ours)
     return row
 
@@ -81,15 +80,15 @@ def _tensors(pools: Pools, changes: Sequence[Change], rounds: int) -> Part:
     rows = []
     for change in changes:
         kernel, positions = (_rounds(pools, rounds, step, change) for step in ("kernel", "positions"))
-        both = {s: [(a + c, b + d) for (a, b), (c, d) in zip(kernel[s], positions[s])] for s in kernel}
+        both = {s: [tuple(map(sum, zip(*pair))) for pair in zip(kernel[s], positions[s])] for s in kernel}
         for what, taken in (("kernel", kernel), ("positions", positions), ("both", both)):
-            rows += [_row(taken, state, change=change.name, what=what) for state in range(len(_STATES))]
+            rows += [_row(taken, state, change=change.name, what=what) for state in range(len(STATES))]
     newest = list(pools)[-1]
     findings = [
-        f"Wanted: the reference at least {WANTED:.0f} times as fast as {newest} at every size, both tensors, cold."
+        f"Wanted: the reference at least {WANTED:.0f} times as fast as {newest} at every size, both tensors, matrices made."
     ]
     for what in ("both", "kernel", "positions"):
-        for state in _STATES:
+        for state in STATES:
             ratios = {r["change"]: r[newest].ratio for r in rows if (r["what"], r["state"]) == (what, state)}
             least = min(ratios, key=ratios.get)
             findings.append(f"{what}, {state}: {ratios[least]:.2f} times at least, at {least}")
@@ -103,7 +102,7 @@ def _checkpoints(pools: Pools, changes: Sequence[Change], rounds: int) -> Part:
         if name not in by_name:
             continue
         taken = _rounds(pools, rounds, "convert", by_name[name], family)
-        rows += [_row(taken, state, checkpoint=f"ViT-{name}, {family}") for state in range(len(_STATES))]
+        rows += [_row(taken, state, checkpoint=f"ViT-{name}, {family}") for state in range(len(STATES))]
         reasons = {spec: _asked(pools, spec, subject.refusal, by_name[name], family) for spec in pools}
         findings += [
             f"{spec}, ViT-{name}, {family}: no model loads this: {why}" for spec, why in reasons.items() if why

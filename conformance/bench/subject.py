@@ -1,8 +1,9 @@
 """One loader in a process of its own, timed at single steps of a load: one process can have one timm only.
 
 One thread that waits for nothing, and no garbage collection meanwhile: what counts is processor time, so that whatever else
-the machine does takes nothing from it but its caches. A *cold* call finds every cache of timm and of the reference empty, as
-the one load of a user's script does; the libraries are loaded already. A *warm* call comes right after it.
+the machine does takes nothing from it but its caches. Libraries are loaded already. A *cold* call finds empty what timm and the
+reference remember, and after a garbage collection the processor's caches too, as the one load of a user's script does. A *made*
+call comes after it and makes every matrix anew: what they remembered is forgotten again. A *warm* call forgets nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from ..loaders import Loader
 from ..session import undisturbed
 from ..targets import parse_target
 from ..undrawn import Undrawn
+
+STATES = ("cold", "made", "warm")
 
 _IMAGE = 224
 _DEPTHS = {768: 12, 1024: 24, 1280: 32}
@@ -73,12 +76,21 @@ def start(spec: str) -> None:
         timed(step, Change("a small one, so that the libraries are loaded", 64, 16, 8))
 
 
-def timed(step: str, change: Change, family: str = "") -> tuple[float, float]:
-    """Processor seconds of a step, cold and warm: ``kernel``, ``positions``, or ``convert``, a whole checkpoint of a family."""
+def timed(step: str, change: Change, family: str = "") -> tuple[float, ...]:
+    """Processor seconds of a step, in each of :data:`STATES`.
+
+    Steps are ``kernel``, ``positions``, and ``convert``, a whole checkpoint of a family.
+    """
     work = {"kernel": _kernel, "positions": _positions, "convert": lambda c: _conversion(c, family)}[step](change)
+    caches = _caches()
+
+    def forgetful() -> float:
+        for forget in caches:
+            forget()
+        return _seconds(work)
+
     gc.collect()
-    _forget()
-    return _seconds(work), _seconds(work)
+    return forgetful(), forgetful(), _seconds(work)
 
 
 def refusal(change: Change, family: str) -> str:
@@ -98,12 +110,11 @@ def _seconds(work: Callable[[], object]) -> float:
         return time.process_time() - started
 
 
-def _forget() -> None:
-    """Empty the caches of functions of timm and of the reference."""
-    for name in [n for n in sys.modules if n.partition(".")[0] in ("timm", "reference")]:
-        for value in vars(sys.modules[name]).values():
-            if hasattr(value, "cache_clear"):
-                value.cache_clear()
+def _caches() -> list[Callable[[], None]]:
+    """What empties the caches of functions of timm and of the reference."""
+    modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in ("timm", "reference")]
+    found = {id(value): value for module in modules for value in vars(module).values() if hasattr(value, "cache_clear")}
+    return [value.cache_clear for value in found.values()]
 
 
 def _random(*shape: int) -> Tensor:
