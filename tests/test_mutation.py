@@ -13,11 +13,12 @@ from packaging.version import Version
 
 from conformance.cli import main
 from conformance.errors import UserError
-from conformance.mutation import catalogue, equivalents, forks
+from conformance.mutation import catalogue, command, equivalents, forks
 from conformance.mutation.functions import Function, _called
 from conformance.mutation.lines import Lines, header
 from conformance.mutation.mutants import mutants_of
 from conformance.mutation.operators import OPERATORS, changes
+from conformance.mutation.protocol import Told
 from conformance.mutation.score import Fate, Judged, Mutant, Score
 
 # For each operator of the catalogue a line, and one of the lines it becomes.
@@ -255,6 +256,22 @@ def test_survivors_are_shown_with_the_line_they_change(tmp_path):
     assert 'elif "XXnobody_writes_thisXX" in checkpoint:' in after["survived"] - after["killed"]
     assert "strict-load" in (folder / "mutants.html").read_text()
     assert "## Survivors" in (folder / "mutants.md").read_text()
+
+
+def test_what_was_judged_outlives_a_run_that_is_cut_off(tmp_path, monkeypatch):
+    """A line a mutant, as soon as it is judged; a run that does not start leaves an earlier one's lines alone."""
+    judged = [_judged("linear"), _judged()]
+
+    def cut_off(started):
+        yield from [Told({MUTANT.function: 3}, 5), *(Told(judged=j) for j in judged)] if started else []
+        raise UserError("the worker is gone")
+
+    for started in (True, False):
+        monkeypatch.setattr(command, "_ask", lambda request, started=started: cut_off(started))
+        done = _run("reference", "--out", tmp_path)
+        assert (done.exit_code, "the worker is gone" in done.output) == (2, True)
+        lines = (tmp_path / "reference" / command.LINES).read_bytes().splitlines()
+        assert [msgspec.json.decode(line, type=Judged) for line in lines] == judged
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from ..report.terminal import make_console
 from ..targets import parse_target
 from .protocol import Request, Told
 from .score import Judged, Score
+
+LINES = "mutants.ndjson"
+_TOLD_EVERY = 500  # mutants, where there is no terminal to show progress on
 
 
 def mutants(
@@ -51,26 +55,33 @@ def mutants(
     codes = []
     for spec in targets:
         request = Request(spec, chosen, list(functions) or ["*"], profile, seed, sample, jobs, listed, book)
-        score = _judge(request, console)
-        codes.append(_publish(score, out / file_name(spec), console))
+        folder = out / file_name(spec)
+        folder.mkdir(parents=True, exist_ok=True)
+        codes.append(_publish(_judge(request, folder / LINES, console), folder, console))
     return max(codes)
 
 
-def _judge(request: Request, console: Console) -> Score:
+def _judge(request: Request, lines: Path, console: Console) -> Score:
+    """Judge all; a mutant is a line of ``lines`` as soon as it is judged, so that nothing is lost of a run that is killed."""
     counts: dict[str, int] = {}
     judged: list[Judged] = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
         task = progress.add_task(f"{request.target}: every case on the clean loader", total=None)
         try:
             for told in _ask(request):
                 if told.judged is None:
-                    counts = told.functions
+                    counts, kept = told.functions, stack.enter_context(open(lines, "wb"))
                     cases = f"{request.target}: {sum(counts.values())} mutants, {told.cases} cases and witnesses"
                     console.print(cases)
                     progress.update(task, description=request.target, total=sum(counts.values()))
                 else:
                     judged.append(told.judged)
+                    kept.write(_line(told.judged))
+                    kept.flush()
                     progress.advance(task)
+                    if not console.is_terminal and len(judged) % _TOLD_EVERY == 0:
+                        console.print(f"{request.target}: {len(judged)} judged")
         except KeyboardInterrupt:
             console.print("interrupted: what was judged is reported", style="yellow")
     return Score(request.target, counts, judged)
@@ -96,12 +107,14 @@ def _ask(request: Request) -> Iterator[Told]:
             process.stdout.close()
 
 
+def _line(judged: Judged) -> bytes:
+    return msgspec.json.encode(judged) + b"\n"
+
+
 def _publish(score: Score, folder: Path, console: Console) -> int:
     from .report import markdown, page, show
 
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [msgspec.json.encode(judged) for judged in score.judged]
-    (folder / "mutants.ndjson").write_bytes(b"\n".join([*lines, b""]))
+    (folder / LINES).write_bytes(b"".join(map(_line, score.judged)))
     (folder / "mutants.md").write_text(markdown(score), encoding="utf-8")
     (folder / "mutants.html").write_text(page(score), encoding="utf-8")
     show(score, console)
