@@ -132,7 +132,7 @@ class Checked(Trial):
                 return reference.forward(upstream, image, arch)
 
         self.upstream_output = exact
-        yield from same_outputs(self, exact, _output, images=1)
+        yield from same_outputs(self, computed=_output, images=1)
 
     def model(self, *_: object, **__: object) -> nn.Module:
         """The model the target loaded."""

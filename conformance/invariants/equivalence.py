@@ -47,16 +47,16 @@ def native_identity(trial: Trial) -> Iterator[Problem]:
     applies=COMPARABLE,
 )
 def native_forward(trial: Trial) -> Iterator[Problem]:
-    yield from same_outputs(trial, trial.upstream_output)
+    yield from same_outputs(trial)
 
 
 def same_outputs(
     trial: Trial,
-    other: Callable[[Tensor], Tensor],
+    right: Callable[[Tensor], Tensor] | None = None,
     computed: Callable[[nn.Module, Mapping[str, Tensor], Tensor], Tensor] | None = None,
     images: int = 2,
 ) -> Iterator[Problem]:
-    """Compare what the loaded model makes of ``images``, in float64, with what ``other`` does, which is right.
+    """Compare what the loaded model makes of ``images``, in float64, with what is ``right``, by default the upstream forward.
 
     ``computed`` runs the model in place of :func:`output`, with its arguments.
     """
@@ -67,8 +67,9 @@ def same_outputs(
     arch = trial.case.arch
     size = (images, arch.get("in_chans", 3), *trial.family.img_size(arch, trial.case.source))
     image = torch.randn(size, generator=generator, dtype=torch.float64)
-    want = other(image)
-    sensitivity = _sensitivity(trial, other, image, want, generator)
+    exact = trial.upstream_output(image)
+    sensitivity = _sensitivity(trial, image, exact, generator)
+    want = right(image) if right else exact
     try:
         got = (computed or output)(model, trial.raw, image)
     except Exception as error:
@@ -103,23 +104,19 @@ def _operations(trial: Trial) -> int:
     return int(inner * dim)
 
 
-def _sensitivity(
-    trial: Trial, other: Callable[[Tensor], Tensor], image: Tensor, want: Tensor, generator: torch.Generator
-) -> float:
-    """How many times larger a relative change of the image comes out; with a rotary embedding, of the tensors as well.
+def _sensitivity(trial: Trial, image: Tensor, exact: Tensor, generator: torch.Generator) -> float:
+    """How many times larger a relative change of the tensors comes out: a rounded product is one of tensors that are off.
 
-    An angle that is off turns queries and keys, as a change of their projections would.
+    Not of the image, whose changes may vanish where those of a layer do not: behind a kernel of ramps every token is nearly the
+    same multiple of one vector. With a rotary embedding the largest of three, for its angles turn a few numbers only.
     """
     step = 2.0**-20
 
     def nudged(tensor: Tensor) -> Tensor:
         return tensor + tensor * step * torch.randn(tensor.shape, generator=generator, dtype=torch.float64).sign()
 
-    changes = [other(nudged(image)) - want]
-    if _turns(trial):
-        exact = trial.upstream_output(image)
-        changes += [trial.upstream_output(image, nudged) - exact for _ in range(3)]
-    return max(float(change.norm()) for change in changes) / (float(want.norm()) * step + 1e-300)
+    changes = [trial.upstream_output(image, nudged) - exact for _ in range(3 if _turns(trial) else 1)]
+    return max(float(change.norm()) for change in changes) / (float(exact.norm()) * step + 1e-300)
 
 
 def _turns(trial: Trial) -> float:
