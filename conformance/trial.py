@@ -61,6 +61,12 @@ def _passes_for_square(window: tuple[int, ...]) -> bool:
     return len(set(window)) > 1 and isqrt(rows) ** 2 == rows
 
 
+def _rounds_to(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
+    """Whether the largest square of rows in a non-square window's table, which has more, is another's whole table: 2x3 to 2x2."""
+    rows, side = prod(offsets(old)), offsets(new)[0]
+    return len(set(old)) > 1 and len(set(new)) == 1 and isqrt(rows) == side < rows / side
+
+
 def _contents(model: nn.Module) -> dict[str, bytes]:
     """A model's tensors, NaN and all."""
     return {name: tensor.cpu().numpy().tobytes() for name, tensor in model.state_dict().items()}
@@ -84,6 +90,8 @@ class Trial(Expectation):
         for whose, windows in zip(("", "models-"), zip(*self.tables.values())):
             if any(map(_passes_for_square, windows)):
                 own.add(f"{whose}table-passes-for-square")
+        if any(_rounds_to(*windows) for windows in self.tables.values()):
+            own.add("table-rounds-to-models")
         return regimes(self.case, self.prefix_tokens) | self.family.tags(self.case) | own
 
     @cached_property
