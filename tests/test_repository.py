@@ -48,6 +48,19 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
+def test_importing_the_reference_imports_torch_and_nothing_else():
+    """Whoever is stuck can take the folder alone; NumPy is torch's own."""
+    script = (
+        "import sys, torch; before = set(sys.modules); import reference; "
+        "new = {name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names; "
+        "print(*sorted(new - {'torch', 'numpy'})); "
+        "assert not {'timm', 'open_clip', 'conformance', 'torchvision'} & set(sys.modules), 'imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["reference"]
+
+
 def test_arrows_point_one_way():
     """`reference` imports torch alone; families know nothing of reports; only a worker's modules may import timm."""
     for path in (ROOT / "reference").rglob("*.py"):

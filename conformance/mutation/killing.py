@@ -98,7 +98,7 @@ class Stand:
                 self._prepare(Known(name, FAMILIES[witness.case.family], witness.case, _WITNESS))
         if self._of_reference:
             tests = testing.watched(self.functions)
-            self.known += [Known(test, rank=_TEST, lines=lines) for test, lines in tests.items()]
+            self.known += [Known(test, rank=_TEST, lines=lines, seconds=took) for test, (lines, took) in tests.items()]
 
     def _prepare(self, known: Known) -> None:
         started = time.perf_counter()

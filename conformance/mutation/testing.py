@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,18 +22,19 @@ _QUIETLY = ("-q", "--no-header", "--no-summary", "-p", "no:cacheprovider", "-p",
 
 
 class _Watch:
-    """Notes the lines each test runs, and which fail."""
+    """Notes the lines each test runs and how long that takes, and which fail."""
 
     def __init__(self, functions: Iterable[Function]) -> None:
         self.functions = list(functions)
-        self.lines: dict[str, frozenset[tuple[str, int]]] = {}
+        self.seen: dict[str, tuple[frozenset[tuple[str, int]], float]] = {}
         self.failed: list[str] = []
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item):
+        started = time.perf_counter()
         with Lines(self.functions) as lines:
             result = yield
-        self.lines[item.nodeid] = frozenset(lines.seen)
+        self.seen[item.nodeid] = frozenset(lines.seen), time.perf_counter() - started
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -46,18 +48,21 @@ def files() -> list[str]:
     return [str(path) for path, text in texts.items() if _IMPORTS.search(text) and not _ELSEWHERE.search(text)]
 
 
-def watched(functions: Iterable[Function]) -> dict[str, frozenset[tuple[str, int]]]:
-    """The lines of the functions that each test runs. Raises :class:`UserError` where one fails on the clean reference."""
+def watched(functions: Iterable[Function]) -> dict[str, tuple[frozenset[tuple[str, int]], float]]:
+    """The lines of the functions that each test runs, and its seconds.
+
+    Raises :class:`UserError` where one fails on the clean reference.
+    """
     watch = _Watch(functions)
     if files():
         _run(files(), watch)
     if watch.failed:
         raise UserError(f"the clean reference does not survive the tests: {', '.join(watch.failed)}")
-    return watch.lines
+    return watch.seen
 
 
 def noticed(tests: list[str]) -> bool:
-    """Whether one of these tests fails, or cannot be run."""
+    """Whether one of these tests fails, or cannot be run; the first that does ends it."""
     watch = _Watch(())
     return _run([*tests, "-x"], watch) != 0
 
