@@ -13,13 +13,14 @@ from packaging.version import Version
 
 from conformance.cli import main
 from conformance.errors import UserError
-from conformance.mutation import catalogue, command, equivalents, forks
-from conformance.mutation.functions import Function, _called
+from conformance.mutation import catalogue, command, equivalents, forks, tables
+from conformance.mutation.functions import Function, _called, _defined, _named
 from conformance.mutation.lines import Lines, header
 from conformance.mutation.mutants import mutants_of
 from conformance.mutation.operators import OPERATORS, changes
 from conformance.mutation.protocol import Told
 from conformance.mutation.score import Fate, Judged, Mutant, Score
+from reference import FORMATS
 
 # For each operator of the catalogue a line, and one of the lines it becomes.
 CHANGES = {
@@ -133,6 +134,20 @@ def test_called_functions_of_the_package_are_found():
     from tests import mutated_loader
 
     assert _called([mutated_loader.convert], ("tests",)) == [mutated_loader.convert, mutated_loader.prefixed]
+
+
+def test_a_format_is_made_again_of_a_changed_table_and_is_itself_again_afterwards():
+    """Its rules were made when it was imported: changing what made them would change nothing. Others that use it change, too."""
+    (tower,) = [f for f in _named(_defined("reference"), "reference.") if f.name == "formats.openai_clip:tower"]
+    before = dict(FORMATS)
+    with tables.remade(tower, tower.source.replace('"norm_pre.{p}"', '"norm_gone.{p}"')):
+        made = {name for name, form in FORMATS.items() if any("norm_gone" in str(rule) for rule in form.rules)}
+        assert list(FORMATS) == list(before)
+    assert {"openai_clip", "openai_clip_ddp", "perception_encoder"} <= made
+    assert "eva" not in made
+    assert FORMATS == before
+    lines = tables.lines_of([tower])
+    assert {name for name, seen in lines.items() if seen} == made
 
 
 def _act(works):

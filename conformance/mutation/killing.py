@@ -25,7 +25,7 @@ from ..judging import judge
 from ..ledger import Ledger
 from ..loaders import Loader, Unsupported
 from ..trial import Trial
-from . import testing
+from . import tables, testing
 from .functions import Function, loader_functions
 from .lines import Lines, header
 from .mutants import mutants_of
@@ -71,6 +71,7 @@ class Stand:
         self.families = [FAMILIES[name] for name in families if loader.supports(FAMILIES[name])]
         self.functions = loader_functions(loader)
         self.known: list[Known] = []
+        self._made: dict[str, frozenset[tuple[str, int]]] = {}
         self._headers: dict[tuple[str, int, int], range] = {}
         self._of_reference = loader.target.kind == "reference"
         self._enough = _ENOUGH_OF_REFERENCE if self._of_reference else _ENOUGH
@@ -88,6 +89,7 @@ class Stand:
 
     def prepare(self) -> None:
         """Judge every case and witness on the clean loader, which must survive. Raises :class:`UserError`."""
+        self._made = tables.lines_of(self.functions) if self._of_reference else {}
         for family in self.families:
             for drawn in self.explorer.drawing.cases(family).values():
                 for case in drawn:
@@ -111,7 +113,7 @@ class Stand:
                 "that is as the ledger says"
             )
         known.seconds = time.perf_counter() - started
-        known.lines = frozenset(lines.seen)
+        known.lines = self._made.get(known.family.format, frozenset()) | lines.seen
         known.loaded = self._load(known)
         self.known.append(known)
 
@@ -186,7 +188,7 @@ class Stand:
         """Be one mutant after the other; ends early where one left something behind that changes the clean loader."""
         for mutant in mutants:
             function, known = self.by_name[mutant.function], cases(mutant)
-            with function.being(mutant.source):
+            with function.being(mutant.source), tables.remade(function, mutant.source):
                 fate = self._fate(known)
             yield fate
             if any(self._load(k) != k.loaded for k in known[:1] if k.rank == _CASE):
