@@ -20,7 +20,6 @@ from conformance.mutation.mutants import mutants_of
 from conformance.mutation.operators import OPERATORS, changes
 from conformance.mutation.protocol import Told
 from conformance.mutation.score import Fate, Judged, Mutant, Score
-from reference import FORMATS
 
 # For each operator of the catalogue a line, and one of the lines it becomes.
 CHANGES = {
@@ -139,13 +138,13 @@ def test_called_functions_of_the_package_are_found():
 def test_a_format_is_made_again_of_a_changed_table_and_is_itself_again_afterwards():
     """Its rules were made when it was imported: changing what made them would change nothing. Others that use it change, too."""
     (tower,) = [f for f in _named(_defined("reference"), "reference.") if f.name == "formats.openai_clip:tower"]
-    before = dict(FORMATS)
+    before = dict(tables.FORMATS)
     with tables.remade(tower, tower.source.replace('"norm_pre.{p}"', '"norm_gone.{p}"')):
-        made = {name for name, form in FORMATS.items() if any("norm_gone" in str(rule) for rule in form.rules)}
-        assert list(FORMATS) == list(before)
+        made = {name for name, form in tables.FORMATS.items() if any("norm_gone" in str(rule) for rule in form.rules)}
+        assert list(tables.FORMATS) == list(before)
     assert {"openai_clip", "openai_clip_ddp", "perception_encoder"} <= made
     assert "eva" not in made
-    assert FORMATS == before
+    assert before == tables.FORMATS
     lines = tables.lines_of([tower])
     assert {name for name, seen in lines.items() if seen} == made
 
