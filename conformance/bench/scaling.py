@@ -6,6 +6,7 @@ two a stratum, and here it draws more and more.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -85,7 +86,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def _examples(target: str, families: Sequence[str], counts: Iterable[int]) -> list[tuple[int, float]]:
     """Cases judged and the seconds they took, in one process that has judged a first round before."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+    with ProcessPoolExecutor(1, get_context("spawn"), os.dup2, (2, 1)) as process:  # timm prints
         process.submit(explored, target, families, 1).result()
         return [process.submit(explored, target, families, n).result() for n in counts]
 
