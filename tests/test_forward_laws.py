@@ -1,0 +1,120 @@
+"""The reference's forwards keep laws that no second implementation is needed for: one network written in two ways.
+
+Each law is of what a gate seldom draws, or of numbers (a ceiling, an order of halves) that random tensors hardly tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import log
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import reference
+from conformance.drawing import Drawing
+from conformance.expectation import Expectation
+from conformance.families import FAMILIES
+from conformance.profiles import profile
+
+
+class Network:
+    """A drawn checkpoint of a family in float64, and what it computes of one image."""
+
+    def __init__(self, name: str, having: Callable[[Mapping[str, Any]], bool] = lambda arch: True) -> None:
+        family = FAMILIES[name]
+        drawn = Drawing(profile("deep"), 0, focused=True).cases(family)
+        case = next(
+            c for some in drawn.values() for c in some if c.native and c.contents.kind == "normal" and having(c.arch)
+        )
+        whole = Expectation(family, case)
+        self.format = whole.format
+        self.arch = {**case.arch, **family.forward_arch(case)}
+        self.state = {k: v.double() if v.is_floating_point() else v for k, v in whole.upstream.items()}
+        size = (2, case.arch.get("in_chans", 3), *family.img_size(case.arch, case.source))
+        self.image = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def __call__(self, state: Mapping[str, Tensor] | None = None, **arch: Any) -> Tensor:
+        return self.format.forward(self.state if state is None else state, self.image, self.arch | arch)
+
+    def with_random(self, *ends: str) -> dict[str, Tensor]:
+        """The tensors with others in place of those whose names end so; there must be some of each."""
+        generator, out = torch.Generator().manual_seed(1), dict(self.state)
+        for end in ends:
+            found = [k for k in out if k.endswith(end)]
+            assert found, end
+            out |= {k: torch.randn(out[k].shape, generator=generator, dtype=torch.float64) for k in found}
+        return out
+
+
+@pytest.mark.parametrize(
+    ("gamma", "linear"), [("gamma_1", "attn.proj"), ("gamma_2", "mlp.fc2")], ids=["attention", "mlp"]
+)
+def test_layer_scale_of_beit_is_a_scaled_projection(gamma, linear):
+    """microsoft/unilm beit/modeling_finetune.py: Block.forward multiplies what the projection gives."""
+    network = Network("beit", lambda arch: arch.get("layer_scale"))
+    scaled = network.with_random(gamma)
+    folded = dict(scaled)
+    for name in [k for k in scaled if k.endswith(gamma)]:
+        factor, projection = folded.pop(name), name.removesuffix(gamma) + linear
+        folded[f"{projection}.weight"] = factor[:, None] * folded[f"{projection}.weight"]
+        folded[f"{projection}.bias"] = factor * folded[f"{projection}.bias"]
+    torch.testing.assert_close(network(scaled), network(folded))
+    assert not torch.allclose(network(scaled), network())
+
+
+def test_a_fused_gate_of_eva02_holds_gate_and_value_in_that_order():
+    """baaivision/EVA EVA-02: SwiGLU keeps w1 and w2 apart; packed, w12 is one above the other."""
+    network = Network("eva02")
+    fused = dict(network.state)
+    for name in [k for k in fused if ".mlp.w1." in k]:
+        fused[name.replace(".w1.", ".w12.")] = torch.cat([fused.pop(name), fused.pop(name.replace(".w1.", ".w2."))])
+    assert any(".w12." in name for name in fused)
+    torch.testing.assert_close(network(fused), network())
+
+
+def test_the_representation_layer_comes_between_features_and_head():
+    """google-research/vision_transformer models_vit.py: tanh(pre_logits(x)), then the head."""
+    network = Network("google_npz", lambda arch: arch["num_classes"])
+    dim = len(network.state["head/kernel"])
+    generator = torch.Generator().manual_seed(1)
+    kernel, bias = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((dim, dim), (dim,)))
+    layered = {**network.state, "pre_logits/kernel": kernel, "pre_logits/bias": bias}
+    features = network({k: v for k, v in layered.items() if not k.startswith(("head/", "pre_logits/"))})
+    logits = torch.tanh(features @ kernel + bias) @ layered["head/kernel"] + layered["head/bias"]
+    torch.testing.assert_close(network(layered, pre_logits=True), logits)
+    torch.testing.assert_close(network(layered, pre_logits=False), network())
+
+
+def test_the_scale_of_swin_v2_has_a_ceiling_of_a_hundred():
+    """microsoft/Swin-Transformer models/swin_transformer_v2.py: clamp(max=log(1 / 0.01))."""
+    network = Network("swin_v2")
+
+    def scaled(by: float) -> Tensor:
+        state = {k: torch.full_like(v, by) if k.endswith("logit_scale") else v for k, v in network.state.items()}
+        return network(state)
+
+    torch.testing.assert_close(scaled(9.0), scaled(log(100)))
+    assert not torch.allclose(scaled(log(100)), scaled(log(90)))
+
+
+def test_a_bias_of_dinov3s_keys_is_refused_and_those_of_queries_and_values_are_read():
+    """facebookresearch/dinov3: queries, keys, values in that order; timm's models have no bias of the keys."""
+    family = FAMILIES["dinov3"]
+    whole = Network("dinov3", lambda arch: arch.get("qkv_bias", True))
+    name = next(k for k in whole.state if k.endswith("attn.qkv.bias"))
+    plain = {k: v for k, v in whole.state.items() if not k.endswith("bias_mask")}
+    for part, refused in (("query", False), ("key", True), ("value", False)):
+        parts = dict.fromkeys(("query", "key", "value"), torch.zeros(len(plain[name]) // 3, dtype=torch.float64))
+        parts[part] = parts[part] + 1
+        state = plain | {k: torch.cat(list(parts.values())) for k in plain if k.endswith("attn.qkv.bias")}
+        facts = reference.Facts(3, tuple(whole.state["patch_embed.proj.weight"].shape[-2:]), whole.arch["num_heads"])
+        if refused:
+            with pytest.raises(reference.LoadError, match="bias of the keys"):
+                reference.FORMATS[family.format].decode(state, facts)
+            continue
+        decoded = reference.FORMATS[family.format].decode(state, facts)
+        held = {end: any(bool(v.any()) for k, v in decoded.items() if k.endswith(end)) for end in ("q_bias", "v_bias")}
+        assert held == {"q_bias": part == "query", "v_bias": part == "value"}
