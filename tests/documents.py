@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from conformance import docs
+from conformance.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
 _FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -19,6 +21,22 @@ def examples(text: str) -> set[str]:
     return {
         name.replace("_", "-") if kind == "def " else name for kind, name in re.findall(r'(def |name=")(\w+)', text)
     }
+
+
+def _told(text: str) -> set[str]:
+    """Families named by the first cells of a text's tables, with ``*``."""
+    names = [name for cell in re.findall(r"^\| (.*?) \|", text, re.M) for name in re.findall(r"`([\w*]+)`", cell)]
+    return {family for family in FAMILIES if any(fnmatchcase(family, name) for name in names)}
+
+
+def compared_families() -> set[str]:
+    """Families whose upstream's own model `nox -s upstream` runs, by docs/upstream.md."""
+    return _told(PAGES["docs/upstream.md"].partition("## Without a package")[0])
+
+
+def other_families() -> set[str]:
+    """Families of which docs/upstream.md says what was run by hand, or what stands in."""
+    return _told(PAGES["docs/upstream.md"].partition("## Without a package")[2])
 
 
 def files(text: str) -> list[tuple[str, str]]:

@@ -25,7 +25,7 @@ from conformance.releases import FIRST_RELEASE
 from conformance.report.terminal import MARKS
 from conformance.results import SCHEMA
 from conformance.targets import DEFAULT_TARGETS, MODEL_RELEASE
-from tests.documents import PAGES, ROOT, WRITTEN, examples, files
+from tests.documents import PAGES, ROOT, WRITTEN, compared_families, examples, files, other_families
 
 OURS = [name for name in WRITTEN if name != "docs/upstream.md"]  # which is about other people's code
 
@@ -37,6 +37,11 @@ by_written_page = pytest.mark.parametrize("page", WRITTEN)
 def test_generated_pages_are_what_the_code_says(name):
     """docs/ is written by `python -m conformance.docs`."""
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == docs.PAGES[name](), "run python -m conformance.docs"
+
+
+def test_every_family_is_compared_with_its_upstream_or_said_not_to_be():
+    """docs/upstream.md: by a session, by hand, or what stands in."""
+    assert compared_families() | other_families() == FAMILIES.keys()
 
 
 # -- names and files ---------------------------------------------------------------------------------------------------

@@ -114,6 +114,8 @@ def test_a_bias_of_dinov3s_keys_is_refused_and_those_of_queries_and_values_are_r
         if refused:
             with pytest.raises(reference.LoadError, match="bias of the keys"):
                 reference.FORMATS[family.format].decode(state, facts)
+            shapes = reference.FORMATS[family.format].decode({k: v.to("meta") for k, v in state.items()}, facts)
+            assert all(v.is_meta for v in shapes.values())  # without values there is nothing to refuse
             continue
         decoded = reference.FORMATS[family.format].decode(state, facts)
         held = {end: any(bool(v.any()) for k, v in decoded.items() if k.endswith(end)) for end in ("q_bias", "v_bias")}
