@@ -6,6 +6,7 @@ Each law is of what a gate seldom draws, or of numbers (a ceiling, an order of h
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from math import log
 from typing import Any
 
@@ -14,10 +15,16 @@ import torch
 from torch import Tensor
 
 import reference
+from conformance.cases import Case
 from conformance.drawing import Drawing
 from conformance.expectation import Expectation
 from conformance.families import FAMILIES
 from conformance.profiles import profile
+
+
+@cache
+def _drawn(name: str) -> list[Case]:
+    return [case for some in Drawing(profile("deep"), 0, focused=True).cases(FAMILIES[name]).values() for case in some]
 
 
 class Network:
@@ -25,10 +32,7 @@ class Network:
 
     def __init__(self, name: str, having: Callable[[Mapping[str, Any]], bool] = lambda arch: True) -> None:
         family = FAMILIES[name]
-        drawn = Drawing(profile("deep"), 0, focused=True).cases(family)
-        case = next(
-            c for some in drawn.values() for c in some if c.native and c.contents.kind == "normal" and having(c.arch)
-        )
+        case = next(c for c in _drawn(name) if c.native and c.contents.kind == "normal" and having(c.arch))
         whole = Expectation(family, case)
         self.format = whole.format
         self.arch = {**case.arch, **family.forward_arch(case)}
@@ -39,14 +43,12 @@ class Network:
     def __call__(self, state: Mapping[str, Tensor] | None = None, **arch: Any) -> Tensor:
         return self.format.forward(self.state if state is None else state, self.image, self.arch | arch)
 
-    def with_random(self, *ends: str) -> dict[str, Tensor]:
-        """The tensors with others in place of those whose names end so; there must be some of each."""
-        generator, out = torch.Generator().manual_seed(1), dict(self.state)
-        for end in ends:
-            found = [k for k in out if k.endswith(end)]
-            assert found, end
-            out |= {k: torch.randn(out[k].shape, generator=generator, dtype=torch.float64) for k in found}
-        return out
+    def with_random(self, end: str) -> dict[str, Tensor]:
+        """The tensors with others in place of those whose names end so; there must be some."""
+        generator, found = torch.Generator().manual_seed(1), [k for k in self.state if k.endswith(end)]
+        assert found
+        drawn = {k: torch.randn(self.state[k].shape, generator=generator, dtype=torch.float64) for k in found}
+        return self.state | drawn
 
 
 @pytest.mark.parametrize(
@@ -102,21 +104,23 @@ def test_the_scale_of_swin_v2_has_a_ceiling_of_a_hundred():
 
 def test_a_bias_of_dinov3s_keys_is_refused_and_those_of_queries_and_values_are_read():
     """facebookresearch/dinov3: queries, keys, values in that order; timm's models have no bias of the keys."""
-    family = FAMILIES["dinov3"]
-    whole = Network("dinov3", lambda arch: arch.get("qkv_bias", True))
-    name = next(k for k in whole.state if k.endswith("attn.qkv.bias"))
-    plain = {k: v for k, v in whole.state.items() if not k.endswith("bias_mask")}
-    for part, refused in (("query", False), ("key", True), ("value", False)):
-        parts = dict.fromkeys(("query", "key", "value"), torch.zeros(len(plain[name]) // 3, dtype=torch.float64))
-        parts[part] = parts[part] + 1
-        state = plain | {k: torch.cat(list(parts.values())) for k in plain if k.endswith("attn.qkv.bias")}
-        facts = reference.Facts(3, tuple(whole.state["patch_embed.proj.weight"].shape[-2:]), whole.arch["num_heads"])
-        if refused:
-            with pytest.raises(reference.LoadError, match="bias of the keys"):
-                reference.FORMATS[family.format].decode(state, facts)
-            shapes = reference.FORMATS[family.format].decode({k: v.to("meta") for k, v in state.items()}, facts)
-            assert all(v.is_meta for v in shapes.values())  # without values there is nothing to refuse
-            continue
-        decoded = reference.FORMATS[family.format].decode(state, facts)
-        held = {end: any(bool(v.any()) for k, v in decoded.items() if k.endswith(end)) for end in ("q_bias", "v_bias")}
-        assert held == {"q_bias": part == "query", "v_bias": part == "value"}
+    network = Network("dinov3")
+    patch_size = tuple(network.state["patch_embed.proj.weight"].shape[-2:])
+    facts = reference.Facts(3, patch_size, network.arch["num_heads"])
+
+    def only(part: int) -> dict[str, Tensor]:
+        """Without masks, with a bias of one of the three."""
+        unmasked = {k: v for k, v in network.state.items() if not k.endswith("bias_mask")}
+        biases = [k for k in unmasked if k.endswith("attn.qkv.bias")]
+        assert biases
+        which = torch.arange(3, dtype=torch.float64).eq(part).double()
+        return unmasked | {k: which.repeat_interleave(len(unmasked[k]) // 3) for k in biases}
+
+    for part, own in ((0, "q_bias"), (2, "v_bias")):
+        decoded = network.format.decode(only(part), facts)
+        held = {end for end in ("q_bias", "v_bias") for k, v in decoded.items() if k.endswith(end) and bool(v.any())}
+        assert held == {own}
+    with pytest.raises(reference.LoadError, match="bias of the keys"):
+        network.format.decode(only(1), facts)
+    shapes = network.format.decode({k: v.to("meta") for k, v in only(1).items()}, facts)
+    assert all(v.is_meta for v in shapes.values())  # without values there is nothing to refuse
