@@ -231,6 +231,9 @@ def check(checkpoint: Path, **options: Any) -> None:
 @click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores")
 @click.option("--listed", is_flag=True, help="Put those listed as equivalent to every case as well, not to a few.")
 @click.option(
+    "--resume/--fresh", help="Go on with what DIR has: judge what it lacks, and what survived, again. [default: fresh]"
+)
+@click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     default="results/mutants",

@@ -9,7 +9,6 @@ call comes after it and makes every matrix anew: what they remembered is forgott
 from __future__ import annotations
 
 import gc
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from .. import checkpoints
 from ..cases import Case, Geometry
 from ..errors import one_line
 from ..families import FAMILIES
+from ..forgetting import caches
 from ..loaders import Loader
 from ..session import undisturbed
 from ..targets import parse_target
@@ -82,10 +82,10 @@ def timed(step: str, change: Change, family: str = "") -> tuple[float, ...]:
     Steps are ``kernel``, ``positions``, and ``convert``, a whole checkpoint of a family.
     """
     work = {"kernel": _kernel, "positions": _positions, "convert": lambda c: _conversion(c, family)}[step](change)
-    caches = _caches()
+    remembered = caches("timm", "reference")
 
     def forgetful() -> float:
-        for forget in caches:
+        for forget in remembered:
             forget()
         return _seconds(work)
 
@@ -108,13 +108,6 @@ def _seconds(work: Callable[[], object]) -> float:
         started = time.process_time()
         work()
         return time.process_time() - started
-
-
-def _caches() -> list[Callable[[], None]]:
-    """What empties the caches of functions of timm and of the reference."""
-    modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in ("timm", "reference")]
-    found = {id(value): value for module in modules for value in vars(module).values() if hasattr(value, "cache_clear")}
-    return [value.cache_clear for value in found.values()]
 
 
 def _random(*shape: int) -> Tensor:

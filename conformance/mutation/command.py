@@ -39,6 +39,7 @@ def mutants(
     sample: int,
     jobs: int,
     listed: bool,
+    resume: bool,
     out: Path,
     ledger: str | None,
 ) -> int:
@@ -54,9 +55,10 @@ def mutants(
     console = make_console()
     codes = []
     for spec in targets:
-        request = Request(spec, chosen, list(functions) or ["*"], profile, seed, sample, jobs, listed, book)
         folder = out / file_name(spec)
         folder.mkdir(parents=True, exist_ok=True)
+        earlier = str(folder / LINES) if resume and (folder / LINES).is_file() else ""
+        request = Request(spec, chosen, list(functions) or ["*"], profile, seed, sample, jobs, listed, book, earlier)
         codes.append(_publish(_judge(request, folder / LINES, console), folder, console))
     return max(codes)
 

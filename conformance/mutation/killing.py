@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -20,10 +19,12 @@ from ..engine import Explorer
 from ..errors import UserError
 from ..expectation import Expectation
 from ..families import FAMILIES, Family
+from ..forgetting import caches
 from ..invariants import INVARIANTS
 from ..judging import judge
 from ..ledger import Ledger
 from ..loaders import Loader, Unsupported
+from ..targets import MODEL_RELEASE, parse_target
 from ..trial import Trial
 from . import tables, testing
 from .functions import Function, loader_functions
@@ -34,10 +35,12 @@ from .score import Fate, Mutant
 WITNESS = "witness"  # a known bug's witness that no longer fails, or fails otherwise
 TESTS = "tests"  # the project's own
 _CASE, _WITNESS, _TEST = range(3)  # what judges first
-_REMEMBER = ("reference.relative", "reference.resize", "reference.formats.rules", "conformance.bounds")
+_REMEMBERS = ("reference", "conformance.bounds")
 # A mutant that two promises have killed tells nothing more about any promise; the matrix is complete for fewer.
 _ENOUGH = 2
 _ENOUGH_OF_REFERENCE = 1  # is noticed or not: what counts is that its every line is held by something
+# Of the cases a mutant of the reference loads as before, so many are judged: one after that hardly ever tells more.
+_ALIKE = 64
 
 
 @dataclass
@@ -68,6 +71,7 @@ class Stand:
     def __init__(self, loader: Loader, ledger: Ledger, drawing: Drawing, families: Iterable[str]) -> None:
         self.loader = loader
         self.explorer = Explorer(loader, ledger, INVARIANTS.values(), drawing)
+        self._explorers = [self.explorer]
         self.families = [FAMILIES[name] for name in families if loader.supports(FAMILIES[name])]
         self.functions = loader_functions(loader)
         self.known: list[Known] = []
@@ -75,6 +79,10 @@ class Stand:
         self._headers: dict[tuple[str, int, int], range] = {}
         self._of_reference = loader.target.kind == "reference"
         self._enough = _ENOUGH_OF_REFERENCE if self._of_reference else _ENOUGH
+        self._remembered = caches(*_REMEMBERS) if self._of_reference else []
+        if self._of_reference:  # a run would judge timm by the mutant, too
+            other = Loader(parse_target(f"timm=={MODEL_RELEASE}"))
+            self._explorers.append(Explorer(other, ledger, INVARIANTS.values(), drawing))
 
     @cached_property
     def by_name(self) -> dict[str, Function]:
@@ -103,6 +111,7 @@ class Stand:
             self.known += [Known(test, rank=_TEST, lines=lines, seconds=took) for test, (lines, took) in tests.items()]
 
     def _prepare(self, known: Known) -> None:
+        self._forget()
         started = time.perf_counter()
         with Lines(self.functions) as lines:
             killers, errors = self._judge(known)
@@ -119,43 +128,50 @@ class Stand:
 
     def _judge(self, known: Known) -> tuple[set[str], set[str]]:
         """The promises that tell the loader, as it is now, from what it should be; and those with a mistake of the suite."""
-        if known.rank == _WITNESS:
-            self._forget()
-            witness = self.explorer.ledger.witness(known.name)
-            replay = self.explorer.replay(known.name, witness, known.family)
-            return (set() if replay.expected else {WITNESS}), set()
-        trial = self._trial(known)
         killers, errors = set(), set()
-        for invariant in self.explorer.invariants:
+        for explorer in self._explorers:
+            if explorer.loader.supports(known.family) and not (killers and self._of_reference):
+                more, mistaken = self._judged_by(explorer, known)
+                killers |= more
+                errors |= mistaken
+        return killers, errors
+
+    def _judged_by(self, explorer: Explorer, known: Known) -> tuple[set[str], set[str]]:
+        if known.rank == _WITNESS:
+            witness = explorer.ledger.witness(known.name)
+            replay = explorer.replay(known.name, witness, known.family)
+            return (set() if replay.expected else {WITNESS}), set()
+        trial = self._trial(known, explorer.loader)
+        killers, errors = set(), set()
+        for invariant in explorer.invariants:
             if not invariant.concerns(known.family):
                 continue
             judgement = judge(invariant, trial)
             if judgement.outcome == "error":  # of the suite, whose oracle the reference is: a run would end with it
                 (killers if self._of_reference else errors).add(invariant.name)
-            if any(self.explorer.attribute(trial, invariant, p) is None for p in judgement.problems):
+            if any(explorer.attribute(trial, invariant, p) is None for p in judgement.problems):
                 killers.add(invariant.name)
+            if killers and self._of_reference:
+                break
         if known.shared is None and not self._of_reference:  # whose mutants change what is expected
             known.shared = {k: v for k, v in trial.__dict__.items() if hasattr(Expectation, k) or k == "_bounds"}
         return killers, errors
 
-    def _trial(self, known: Known) -> Trial:
-        self._forget()
-        trial = Trial(known.family, known.case, self.loader)
+    def _trial(self, known: Known, loader: Loader) -> Trial:
+        trial = Trial(known.family, known.case, loader)
         trial.__dict__.update(known.shared or {})
         torch.manual_seed(known.case.contents.seed)
         return trial
 
     def _forget(self) -> None:
-        """Of the reference, what it computed before it became a mutant; a case would not come past it either."""
-        for module in _REMEMBER if self._of_reference else ():
-            for value in vars(sys.modules[module]).values():
-                if hasattr(value, "cache_clear"):
-                    value.cache_clear()
+        """Of the reference, what it computed before it became another; a case would not come past it either."""
+        for forget in self._remembered:
+            forget()
 
     def _load(self, known: Known) -> tuple:
         """What the plain load of a case comes to, bit for bit; a tenth of what judging the case costs."""
         try:
-            loaded = self._trial(known).base
+            loaded = self._trial(known, self.loader).base
         except Unsupported as missing:  # the release has no model for the case
             return type(missing).__name__, str(missing)
         if loaded.raw is None:
@@ -189,7 +205,9 @@ class Stand:
         for mutant in mutants:
             function, known = self.by_name[mutant.function], cases(mutant)
             with function.being(mutant.source), tables.remade(function, mutant.source):
+                self._forget()
                 fate = self._fate(known)
+            self._forget()
             yield fate
             if any(self._load(k) != k.loaded for k in known[:1] if k.rank == _CASE):
                 return
@@ -205,7 +223,7 @@ class Stand:
                 else:
                     same.append(known)
 
-        for known in chain(others(), same):
+        for known in chain(others(), self._few(same)):
             if len(killers) >= self._enough or known.rank == _TEST:
                 break
             more, mistaken = self._judge(known)
@@ -216,6 +234,12 @@ class Stand:
         if not killers and tests and testing.noticed(tests):
             killers.add(TESTS)
         return Fate(sorted(killers), judged, len(cases), errors=sorted(errors))
+
+    def _few(self, same: list[Known]) -> Iterator[Known]:
+        """Those of ``same`` to judge, which is filled only after this is called."""
+        alike = (known for known in same if known.rank == _CASE)
+        others = (known for known in same if known.rank != _CASE)
+        return chain(islice(alike, _ALIKE if self._of_reference else None), others)
 
 
 def _bits(tensor: Tensor) -> int:

@@ -11,7 +11,8 @@ class Request(msgspec.Struct, frozen=True):
     """What to mutate.
 
     ``functions`` are glob patterns, ``sample`` is how many of their mutants to judge (0: all), ``jobs`` how many at a time.
-    Those listed as equivalent are put to a few cases, or to every one as the others are where ``listed``.
+    Those listed as equivalent are put to a few cases, or to every one as the others are where ``listed``. ``earlier`` is a
+    file of judged mutants, empty for none: of those there only what is asked for and survived is judged again.
     """
 
     target: str
@@ -23,6 +24,7 @@ class Request(msgspec.Struct, frozen=True):
     jobs: int
     listed: bool
     ledger: str
+    earlier: str = ""
 
 
 class Told(msgspec.Struct, frozen=True):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 
 import msgspec
+
+from ..results import UNREADABLE
 
 
 class Mutant(msgspec.Struct, frozen=True):
@@ -63,6 +67,13 @@ class Judged(msgspec.Struct, frozen=True):
         if self.equivalent:
             return "refuted" if self.fate.killed else "equivalent"
         return "killed" if self.fate.killed else "survived"
+
+
+def read(path: Path) -> Iterator[Judged]:
+    """The judged mutants of a file, one a line; none of a line that was cut off."""
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(*UNREADABLE):
+            yield msgspec.json.decode(line, type=Judged)
 
 
 class Score:

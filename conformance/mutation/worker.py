@@ -10,7 +10,8 @@ import gc
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import msgspec
 
 from ..errors import EXIT_EXPECTED, EXIT_USAGE, cannot_start
 from .protocol import Request, Told
-from .score import Fate, Judged, Mutant
+from .score import Fate, Judged, Mutant, read
 
 # Cases for a mutant that is listed as equivalent: enough to see a listing that is plainly wrong.
 _LISTED = 12
@@ -49,10 +50,17 @@ def serve(request: Request, tell: Callable[[Told], None]) -> None:
         mutants = stand.mutants(lambda name: any(fnmatchcase(name, pattern) for pattern in request.functions))
         if request.sample:
             mutants = random.Random(request.seed).sample(mutants, min(request.sample, len(mutants)))
-        counts = {f.name: sum(m.function == f.name for m in mutants) for f in stand.functions}
-        tell(Told(counts, len(stand.known)))
         entries = equivalents.load(release=stand.loader.release)
         reasons = {mutant: equivalents.reason(mutant, entries) for mutant in mutants}
+        every = stand.mutants(lambda name: True) if request.earlier else []
+        earlier = {m: Judged(m, fate, equivalents.reason(m, entries)) for m, fate in _fates(request.earlier, every)}
+        kept = [j for m, j in earlier.items() if m not in reasons or j.outcome in ("killed", "equivalent")]
+        done = {j.mutant for j in kept}
+        left = [m for m in mutants if m not in done]
+        counts = Counter([*(j.mutant.function for j in kept), *(m.function for m in left)])
+        tell(Told(dict(counts), len(stand.known)))
+        for judged in kept:
+            tell(Told(judged=judged))
 
         def cases(mutant: Mutant) -> list[Known]:
             reached = stand.reached(mutant)
@@ -66,9 +74,15 @@ def serve(request: Request, tell: Callable[[Told], None]) -> None:
 
         gc.collect()
         gc.freeze()
-        for mutant, answer, end in each(judge, mutants, request.jobs, seconds, _BATCH):
+        for mutant, answer, end in each(judge, left, request.jobs, seconds, _BATCH):
             fate = Fate(reached=len(cases(mutant)), end=end) if end else msgspec.convert(answer, Fate)
             tell(Told(judged=Judged(mutant, fate, reasons[mutant])))
+
+
+def _fates(earlier: str, mutants: Iterable[Mutant]) -> Iterator[tuple[Mutant, Fate]]:
+    """What became of those of the mutants that are judged already."""
+    there = set(mutants)
+    return ((j.mutant, j.fate) for j in (read(Path(earlier)) if earlier else ()) if j.mutant in there)
 
 
 def main() -> int:
