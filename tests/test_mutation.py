@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import os
+import sys
 import textwrap
 import time
+import types
+from functools import cache
 
 import msgspec
 import pytest
 from click.testing import CliRunner
 from packaging.version import Version
 
+from conformance import ledger as ledgers
 from conformance.cli import main
+from conformance.drawing import Drawing
 from conformance.errors import UserError
-from conformance.mutation import catalogue, command, equivalents, forks, tables
+from conformance.forgetting import caches
+from conformance.ledger import DEFAULT_PATH
+from conformance.loaders import Loader
+from conformance.mutation import catalogue, command, equivalents, forks, killing, tables
 from conformance.mutation.functions import Function, _called, _defined, _named
 from conformance.mutation.lines import Lines, header
 from conformance.mutation.mutants import mutants_of
 from conformance.mutation.operators import OPERATORS, changes
 from conformance.mutation.protocol import Told
-from conformance.mutation.score import Fate, Judged, Mutant, Score
+from conformance.mutation.score import Fate, Judged, Mutant, Score, read
+from conformance.profiles import profile
+from conformance.targets import parse_target
 
 # For each operator of the catalogue a line, and one of the lines it becomes.
 CHANGES = {
@@ -286,6 +296,53 @@ def test_what_was_judged_outlives_a_run_that_is_cut_off(tmp_path, monkeypatch):
         assert (done.exit_code, "the worker is gone" in done.output) == (2, True)
         lines = (tmp_path / "reference" / command.LINES).read_bytes().splitlines()
         assert [msgspec.json.decode(line, type=Judged) for line in lines] == judged
+
+
+def test_a_run_is_gone_on_with(tmp_path):
+    """What was killed, or is of other functions, is kept as it was; what survived is judged again, a cut-off line too."""
+    target, few = "loader:tests.mutated_loader:convert", ["--profile", "smoke", "--jobs", 2, "--out", tmp_path]
+    assert _run(target, "--function", "*:prefixed", *few).exit_code == 1
+    (folder,) = tmp_path.iterdir()
+    marked = [
+        msgspec.structs.replace(j, fate=msgspec.structs.replace(j.fate, judged=999))
+        for j in read(folder / command.LINES)
+    ]
+    elsewhere = msgspec.structs.replace(marked[0], mutant=msgspec.structs.replace(MUTANT, function="gone:f"))
+    *whole, last = [msgspec.json.encode(j) for j in [elsewhere, *marked]]
+    (folder / command.LINES).write_bytes(b"\n".join([*whole, last[:-9]]))
+    assert _run(target, "--function", "*:nothing", *few, "--resume").exit_code == 1
+    assert list(read(folder / command.LINES)) == marked[:-1]
+    assert _run(target, "--function", "*:prefixed", *few, "--resume").exit_code == 1
+    judged = list(read(folder / command.LINES))
+    assert {j.mutant for j in judged} == {j.mutant for j in marked}
+    for j in judged:
+        again = j.outcome == "survived" or j.mutant == marked[-1].mutant
+        assert (j.fate.judged != 999) is again
+    assert {j.outcome for j in judged} == {"killed", "survived"}
+
+
+def test_what_the_reference_gets_wrong_on_both_sides_timm_tells(monkeypatch):
+    """Its kernel is the loader's and the oracle's: only another implementation differs."""
+    monkeypatch.setattr(killing.testing, "watched", lambda functions: {})
+    drawing = Drawing(profile("smoke"), 0, focused=False)
+    stand = killing.Stand(Loader(parse_target("reference")), ledgers.load(DEFAULT_PATH), drawing, ["openai_clip"])
+    stand.prepare()
+    mutant = next(m for m in stand.mutants("resize:_antialiased".__eq__) if "_cubic(x, -1.5)" in m.after)
+    assert next(stand.fates([mutant], stand.reached)).killed
+    monkeypatch.setattr(stand, "_explorers", [stand.explorer])
+    assert not next(stand.fates([mutant], stand.reached)).killed
+
+
+def test_what_functions_remember_is_forgotten(monkeypatch):
+    """In the packages named, and in no other whose name begins so."""
+    for name in ("pack", "pack.inner", "packed"):
+        module = types.ModuleType(name)
+        module.remembers = cache(lambda x: [x])
+        monkeypatch.setitem(sys.modules, name, module)
+    before = {name: sys.modules[name].remembers(1) for name in ("pack", "pack.inner", "packed")}
+    for forget in caches("pack"):
+        forget()
+    assert [n for n, value in before.items() if sys.modules[n].remembers(1) is value] == ["packed"]
 
 
 @pytest.mark.parametrize(
