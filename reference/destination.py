@@ -26,7 +26,8 @@ FIRST = (
 class Destination:
     """What the loader needs to know of a model: every tensor's shape, its patch, grid and window sizes.
 
-    ``shapes`` are by the names a VisionTransformer gives its tensors; ``naflex`` is set for a model with its own.
+    ``shapes`` are by the names a VisionTransformer gives its tensors; ``naflex`` says whether the model has its own.
+    ``facts`` are what decoding a checkpoint for the model takes from it.
     ``patch_size`` is the kernel's; ``stride`` says how many pixels one pixel of it stands for, above 1 behind a
     convolutional stem. Without a kernel of its own (MobileCLIP) the stem is the patch embedding: patch size 1. ``windows``
     are those of its relative position bias tables, by the table's name; ``floating`` are the tensors that are no integers.
@@ -36,15 +37,10 @@ class Destination:
     patch_size: tuple[int, int]
     grid_size: tuple[int, int]
     stride: tuple[int, int]
-    in_chans: int
     windows: Mapping[str, tuple[int, int]]
     floating: frozenset[str]
-    naflex: Facts | None
-
-    @property
-    def facts(self) -> Facts:
-        """What decoding a checkpoint for the model takes from it."""
-        return self.naflex or Facts(in_chans=self.in_chans, patch_size=self.patch_size)
+    facts: Facts
+    naflex: bool = False
 
     @classmethod
     def of(cls, model: nn.Module) -> Destination:
@@ -57,7 +53,7 @@ class Destination:
             classic = NAFLEX_NATIVE.decode({k: v.to("meta") for k, v in tensors.items()}, facts)
             shapes = {k: tuple(v.shape) for k, v in classic.items()}
             grid = tuple(embeds.pos_embed_grid_size or (1, 1))
-            return cls(shapes, facts.patch_size, grid, (1, 1), facts.in_chans, {}, _floating(classic), facts)
+            return cls(shapes, facts.patch_size, grid, (1, 1), {}, _floating(classic), facts, naflex=True)
         shapes = {k: tuple(v.shape) for k, v in tensors.items()}
         embed = getattr(model, "patch_embed", None)
         grid, image = getattr(embed, "grid_size", None), getattr(embed, "img_size", None)
@@ -74,7 +70,7 @@ class Destination:
         stride = tuple(i // (g * p) for i, g, p in zip(image, grid, patch)) if image else (1, 1)
         owners = {k: model.get_submodule(k.removesuffix(_TABLE).rstrip(".")) for k in shapes if k.endswith(_TABLE)}
         windows = {k: tuple(owner.window_size) for k, owner in owners.items()}
-        return cls(shapes, patch, tuple(grid), stride, shapes[first][1], windows, _floating(tensors), None)
+        return cls(shapes, patch, tuple(grid), stride, windows, _floating(tensors), Facts(shapes[first][1], patch))
 
 
 def _floating(tensors: Mapping[str, Tensor]) -> frozenset[str]:

@@ -50,6 +50,18 @@ def test_equal_channels_get_the_same_answer_from_any_number_of_whole_turns(chann
     assert torch.allclose(answer(more), answer(weight), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("channels", "asked"), [(3, 1), (3, 7), (7, 5)])
+def test_the_answer_is_that_of_float64_rounded_once(channels: int, asked: int) -> None:
+    """2 ** 24 + 1 + 1 is 2 ** 24 in float32, and 3 / 7 no float32."""
+    weight = kernel(channels)
+    weight[0, :3, 0, 0] = torch.tensor([2.0**24, 1.0, 1.0])
+    want = adapt_input_channels(weight.double(), asked)
+    assert torch.equal(adapt_input_channels(weight, asked), want.float())
+    exact = weight.double()
+    whole = exact.sum(1, keepdim=True) if asked == 1 else exact[:, [n % channels for n in range(asked)]]
+    assert torch.equal(want, whole if asked == 1 else whole * (channels / asked))
+
+
 @pytest.mark.parametrize(("channels", "asked"), [(3, 2), (3, 4), (3, 5), (4, 3)])
 def test_a_kernel_of_equal_channels_answers_alike_over_any_number_of_channels(channels: int, asked: int) -> None:
     weight = kernel(1).repeat(1, channels, 1, 1)
