@@ -1,0 +1,72 @@
+"""What the reference computes stays on the device it is given, shown without one: fake tensors have devices and no values.
+
+Two of different devices in one operation raise, as on CUDA; what values show is for :mod:`tests.test_pretend_cuda`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from conformance.drawing import Drawing
+from conformance.expectation import Expectation
+from conformance.families import FAMILIES
+from conformance.profiles import profile
+from reference.embeddings import (
+    adapt_input_channels,
+    resample_patch_kernel,
+    resample_position_grid,
+    resample_position_window,
+)
+from reference.relative import attention_bias, resize_axis_table, resize_bias_table, transpose_bias_table
+from reference.resize import BICUBIC_ANTIALIAS
+
+# A GPU's own name would want a torch that is built for it.
+ELSEWHERE = torch.device("lazy")
+
+
+def _fake() -> FakeTensorMode:
+    """Tensors made meanwhile are fake; matrices made before are taken for what they are."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+@pytest.mark.parametrize(
+    ("resample", "shape", "becomes"),
+    [
+        (lambda t: resample_patch_kernel(t, (2, 3)), (8, 3, 4, 4), (8, 3, 2, 3)),
+        (lambda t: resample_position_grid(t, (2, 2), (3, 1), 1), (1, 5, 8), (1, 4, 8)),
+        (lambda t: resample_position_window(t, (2, 2), (3, 1), BICUBIC_ANTIALIAS), (1, 4, 8), (1, 3, 8)),
+        (lambda t: resize_bias_table(t, (2, 2), (3, 1)), (9 + 3, 2), (5 + 3, 2)),
+        (lambda t: resize_axis_table(t, 3), (3, 8), (5, 8)),
+        (lambda t: transpose_bias_table(t, (2, 3)), (15, 2), (15, 2)),
+        (lambda t: attention_bias(t, (2, 2)), (9, 2), (2, 4, 4)),
+        (lambda t: adapt_input_channels(t, 4), (8, 3, 4, 4), (8, 4, 4, 4)),
+    ],
+    ids=["kernel", "grid", "window", "table", "axis", "transposed", "bias", "channels"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
+def test_resampling_keeps_device_and_dtype(
+    resample: Callable, shape: tuple, becomes: tuple, dtype: torch.dtype
+) -> None:
+    assert resample(torch.zeros(shape, dtype=dtype)).device.type == "cpu"  # and the matrices are made
+    with _fake():
+        got = resample(torch.zeros(shape, dtype=dtype, device=ELSEWHERE))
+    assert (got.device, got.dtype, tuple(got.shape)) == (ELSEWHERE, dtype, becomes)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_forward_keeps_the_device(name: str) -> None:
+    """Of each family's checkpoints."""
+    family = FAMILIES[name]
+    for case in next(iter(Drawing(profile("smoke"), 0, focused=False).cases(family).values())):
+        whole = Expectation(family, case)
+        with _fake() as mode:
+            held = {k: mode.from_tensor(v).to(ELSEWHERE) for k, v in whole.upstream.items()}
+            image = torch.zeros(
+                1, case.arch.get("in_chans", 3), *family.img_size(case.arch, case.source), device=ELSEWHERE
+            )
+            out = whole.format.forward(held, image, {**case.arch, **family.forward_arch(case)})
+            assert out.device == ELSEWHERE
