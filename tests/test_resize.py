@@ -212,6 +212,8 @@ def test_nothing_to_do_returns_the_tensor_itself() -> None:
     kernel, grid = normal(0, 2, 3, 4, 6), normal(0, 1, 1 + 8, 4)
     assert resample_patch_kernel(kernel, (4, 6)) is kernel
     assert resample_position_grid(grid, (2, 4), (2, 4), 1) is grid
+    square = grid[:, :4]
+    assert embeddings.resample_position_window(square, (2, 2), (2, 2), Resampling()) is square
 
 
 def assert_multiplied(got: torch.Tensor, law: str, tensor: torch.Tensor, *matrices: torch.Tensor) -> None:
