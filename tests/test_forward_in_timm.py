@@ -1,0 +1,79 @@
+"""Every format's forward against the models of timm that load it, on more architectures than a gate draws."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from conformance import ledger as ledgers
+from conformance.cases import Case, Contents
+from conformance.drawing import Drawing
+from conformance.engine import Explorer
+from conformance.families import FAMILIES, Family
+from conformance.invariants import INVARIANTS
+from conformance.judging import judge
+from conformance.ledger import DEFAULT_PATH
+from conformance.loaders import Loader
+from conformance.profiles import profile
+from conformance.strategies import cases, strata_of
+from conformance.targets import MODEL_RELEASE, parse_target
+from conformance.trial import Trial
+from reference import forward
+
+_TOKENS = 36
+# No release loads these, as the ledger has it; their forward is timm_native's.
+_UNLOADED = ("ijepa_without_ddp", "mae_pretraining")
+
+
+# The release the gate takes models from, and what is known of it.
+_RELEASE = parse_target(f"timm=={MODEL_RELEASE}")
+
+
+@pytest.fixture(scope="module")
+def explorer() -> Explorer:
+    drawing = Drawing(profile("smoke"), 0, focused=False)
+    return Explorer(Loader(_RELEASE), ledgers.load(DEFAULT_PATH), INVARIANTS.values(), drawing)
+
+
+def _native(family: Family) -> st.SearchStrategy[Case]:
+    """Random tensors at the geometry of the checkpoint, which is small."""
+
+    def small(case: Case) -> Case:
+        return replace(case, destination=case.source, contents=Contents("normal", case.contents.seed), in_chans=None)
+
+    return cases(family, strata_of(family)[0]).filter(lambda case: case.source.tokens <= _TOKENS).map(small)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in _UNLOADED])
+def test_a_forward_computes_what_timms_model_computes(name: str, explorer: Explorer) -> None:
+    """Or what the ledger says of it; and detected as any checkpoint, it is the same forward."""
+    family, promise, passed = FAMILIES[name], INVARIANTS["native-forward"], []
+
+    @settings(
+        max_examples=30,
+        phases=[Phase.generate],
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(_native(family))
+    def check(case: Case) -> None:
+        trial = Trial(family, case, explorer.loader)
+        judgement = judge(promise, trial)
+        assume(judgement.outcome not in ("blocked", "not-applicable"))
+        new = [p for p in judgement.problems if explorer.attribute(trial, promise, p) is None]
+        assert judgement.outcome != "error", judgement.reason
+        assert not new, case
+        if judgement.outcome == "pass":
+            passed.append(case)
+            state = {k: v.double() if v.is_floating_point() else v for k, v in trial.upstream.items()}
+            image = torch.randn(1, case.arch.get("in_chans", 3), *family.img_size(case.arch, case.source)).double()
+            found = forward(state, image, {**case.arch, **family.forward_arch(case)})
+            assert torch.equal(found, trial.upstream_output(image))
+
+    check()
+    assert len(passed) > 10
