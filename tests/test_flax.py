@@ -90,6 +90,7 @@ def test_other_arrays_keep_their_dtype_and_values(dtype: str) -> None:
         assert got.dtype == getattr(torch, dtype)
         assert got.shape == view.shape
         assert got.tolist() == view.tolist()
+        assert got.tolist() == flax.tensor(view.astype(view.dtype.newbyteorder(">"))).tolist(), "bytes in another order"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "V2"])
@@ -105,6 +106,7 @@ STRANGE = {
     "object": np.array([None, "text"], dtype=object),
     "structured": np.zeros(2, dtype=[("mean", "f4"), ("count", "i4")]),
     "text": np.array(["vit"]),
+    "structured in two bytes": np.zeros(2, dtype=[("mean", "i1"), ("count", "i1")]),
     "void": np.zeros(2, dtype="V4"),
     "date": np.zeros(2, dtype="M8[s]"),
 }
@@ -158,6 +160,11 @@ def test_stacked_blocks_become_single_ones_in_their_order(prefix: str) -> None:
     want = {f"Transformer/encoderblock_{i}/MlpBlock_0/Dense_0/bias": stack[i] for i in range(12)}
     beside = {"Transformer/encoder_norm/scale": torch.ones(3), "Transformer/encoderblock_extra": torch.zeros(2)}
     assert not same(want | beside | {flax.ANCHOR: torch.zeros(1)}, got)
+
+
+def test_a_stack_may_have_a_thousand_blocks() -> None:
+    stack = {flax.ANCHOR: torch.zeros(1), "Transformer/encoderblock/LayerNorm_0/scale": torch.zeros(1024, 1)}
+    assert len(flax.plain(stack)) == 1025
 
 
 def test_a_stack_of_nothing_is_refused_by_name() -> None:

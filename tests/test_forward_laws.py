@@ -51,6 +51,26 @@ class Network:
         return self.state | drawn
 
 
+@pytest.mark.parametrize("name", ["eva02", "eva02_mim"])
+def test_an_eva02_needs_no_word_of_its_rotary_embedding(name):
+    """baaivision/EVA EVA-02: all models have it, of the same grid; features of a pretrained one are means of the patches."""
+    network = Network(name, lambda arch: name == "eva02_mim" or arch["global_pool"] == "token")
+    want = network()
+    network.arch = {k: v for k, v in network.arch.items() if k not in ("rope", "ref_grid", "global_pool")}
+    torch.testing.assert_close(network(), want, rtol=0, atol=0)
+
+
+def test_dinov3s_masks_are_factors_and_no_bias_is_one_of_zeros():
+    """facebookresearch/dinov3 layers/attention.py: LinearKMaskedBias."""
+    network = Network("dinov3", lambda arch: arch["bias"] == "learnt")
+    folded = {k: v for k, v in network.state.items() if not k.endswith("bias_mask")}
+    assert len(folded) < len(network.state)
+    folded |= {k: v * network.state[f"{k}_mask"] for k, v in folded.items() if k.endswith("qkv.bias")}
+    torch.testing.assert_close(network(folded), network())
+    zeros = {k: torch.zeros_like(v) if k.endswith("qkv.bias") else v for k, v in folded.items()}
+    torch.testing.assert_close(network({k: v for k, v in zeros.items() if not k.endswith("qkv.bias")}), network(zeros))
+
+
 @pytest.mark.parametrize(
     ("gamma", "linear"), [("gamma_1", "attn.proj"), ("gamma_2", "mlp.fc2")], ids=["attention", "mlp"]
 )

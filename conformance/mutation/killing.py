@@ -230,7 +230,7 @@ class Stand:
             killers |= more
             errors |= mistaken
             judged += 1
-        tests = [known.name for known in cases if known.rank == _TEST]
+        tests = {known.name: known.seconds for known in cases if known.rank == _TEST}
         if not killers and tests and testing.noticed(tests):
             killers.add(TESTS)
         return Fate(sorted(killers), judged, len(cases), errors=sorted(errors))

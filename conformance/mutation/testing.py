@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,8 @@ _ELSEWHERE = re.compile(r"^import subprocess|\bRun\(|fuzz|\bother_repository\b",
 _QUIETLY = ("-q", "--no-header", "--no-summary", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not cuda")
 
 
-# Of the cases a test is parametrized with, those run: what many families come past, the quickest tell.
-_ALIKE = 6
+# Seconds for the cases that a test is parametrized with, one at least: of what many families come past, the quickest tell.
+_ALIKE = 2.0
 
 
 class _Watch:
@@ -66,15 +66,19 @@ def watched(functions: Iterable[Function]) -> dict[str, tuple[frozenset[tuple[st
     return watch.seen
 
 
-def noticed(tests: list[str]) -> bool:
-    """Whether one of these tests fails, or cannot be run; the first that does ends it. Of a test's cases a few are run."""
-    watch, turns = _Watch(()), Counter()
+def noticed(tests: Mapping[str, float]) -> bool:
+    """Whether one of these tests fails, or cannot be run; the first that does ends it.
+
+    They come with their seconds on the clean reference; of one that is parametrized for many, the first few are run.
+    """
+    spent: Counter[str] = Counter()
     few = []
-    for test in tests:
-        turns[test.partition("[")[0]] += 1
-        if turns[test.partition("[")[0]] <= _ALIKE:
+    for test, seconds in tests.items():
+        name = test.partition("[")[0]
+        if not spent[name] or spent[name] + seconds <= _ALIKE:
+            spent[name] += seconds
             few.append(test)
-    return _run([*few, "-x"], watch) != 0
+    return _run([*few, "-x"], _Watch(())) != 0
 
 
 def _run(arguments: list[str], watch: _Watch) -> int:

@@ -1,0 +1,112 @@
+"""Corners of the formats' rules that no drawn checkpoint has, each from the upstream code. No timm."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from reference import FORMATS, Facts, LoadError, detect
+from reference.formats import dinov3
+from tests.small_vit import GEOMETRY, image_encoder, model, refusal
+
+KERNEL = "patch_embed.proj.weight"
+
+
+@pytest.mark.parametrize(("rows", "left"), [(2, None), (3, 1), (6, 4)])
+def test_the_first_two_rows_of_beit3s_positions_are_nobodys(rows: int, left: int | None) -> None:
+    """microsoft/torchscale component/embedding.py: PositionalEmbedding counts from 2."""
+    name, table = "beit3.encoder.embed_positions.A.weight", torch.arange(8.0 * rows).reshape(rows, 8)
+    if left is None:
+        with pytest.raises(
+            LoadError, match=r"cannot have tensors of these shapes and dtypes: beit3\S+ \(2, 8\) float32"
+        ):
+            FORMATS["beit3"].decode({name: table})
+    else:
+        assert FORMATS["beit3"].decode({name: table})["pos_embed"].tolist() == [table.tolist()[2:]]
+        assert len(FORMATS["beit3"].decode({name: table})["pos_embed"][0]) == left
+
+
+@pytest.mark.parametrize("window", [(2, 2), (3, 3), (2, 3), (3, 5)], ids=str)
+def test_beits_buffer_is_the_one_its_tables_are_read_by(window: tuple[int, int]) -> None:
+    """microsoft/unilm beit/modeling_finetune.py: RelativePositionBias; of two windows of as many rows the wider."""
+    h, w = window
+    rows = (2 * h - 1) * (2 * w - 1)
+    coords = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")).flatten(1)
+    away = coords[:, :, None] - coords[:, None, :] + torch.tensor([h - 1, w - 1])[:, None, None]
+    index = torch.zeros(h * w + 1, h * w + 1, dtype=torch.int64)
+    index[1:, 1:] = away[0] * (2 * w - 1) + away[1]
+    index[0, 0:], index[0:, 0], index[0, 0] = rows, rows + 1, rows + 2
+    table, buffer = "relative_position_bias_table", "relative_position_index"
+    for owner, block in (("rel_pos_bias.", ""), ("blocks.0.attn.", "blocks.0.norm1.weight")):
+        state = {owner + table: torch.zeros(rows + 3, 2)} | ({block: torch.zeros(8)} if block else {})
+        encoded = FORMATS["beit"].encode(state)
+        assert torch.equal(encoded.pop(owner + buffer), index)
+        assert encoded.keys() == state.keys()
+
+
+def test_every_block_of_beit_has_the_buffer() -> None:
+    table = "attn.relative_position_bias_table"
+    state = {f"blocks.{i}.{table}": torch.zeros(9 + 3, 2) for i in (0, 1)}
+    assert len(FORMATS["beit"].encode(state)) == 4
+
+
+@pytest.mark.parametrize("width", [4, 9])
+def test_a_class_token_of_another_width_than_its_position_is_refused(width: int) -> None:
+    """facebookresearch/dinov2: the two are added; one channel would broadcast."""
+    options = {"num_classes": 0, "reg_tokens": 2, "no_embed_class": True, "layer_scale": True}
+    state, _ = image_encoder(GEOMETRY, "dinov2_registers", **options)
+    text = refusal(state | {"cls_token": torch.zeros(1, 1, width)}, model(GEOMETRY, "dinov2_registers", **options))
+    assert text.startswith(
+        "the dinov2_registers format cannot have tensors of these shapes and dtypes: cls_token (1, 1, "
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_dinov3s_periods_are_powers_of_a_hundred(dtype: torch.dtype) -> None:
+    """facebookresearch/dinov3 layers/rope_position_encoding.py: RopePositionEmbedding, for heads of 16 channels."""
+    registers = torch.zeros(1, 2, 32, dtype=dtype)
+    periods = FORMATS["dinov3"].encode({"cls_token": registers[:, :1], "reg_token": registers}, Facts(num_heads=2))
+    want = torch.tensor([100.0 ** (2 * n / 8) for n in range(4)], dtype=torch.float64).to(dtype)
+    assert periods["rope_embed.periods"].dtype == dtype
+    assert torch.equal(periods["rope_embed.periods"], want)
+
+
+def test_biases_without_a_mask_are_read_as_they_are_written() -> None:
+    query, value = torch.arange(3.0), torch.arange(3.0) + 5
+    (whole,) = dinov3._unmasked(query, value, Facts())
+    assert whole.tolist() == [0, 1, 2, 0, 0, 0, 5, 6, 7]
+    assert [t.tolist() for t in dinov3._of_unmasked(whole, Facts())] == [query.tolist(), value.tolist()]
+
+
+def _named(*names: str) -> dict[str, torch.Tensor]:
+    """Tensors of nothing, but for a kernel."""
+    return {KERNEL: torch.zeros(8, 3, 2, 2)} | {name: torch.zeros(1) for name in names}
+
+
+_MLP, _QKV, _SCALE, _BIAS = (
+    "blocks.0.mlp.fc1.weight",
+    "blocks.0.attn.qkv.weight",
+    "blocks.0.gamma_1",
+    "blocks.0.attn.q_bias",
+)
+
+
+@pytest.mark.parametrize(
+    ("names", "name"),
+    [
+        ([_SCALE, _QKV, _MLP], "eva"),
+        ([_SCALE, _QKV, _MLP, "pos_embed"], "deit3"),
+        ([_SCALE, _QKV, "blocks.0.mlp.w12.weight", "pos_embed"], "deit3"),
+        ([_SCALE, _QKV, _MLP, "pos_embed", "rope.freqs"], "eva"),
+        ([_SCALE, _QKV, _MLP, "pos_embed", "rope.freqs", _BIAS, "cls_token"], "beit"),
+        ([_SCALE, _QKV, _MLP, "pos_embed", _BIAS, "cls_token"], "beit"),
+        ([_QKV, _MLP, "pos_embed", _BIAS, "cls_token"], "eva"),
+        ([_QKV, _MLP, "pos_embed", "blocks.0.attn.q_proj.weight"], "eva"),
+        ([_QKV, _MLP, "rope.freqs"], "eva"),
+        ([_QKV, _MLP, "pos_embed"], "timm_native"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_names_of_eva_are_told_from_those_of_beit_and_deit3(names: list[str], name: str) -> None:
+    """Where they are the same, it is what upstream's models have: see :func:`reference.formats.eva.is_eva`."""
+    assert detect(_named(*names)).name == name
