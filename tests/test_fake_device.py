@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from conformance.drawing import Drawing
 from conformance.expectation import Expectation
 from conformance.families import FAMILIES
+from conformance.forgetting import caches
 from conformance.profiles import profile
 from reference.embeddings import (
     adapt_input_channels,
@@ -26,6 +27,14 @@ from reference.resize import BICUBIC_ANTIALIAS
 
 # A GPU's own name would want a torch that is built for it.
 ELSEWHERE = torch.device("lazy")
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    """What is remembered meanwhile may be fake."""
+    yield
+    for forget in caches("reference"):
+        forget()
 
 
 def _fake() -> FakeTensorMode:
