@@ -26,15 +26,20 @@ def test_the_first_two_rows_of_beit3s_positions_are_nobodys(rows: int, left: int
         assert len(FORMATS["beit3"].decode({name: table})["pos_embed"][0]) == left
 
 
-@pytest.mark.parametrize("window", [(2, 2), (3, 3), (2, 3), (3, 5)], ids=str)
+def _pairs(h: int, w: int) -> torch.Tensor:
+    """The row of a table for each pair of tokens of a window, as upstream computes it."""
+    coords = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")).flatten(1)
+    away = coords[:, :, None] - coords[:, None, :] + torch.tensor([h - 1, w - 1])[:, None, None]
+    return away[0] * (2 * w - 1) + away[1]
+
+
+@pytest.mark.parametrize("window", [(2, 2), (3, 3), (2, 3), (2, 5), (3, 5)], ids=str)
 def test_beits_buffer_is_the_one_its_tables_are_read_by(window: tuple[int, int]) -> None:
     """microsoft/unilm beit/modeling_finetune.py: RelativePositionBias; of two windows of as many rows the wider."""
     h, w = window
     rows = (2 * h - 1) * (2 * w - 1)
-    coords = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")).flatten(1)
-    away = coords[:, :, None] - coords[:, None, :] + torch.tensor([h - 1, w - 1])[:, None, None]
     index = torch.zeros(h * w + 1, h * w + 1, dtype=torch.int64)
-    index[1:, 1:] = away[0] * (2 * w - 1) + away[1]
+    index[1:, 1:] = _pairs(h, w)
     index[0, 0:], index[0:, 0], index[0, 0] = rows, rows + 1, rows + 2
     table, buffer = "relative_position_bias_table", "relative_position_index"
     for owner, block in (("rel_pos_bias.", ""), ("blocks.0.attn.", "blocks.0.norm1.weight")):
@@ -48,6 +53,30 @@ def test_every_block_of_beit_has_the_buffer() -> None:
     table = "attn.relative_position_bias_table"
     state = {f"blocks.{i}.{table}": torch.zeros(9 + 3, 2) for i in (0, 1)}
     assert len(FORMATS["beit"].encode(state)) == 4
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("side", [2, 3])
+def test_swins_buffer_is_the_one_its_tables_are_read_by(stage: int, side: int) -> None:
+    """microsoft/Swin-Transformer models/swin_transformer.py: WindowAttention, of square windows; a buffer in every block."""
+    blocks = [f"layers.{stage}.blocks.{i}.attn.relative_position_" for i in (0, 1)]
+    state = {f"{block}bias_table": torch.zeros((2 * side - 1) ** 2, 2) for block in blocks}
+    encoded = FORMATS["swin"].encode(state)
+    assert encoded.keys() == state.keys() | {f"{block}index" for block in blocks}
+    assert all(torch.equal(encoded[f"{block}index"], _pairs(side, side)) for block in blocks)
+    assert len(FORMATS["swin"].encode({k: v[1:] for k, v in state.items()})) == 2, "of no square window"
+
+
+def test_swins_second_version_has_buffers_of_a_window_of_eight() -> None:
+    """microsoft/Swin-Transformer models/swin_transformer_v2.py: WindowAttention, on a logarithmic scale."""
+    block = "layers.0.blocks.0.attn."
+    encoded = FORMATS["swin_v2"].encode({f"{block}cpb_mlp.0.weight": torch.zeros(4, 2)})
+    assert torch.equal(encoded[f"{block}relative_position_index"], _pairs(8, 8))
+    away = torch.arange(-7.0, 8.0) / 7 * 8
+    scaled = away.sign() * torch.log2(away.abs() + 1) / 3
+    want = torch.stack(torch.meshgrid(scaled, scaled, indexing="ij"), dim=-1)[None]
+    torch.testing.assert_close(encoded[f"{block}relative_coords_table"], want, rtol=0, atol=1e-6)
+    assert FORMATS["swin_v2"].encode({"norm.bias": torch.zeros(4)}).keys() == {"norm.bias"}
 
 
 @pytest.mark.parametrize("width", [4, 9])

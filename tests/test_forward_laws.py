@@ -51,6 +51,14 @@ class Network:
         return self.state | drawn
 
 
+def test_a_fine_tuned_beit3_without_its_head_gives_what_the_head_reads():
+    """microsoft/unilm beit3/modeling_finetune.py: head(fc_norm(mean of the patches))."""
+    network = Network("beit3", lambda arch: arch["num_classes"])
+    headless = {k: v for k, v in network.state.items() if not k.startswith("head.")}
+    logits = network(headless) @ network.state["head.weight"].T + network.state["head.bias"]
+    torch.testing.assert_close(network(), logits)
+
+
 @pytest.mark.parametrize("name", ["eva02", "eva02_mim"])
 def test_an_eva02_needs_no_word_of_its_rotary_embedding(name):
     """baaivision/EVA EVA-02: all models have it, of the same grid; features of a pretrained one are means of the patches."""

@@ -204,6 +204,15 @@ def test_names_are_shown_on_one_line_whatever_they_are() -> None:
     assert some(["x" * 1000, "yes\n"]) == f"{'x' * 120}, 'yes\\n'"
 
 
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [([], "none"), (["a"], "a"), (list("abcd"), "a, b, c, d"), (list("abcdef"), "a, b, c, d and 2 more")],
+    ids=str,
+)
+def test_the_first_four_names_are_spelled_out(names: list[str], text: str) -> None:
+    assert some(names) == text
+
+
 def test_wrappers_that_hold_each_other_are_looked_through_once() -> None:
     loop: dict[str, Any] = {}
     loop |= dict.fromkeys(WRAPPERS, loop)

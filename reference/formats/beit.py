@@ -59,7 +59,7 @@ def _index(out: StateDict, owner: str) -> Tensor | None:
     if table is None:
         return None
     offsets = len(table) - 3
-    down = max(n for n in range(1, isqrt(offsets) + 1, 2) if offsets % n == 0)
+    down = max(n for n in range(1, isqrt(offsets) + 1) if offsets % n == 0)
     window = ((down + 1) // 2, (offsets // down + 1) // 2)
     return attention_bias(torch.arange(len(table))[:, None], window)[0]
 
