@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reference import FORMATS, Facts, LoadError, detect
+from conformance.cases import Geometry
+from reference import BILINEAR, FORMATS, Facts, LoadError, detect, load_state_dict
+from reference.embeddings import resample_position_grid
 from reference.formats import dinov3
 from tests.small_vit import GEOMETRY, image_encoder, model, refusal
 
@@ -139,3 +141,57 @@ _MLP, _QKV, _SCALE, _BIAS = (
 def test_names_of_eva_are_told_from_those_of_beit_and_deit3(names: list[str], name: str) -> None:
     """Where they are the same, it is what upstream's models have: see :func:`reference.formats.eva.is_eva`."""
     assert detect(_named(*names)).name == name
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 3), (1, 4, 4, 3, 8)], ids=str)
+@pytest.mark.parametrize("positions", ["pos_embedding", "Transformer/posembed_input/pos_embedding"])
+def test_a_flax_kernel_is_a_convolution(shape: tuple[int, ...], positions: str) -> None:
+    """google-research/vision_transformer and big_vision; a dense one is big_vision's NaFlex, whose positions are beside it."""
+    with pytest.raises(LoadError, match="unknown checkpoint format"):
+        detect({"embedding/kernel": torch.zeros(shape), positions: torch.zeros(1, 4, 8)})
+
+
+def test_a_dense_flax_kernel_has_its_positions_beside_it() -> None:
+    dense = {"embedding/kernel": torch.zeros(48, 8)}
+    assert detect(dense | {"pos_embedding": torch.zeros(2, 2, 8)}).name == "big_vision"
+    with pytest.raises(LoadError, match="unknown checkpoint format"):
+        detect(dense | {"Transformer/posembed_input/pos_embedding": torch.zeros(1, 4, 8)})
+
+
+def test_a_grid_of_positions_stays_one_in_big_vision() -> None:
+    """google-research/big_vision models/proj/image_text/naflex_vit.py: positions (h, w, dim)."""
+    grid, head = torch.arange(48.0).reshape(1, 2, 3, 8), {"head.weight": torch.zeros(3, 8)}
+    for positions, stored in ((grid, grid[0]), (grid.flatten(1, 2), grid.flatten(1, 2))):
+        assert torch.equal(FORMATS["big_vision"].encode(head | {"pos_embed": positions})["pos_embedding"], stored)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [("google_npz", "pre_logits/{}"), ("legacy_linear", "pre_logits.fc.{}")], ids=["npz", "linear"]
+)
+def test_a_representation_layer_stands_where_no_head_reads_it(name: str, layer: str) -> None:
+    """It is one that changes nothing but by its tanh: an identity without a bias."""
+    norm = {"norm.weight": torch.ones(4), "norm.bias": torch.ones(4)}
+    encoded = FORMATS[name].encode(norm)
+    kernel = "kernel" if name == "google_npz" else "weight"
+    assert torch.equal(encoded[layer.format(kernel)], torch.eye(4))
+    assert torch.equal(encoded[layer.format("bias")], torch.zeros(4))
+    assert FORMATS[name].decode(encoded).keys() == norm.keys()
+    headed = FORMATS[name].encode(norm | {"head.weight": torch.zeros(3, 4), "head.bias": torch.zeros(3)})
+    assert len(headed) == 4
+
+
+@pytest.mark.parametrize(
+    ("family", "grid", "models", "options"),
+    [("google_npz", (2, 2), (1, 5), {"fc_norm": False}), ("big_vision", (2, 2), (1, 3), {"no_embed_class": True})],
+    ids=["with", "without"],
+)
+def test_flax_says_whether_positions_have_a_row_for_the_class_token(
+    family: str, grid: tuple[int, int], models: tuple[int, int], options: dict
+) -> None:
+    """Where their number could be either's: 5 rows are a model's 1x5, or a class token's and 2x2; so are 4 and 1x3."""
+    state, _ = image_encoder(Geometry((4, 4), grid), family, **options)
+    into = model(Geometry((4, 4), models), "naflex_vit", embed_class=False, projection="linear", **options)
+    loaded = load_state_dict(state, into)
+    own = FORMATS[family].decode(state)["pos_embed"][:, -4:]
+    rows = resample_position_grid(own, grid, models, 0, BILINEAR)
+    torch.testing.assert_close(loaded["embeds.pos_embed"].flatten(1, 2), rows)

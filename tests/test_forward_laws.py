@@ -68,6 +68,37 @@ def test_an_eva02_needs_no_word_of_its_rotary_embedding(name):
     torch.testing.assert_close(network(), want, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("end", ["inner_attn_ln", "norm"])
+def test_a_norm_inside_the_attention_of_an_eva_has_two_names(end):
+    """baaivision/EVA EVA-02, and timm: between the heads and their projection; nothing else is of that name."""
+    network = Network("eva02", lambda arch: not arch.get("scale_attn"))
+    dim, generator = network.arch["embed_dim"], torch.Generator().manual_seed(1)
+    norm = {p: torch.randn(dim, generator=generator, dtype=torch.float64) for p in ("weight", "bias")}
+    normed = network.state | {f"blocks.0.attn.{end}.{p}": t for p, t in norm.items()}
+    other = network.state | {f"blocks.0.attn.inner_attn_ln.{p}": t for p, t in norm.items()}
+    torch.testing.assert_close(network(normed), network(other), rtol=0, atol=0)
+    # An identity projection shows what it reads: of a norm, the bias alone where the weight is zero.
+    blank = normed | {f"blocks.0.attn.{end}.weight": torch.zeros(dim, dtype=torch.float64)}
+    moved = dict(network.state)
+    name = "blocks.0.attn.proj."
+    moved[f"{name}bias"] = moved[f"{name}bias"] + moved[f"{name}weight"] @ norm["bias"]
+    moved[f"{name}weight"] = torch.zeros_like(moved[f"{name}weight"])
+    torch.testing.assert_close(network(blank), network(moved))
+
+
+def test_a_projection_beside_the_trunk_reads_its_features():
+    """mlfoundations/open_clip src/open_clip/timm_model.py: head.proj(trunk(image))."""
+    network = Network("eva_openclip_trunk")
+    trunk = {k: v for k, v in network.state.items() if not k.startswith("visual.trunk.head.")}
+    features, generator = network(trunk), torch.Generator().manual_seed(1)
+    weight = torch.randn(5, features.shape[1], generator=generator, dtype=torch.float64)
+    projected = trunk | {"visual.head.proj.weight": weight}
+    torch.testing.assert_close(network(projected), features @ weight.T)
+    decoded = network.format.decode(projected)
+    assert torch.equal(decoded["head.weight"], weight)
+    assert torch.equal(decoded["head.bias"], torch.zeros(5, dtype=torch.float64))
+
+
 def test_dinov3s_masks_are_factors_and_no_bias_is_one_of_zeros():
     """facebookresearch/dinov3 layers/attention.py: LinearKMaskedBias."""
     network = Network("dinov3", lambda arch: arch["bias"] == "learnt")
@@ -116,6 +147,9 @@ def test_the_representation_layer_comes_between_features_and_head():
     logits = torch.tanh(features @ kernel + bias) @ layered["head/kernel"] + layered["head/bias"]
     torch.testing.assert_close(network(layered, pre_logits=True), logits)
     torch.testing.assert_close(network(layered, pre_logits=False), network())
+    torch.testing.assert_close(network(pre_logits=True), network())
+    del network.arch["pre_logits"]
+    torch.testing.assert_close(network(layered), logits)
 
 
 def test_the_scale_of_swin_v2_has_a_ceiling_of_a_hundred():

@@ -23,7 +23,7 @@ from ..profiles import profile as profile_of
 from ..report.terminal import make_console
 from ..targets import parse_target
 from .protocol import Request, Told
-from .score import Judged, Score
+from .score import Judged, Mutant, Score
 
 LINES = "mutants.ndjson"
 _TOLD_EVERY = 500  # mutants, where there is no terminal to show progress on
@@ -65,8 +65,8 @@ def mutants(
 
 def _judge(request: Request, lines: Path, console: Console) -> Score:
     """Judge all; a mutant is a line of ``lines`` as soon as it is judged, so that nothing is lost of a run that is killed."""
-    counts: dict[str, int] = {}
-    judged: list[Judged] = []
+    counts, said = {}, 0
+    judged: dict[Mutant, Judged] = {}  # the last that is told of one counts
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
         task = progress.add_task(f"{request.target}: every case on the clean loader", total=None)
@@ -78,15 +78,16 @@ def _judge(request: Request, lines: Path, console: Console) -> Score:
                     console.print(cases)
                     progress.update(task, description=request.target, total=sum(counts.values()))
                 else:
-                    judged.append(told.judged)
+                    judged[told.judged.mutant] = told.judged
                     kept.write(_line(told.judged))
                     kept.flush()
-                    progress.advance(task)
-                    if not console.is_terminal and len(judged) % _TOLD_EVERY == 0:
-                        console.print(f"{request.target}: {len(judged)} judged")
+                    progress.update(task, completed=len(judged))
+                    if not console.is_terminal and len(judged) // _TOLD_EVERY > said:
+                        said = len(judged) // _TOLD_EVERY
+                        console.print(f"{request.target}: {said * _TOLD_EVERY} judged")
         except KeyboardInterrupt:
             console.print("interrupted: what was judged is reported", style="yellow")
-    return Score(request.target, counts, judged)
+    return Score(request.target, counts, judged.values())
 
 
 def _ask(request: Request) -> Iterator[Told]:

@@ -28,7 +28,10 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct, frozen=True):
-    """A line of the worker: once, how many mutants each function has and how many cases there are; then a judged mutant."""
+    """A line of the worker: once, how many mutants each function has and how many cases there are; then a judged mutant.
+
+    One that survives a first judgement on a few cases is told again after the last, on all.
+    """
 
     functions: dict[str, int] = {}
     cases: int = 0

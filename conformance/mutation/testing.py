@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,6 @@ _IMPORTS = re.compile(r"^(import|from) reference\b", re.M)
 # What starts other processes sees no mutant in them, and takes its time.
 _ELSEWHERE = re.compile(r"^import subprocess|\bRun\(|fuzz|\bother_repository\b", re.M)
 _QUIETLY = ("-q", "--no-header", "--no-summary", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not cuda")
-
-
-# Seconds for the cases that a test is parametrized with, one at least: of what many families come past, the quickest tell.
-_ALIKE = 2.0
 
 
 class _Watch:
@@ -66,19 +61,9 @@ def watched(functions: Iterable[Function]) -> dict[str, tuple[frozenset[tuple[st
     return watch.seen
 
 
-def noticed(tests: Mapping[str, float]) -> bool:
-    """Whether one of these tests fails, or cannot be run; the first that does ends it.
-
-    They come with their seconds on the clean reference; of one that is parametrized for many, the first few are run.
-    """
-    spent: Counter[str] = Counter()
-    few = []
-    for test, seconds in tests.items():
-        name = test.partition("[")[0]
-        if not spent[name] or spent[name] + seconds <= _ALIKE:
-            spent[name] += seconds
-            few.append(test)
-    return _run([*few, "-x"], _Watch(())) != 0
+def noticed(tests: list[str]) -> bool:
+    """Whether one of these tests fails, or cannot be run; the first that does ends it."""
+    return _run([*tests, "-x"], _Watch(())) != 0
 
 
 def _run(arguments: list[str], watch: _Watch) -> int:

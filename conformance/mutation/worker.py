@@ -10,7 +10,7 @@ import gc
 import os
 import random
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -56,27 +56,33 @@ def serve(request: Request, tell: Callable[[Told], None]) -> None:
         earlier = {m: Judged(m, fate, equivalents.reason(m, entries)) for m, fate in _fates(request.earlier, every)}
         kept = [j for m, j in earlier.items() if m not in reasons or j.outcome in ("killed", "equivalent")]
         done = {j.mutant for j in kept}
-        left = [m for m in mutants if m not in done]
+        left = sorted((m for m in mutants if m not in done), key=earlier.__contains__)  # survivors last
         counts = Counter([*(j.mutant.function for j in kept), *(m.function for m in left)])
         tell(Told(dict(counts), len(stand.known)))
         for judged in kept:
             tell(Told(judged=judged))
 
-        def cases(mutant: Mutant) -> list[Known]:
+        def first(mutant: Mutant) -> list[Known]:
             reached = stand.reached(mutant)
-            return reached[:_LISTED] if reasons[mutant] and not request.listed else reached
+            return reached[:_LISTED] if reasons[mutant] and not request.listed else stand.quickest(reached)
 
-        def judge(some: list[Mutant]) -> Iterator[Fate]:
-            return stand.fates(some, cases)
+        def judge(some: list[Mutant], cases: Callable[[Mutant], list[Known]]) -> Iterator[Judged]:
+            """Judge each, and tell."""
 
-        def seconds(mutant: Mutant) -> float:
-            return _PATIENCE + 10 * sum(known.seconds for known in cases(mutant))
+            def seconds(mutant: Mutant) -> float:
+                return _PATIENCE + 10 * sum(known.seconds for known in cases(mutant))
+
+            for mutant, answer, end in each(lambda m: stand.fates(m, cases), some, request.jobs, seconds, _BATCH):
+                fate = Fate(reached=len(cases(mutant)), end=end) if end else msgspec.convert(answer, Fate)
+                judged = Judged(mutant, fate, reasons[mutant])
+                tell(Told(judged=judged))
+                yield judged
 
         gc.collect()
         gc.freeze()
-        for mutant, answer, end in each(judge, left, request.jobs, seconds, _BATCH):
-            fate = Fate(reached=len(cases(mutant)), end=end) if end else msgspec.convert(answer, Fate)
-            tell(Told(judged=Judged(mutant, fate, reasons[mutant])))
+        alive = [j.mutant for j in judge(left, first) if j.outcome == "survived"]
+        more = [m for m in alive if len(first(m)) < len(stand.reached(m))]
+        deque(judge(more, stand.reached), maxlen=0)
 
 
 def _fates(earlier: str, mutants: Iterable[Mutant]) -> Iterator[tuple[Mutant, Fate]]:
