@@ -298,6 +298,14 @@ def test_what_was_judged_outlives_a_run_that_is_cut_off(tmp_path, monkeypatch):
         assert [msgspec.json.decode(line, type=Judged) for line in lines] == judged
 
 
+def test_what_survives_the_first_cases_and_not_the_others_is_killed(tmp_path, monkeypatch):
+    """It is told twice, and counts once."""
+    told = [Told({MUTANT.function: 1}, 5), Told(judged=_judged()), Told(judged=_judged("linear"))]
+    monkeypatch.setattr(command, "_ask", lambda request: iter(told))
+    assert _run("reference", "--out", tmp_path).exit_code == 0
+    assert list(read(tmp_path / "reference" / command.LINES)) == [_judged("linear")]
+
+
 def test_a_run_is_gone_on_with(tmp_path):
     """What was killed, or is of other functions, is kept as it was; what survived is judged again, a cut-off line too."""
     target, few = "loader:tests.mutated_loader:convert", ["--profile", "smoke", "--jobs", 2, "--out", tmp_path]
@@ -331,6 +339,10 @@ def test_what_the_reference_gets_wrong_on_both_sides_timm_tells(monkeypatch):
     assert next(stand.fates([mutant], stand.reached)).killed
     monkeypatch.setattr(stand, "_explorers", [stand.explorer])
     assert not next(stand.fates([mutant], stand.reached)).killed
+    reached = stand.reached(mutant)
+    assert stand.quickest(reached) == reached
+    monkeypatch.setattr(killing, "_FEW", 2)
+    assert stand.quickest(reached) == reached[:2]
 
 
 def test_what_functions_remember_is_forgotten(monkeypatch):
