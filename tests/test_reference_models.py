@@ -9,6 +9,7 @@ from torch import nn
 import reference
 from conformance.cases import Geometry
 from reference.destination import Destination
+from reference.embeddings import resample_position_grid
 from tests.small_vit import GEOMETRY, image_encoder, model, refusal
 
 KERNEL = "patch_embed.proj.weight"
@@ -114,3 +115,13 @@ def test_a_checkpoint_of_nothing_is_refused_as_empty() -> None:
     for nothing in ({}, {"model": {}}):
         assert refusal({}, model(GEOMETRY)).startswith("no state_dict in this checkpoint (it is empty); looked under ")
         assert "no state_dict in this checkpoint" in refusal(nothing, model(GEOMETRY))
+
+
+@pytest.mark.parametrize(("image", "declared"), [((8, 16), (8, 32)), ((16, 8), (16, 16))], ids=["wide", "high"])
+def test_a_stem_may_have_another_stride_on_each_axis(image: tuple[int, int], declared: tuple[int, int]) -> None:
+    """A model of 2x2 patches of 4x4 pixels behind one that halves an axis; the checkpoint's 2x4 follow from what it declares."""
+    state, _ = image_encoder(Geometry((4, 4), (2, 4)))
+    into = model(Geometry((4, 4), (2, 2)), declared=declared)
+    into.patch_embed.img_size = image
+    want = resample_position_grid(state["pos_embed"], (2, 4), (2, 2), 1)
+    assert torch.equal(_loads(state, into)["pos_embed"], want)
