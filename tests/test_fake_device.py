@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from conformance.cases import Geometry
 from conformance.drawing import Drawing
 from conformance.expectation import Expectation
 from conformance.families import FAMILIES
 from conformance.forgetting import caches
 from conformance.profiles import profile
 from conformance.strategies import STRATA
+from reference import forward
 from reference.embeddings import (
     adapt_input_channels,
     resample_patch_kernel,
@@ -25,6 +27,7 @@ from reference.embeddings import (
 )
 from reference.relative import attention_bias, resize_axis_table, resize_bias_table, transpose_bias_table
 from reference.resize import BICUBIC_ANTIALIAS
+from tests.small_vit import image_encoder
 
 # A GPU's own name would want a torch that is built for it.
 ELSEWHERE = torch.device("lazy")
@@ -65,6 +68,14 @@ def test_resampling_keeps_device_and_dtype(
     with _fake():
         got = resample(torch.zeros(shape, dtype=dtype, device=ELSEWHERE))
     assert (got.device, got.dtype, tuple(got.shape)) == (ELSEWHERE, dtype, becomes)
+
+
+def test_the_identity_in_place_of_a_classifier_is_made_on_the_device() -> None:
+    state, case = image_encoder(Geometry((1, 1), (2, 2)), "hybrid_convstem", no_embed_class=True, num_classes=0)
+    with _fake() as mode:
+        held = {k: mode.from_tensor(v).to(ELSEWHERE) for k, v in state.items()}
+        image = torch.zeros(1, 3, *FAMILIES["hybrid_convstem"].img_size(case.arch, case.source), device=ELSEWHERE)
+        assert forward(held, image, case.arch).device == ELSEWHERE
 
 
 @pytest.mark.parametrize("name", FAMILIES)

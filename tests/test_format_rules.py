@@ -8,7 +8,7 @@ import torch
 from conformance.cases import Geometry
 from reference import BILINEAR, FORMATS, Facts, LoadError, detect, load_state_dict
 from reference.embeddings import resample_position_grid
-from reference.formats import dinov3
+from reference.formats import dinov3, hybrid, naflex_native
 from tests.small_vit import GEOMETRY, image_encoder, model, refusal
 
 KERNEL = "patch_embed.proj.weight"
@@ -195,3 +195,73 @@ def test_flax_says_whether_positions_have_a_row_for_the_class_token(
     own = FORMATS[family].decode(state)["pos_embed"][:, -4:]
     rows = resample_position_grid(own, grid, models, 0, BILINEAR)
     torch.testing.assert_close(loaded["embeds.pos_embed"].flatten(1, 2), rows)
+
+
+@pytest.mark.parametrize("name", ["block5/unit1/conv1/kernel", "block1/unit10/gn1/scale", "MAPHead_0/probe"])
+def test_a_google_npz_has_four_stages_of_nine_units_and_no_map_head(name: str) -> None:
+    """google-research/vision_transformer vit_jax/configs/models.py: R50 has 3, 4 and 9; the heads are big_vision's."""
+    with pytest.raises(LoadError, match=rf"the google_npz_resnet format has no tensor named {name}$"):
+        FORMATS["google_npz_resnet"].decode({name: torch.zeros(1, 1, 1, 1)})
+
+
+def test_units_of_a_hybrids_stages_are_counted_by_stage() -> None:
+    names = [
+        f"stages.{stage}.blocks.{unit}.conv1.weight" for stage, units in enumerate((2, 1, 3)) for unit in range(units)
+    ]
+    assert hybrid._units({name: torch.zeros(1) for name in reversed(names)}) == [2, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("columns", "facts", "patch"),
+    [
+        (24, Facts(in_chans=1, patch_size=(4, 6)), (4, 6, 1)),
+        (72, Facts(in_chans=1, patch_size=(4, 6)), (4, 6, 3)),
+        (36, Facts(in_chans=1, patch_size=(4, 6)), (6, 6, 1)),
+        (12, Facts(in_chans=12), (1, 1, 12)),
+        (27, Facts(in_chans=1), (3, 3, 3)),
+    ],
+    ids=str,
+)
+def test_the_patch_of_a_naflex_kernel_is_the_models_else_a_square(
+    columns: int, facts: Facts, patch: tuple[int, int, int]
+) -> None:
+    """Of the model's channels, else of three; twelve columns could be two by two pixels of three."""
+    assert naflex_native._patch(columns, facts) == patch
+
+
+def test_a_naflex_kernel_that_is_no_patch_is_refused() -> None:
+    with pytest.raises(LoadError, match="has 7 columns: its patch size cannot be told"):
+        naflex_native.to_conv(torch.zeros(2, 7), Facts(patch_size=(4, 4)))
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["last", "first"])
+def test_channels_of_a_naflex_kernel_come_last_or_first(last: bool) -> None:
+    facts = Facts(patch_size=(2, 5), channels_last=last)
+    kernel = torch.arange(60.0).reshape(2, 3, 2, 5)
+    linear = naflex_native.to_linear(kernel, facts)
+    assert linear.shape == (2, 30)
+    assert linear[0, :3].tolist() == ([0, 10, 20] if last else [0, 1, 2])
+    assert torch.equal(naflex_native.to_conv(linear, facts), kernel)
+
+
+@pytest.mark.parametrize(("rows", "fits"), [(6, True), (7, False), (8, False)])
+def test_a_packed_projection_is_three_of_one_width(rows: int, fits: bool) -> None:
+    """facebookresearch/perception_models core/vision_encoder/pe.py: AttentionPooling's in_proj."""
+    packed = {"attn_pool.attn.in_proj_weight": torch.arange(2.0 * rows).reshape(rows, 2)}
+    if fits:
+        decoded = FORMATS["perception_encoder_bare"].decode(packed)
+        assert [decoded[f"attn_pool.{n}.weight"].tolist() for n in ("q", "kv")] == [
+            packed["attn_pool.attn.in_proj_weight"].tolist()[:2],
+            packed["attn_pool.attn.in_proj_weight"].tolist()[2:],
+        ]
+    else:
+        with pytest.raises(LoadError, match=rf"cannot have tensors of these shapes and dtypes: \S+ \({rows}, 2\)"):
+            FORMATS["perception_encoder_bare"].decode(packed)
+
+
+def test_radios_patches_are_square_whatever_the_models_are() -> None:
+    """NVlabs/RADIO radio/vit_patch_generator.py: one number is the patch size."""
+    name = "radio_model.model.patch_generator.embedder.weight"
+    kernel = torch.arange(96.0).reshape(2, 48)
+    decoded = FORMATS["radio"].decode({name: kernel}, Facts(patch_size=(2, 8)))["patch_embed.proj.weight"]
+    assert torch.equal(decoded, kernel.reshape(2, 3, 4, 4))

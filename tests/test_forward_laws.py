@@ -99,6 +99,29 @@ def test_a_projection_beside_the_trunk_reads_its_features():
     assert torch.equal(decoded["head.bias"], torch.zeros(5, dtype=torch.float64))
 
 
+def test_mobileclips_stem_and_norms_are_upstreams_unless_asked_otherwise():
+    """apple/ml-mobileclip mobileclip/image_encoder.py: padded by one pixel in front of the first convolution."""
+    network = Network("mobileclip")
+    torch.testing.assert_close(network(stem_padding=(1, 0, 0), eps=1e-5), network(), rtol=0, atol=0)
+    for other in ({"stem_padding": (0, 0, 0)}, {"eps": 0.1}):
+        assert not torch.allclose(network(**other), network())
+
+
+def test_radio_has_no_final_norm():
+    """NVlabs/RADIO radio/vit_patch_generator.py: a norm that stands in a file is read by nothing."""
+    network = Network("radio")
+    norm = {f"radio_model.model.norm.{p}": torch.zeros(network.arch["embed_dim"]).double() for p in ("weight", "bias")}
+    torch.testing.assert_close(network(network.state | norm), network(), rtol=0, atol=0)
+
+
+def test_positions_of_a_naflexvit_are_of_patches_alone():
+    """timm/models/naflexvit.py: NaFlexEmbeds adds them before any prefix token, and needs no word for it."""
+    network = Network("naflex_native", lambda arch: arch["class_token"])
+    want = network()
+    network.arch = {k: v for k, v in network.arch.items() if k != "no_embed_class"}
+    torch.testing.assert_close(network(), want, rtol=0, atol=0)
+
+
 def test_dinov3s_masks_are_factors_and_no_bias_is_one_of_zeros():
     """facebookresearch/dinov3 layers/attention.py: LinearKMaskedBias."""
     network = Network("dinov3", lambda arch: arch["bias"] == "learnt")

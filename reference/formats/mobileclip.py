@@ -52,7 +52,7 @@ def _timm_forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> 
     """The same model under timm's names, where the classifier may have a bias or be missing."""
     dim = len(state["norm.weight"])
     projection = state.get("head.weight", torch.eye(dim, dtype=image.dtype, device=image.device))
-    upstream = MOBILECLIP.encode({k: v for k, v in state.items() if k != "head.bias"} | {"head.weight": projection})
+    upstream = MOBILECLIP.encode({**state, "head.weight": projection})
     return _forward(upstream, image, arch) + state.get("head.bias", 0.0)
 
 

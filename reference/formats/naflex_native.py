@@ -66,8 +66,7 @@ def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tenso
     """Logits ``(batch, num_classes)``, or pooled features without a head; ``arch["patch_size"]`` is the kernel's."""
     height, width = arch["patch_size"]
     patches = image.unfold(2, height, height).unfold(3, width, width).permute(0, 2, 3, 4, 5, 1)
-    x = patches.flatten(3).flatten(1, 2) @ state[_EMBEDS + "proj.weight"].T
-    x = x + state.get(_EMBEDS + "proj.bias", 0.0)
+    x = linear(patches.flatten(3).flatten(1, 2), state, _EMBEDS + "proj")
     tokens = {name: state[_EMBEDS + name] for name in ("cls_token", "reg_token") if _EMBEDS + name in state}
     position = state[_EMBEDS + "pos_embed"].flatten(1, 2)
     x = encode_tokens({**state, **tokens, "pos_embed": position}, x, {**arch, "no_embed_class": True})

@@ -43,7 +43,7 @@ def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tenso
     pixels = cut.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
     x = pixels @ state[f"{_PATCH}embedder.weight"].T + state[f"{_PATCH}pos_embed"]
     blocks = {k.replace(".grandma", ".gamma"): v for k, v in strip(state, _MODEL).items() if k.startswith("blocks.")}
-    return encode_tokens({**blocks, "cls_token": state[_TOKENS][None]}, x, {**arch, "no_embed_class": True})
+    return encode_tokens({**blocks, "cls_token": state[_TOKENS][None]}, x, arch)
 
 
 RADIO = Format(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..forward import layer_norm, linear, num_blocks, patchify, self_attention
-from ..relative import attention_bias, offsets
+from ..relative import attention_bias
 from .rules import SAME, Format
 
 _EPS = 1e-6
@@ -31,8 +31,7 @@ def _bias(state: Mapping[str, Tensor], name: str, window: tuple[int, int], prefi
     sides = (torch.arange(1 - n, n, dtype=torch.float32) for n in window)
     away = torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1)
     coords = (away.sign() * torch.log(1.0 + away.abs())).to(state[f"{name}mlp.fc1.weight"])
-    rows, cols = offsets(window)
-    table = linear(F.relu(linear(coords, state, f"{name}mlp.fc1")), state, f"{name}mlp.fc2").reshape(rows * cols, -1)
+    table = linear(F.relu(linear(coords, state, f"{name}mlp.fc1")), state, f"{name}mlp.fc2").flatten(0, 1)
     return F.pad(attention_bias(table, window), (prefix, 0, prefix, 0))
 
 
