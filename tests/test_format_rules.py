@@ -9,6 +9,7 @@ from conformance.cases import Geometry
 from reference import BILINEAR, FORMATS, Facts, LoadError, detect, load_state_dict
 from reference.embeddings import resample_position_grid
 from reference.formats import dinov3, hybrid, naflex_native
+from reference.formats.rules import Drop, Fill, Format, Rename, concatenated
 from tests.small_vit import GEOMETRY, image_encoder, model, refusal
 
 KERNEL = "patch_embed.proj.weight"
@@ -265,3 +266,48 @@ def test_radios_patches_are_square_whatever_the_models_are() -> None:
     kernel = torch.arange(96.0).reshape(2, 48)
     decoded = FORMATS["radio"].decode({name: kernel}, Facts(patch_size=(2, 8)))["patch_embed.proj.weight"]
     assert torch.equal(decoded, kernel.reshape(2, 3, 4, 4))
+
+
+def test_what_a_format_has_no_word_for_is_left_out() -> None:
+    """openai/CLIP clip/model.py: the projection has no bias; where a format has one after all, that is written."""
+    head = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.ones(2)}
+    encoded = FORMATS["openai_clip"].encode(head)
+    assert encoded.keys() == {"visual.proj"}
+    decoded = FORMATS["openai_clip"].decode(encoded)
+    assert torch.equal(decoded["head.weight"], head["head.weight"])
+    assert torch.equal(decoded["head.bias"], torch.zeros(2))
+    assert FORMATS["openclip_trunk"].encode(head).keys() == {"visual.head.proj.weight", "visual.head.proj.bias"}
+
+
+def test_a_prefix_is_put_in_front_of_every_rule() -> None:
+    """Of one that drops a tensor, makes one, renames, or folds two into one."""
+    plain = Format(
+        name="plain",
+        namespace="model.",
+        rules=(
+            Drop("model.gone"),
+            Drop("model.made.{i}", lambda out: out["model.c.0"] + 1),
+            concatenated(("model.a", "model.b"), "ab"),
+            Fill("filled", like="ab"),
+            Rename("model.{rest}", "{rest}"),
+        ),
+        evidence=lambda state: "model.a" in state,
+        forward=lambda state, image, arch: state["model.a"] + image + arch["more"],
+    )
+    moved = plain.prefixed("module.", "moved")
+    state = {"ab": torch.arange(4.0), "filled": torch.zeros(4), "c.0": torch.ones(1), "made.0.x": torch.ones(1)}
+    want = plain.encode(state)
+    assert want.keys() == {f"model.{name}" for name in ("a", "b", "c.0", "made.0", "made.0.x")}
+    got = moved.encode(state)
+    assert {key.removeprefix("module."): value.tolist() for key, value in got.items()} == {
+        key: value.tolist() for key, value in want.items()
+    }
+    assert all(key.startswith("module.") for key in got)
+    foreign = {"model.a": torch.zeros(1), "other.gone": torch.zeros(1), "module.model.gone": torch.zeros(1)}
+    assert moved.decode(got | foreign).keys() == state.keys()
+    assert (moved.name, moved.namespace) == ("moved", "module.model.")
+    assert moved.evidence(got)
+    assert not moved.evidence(want)
+    assert plain.evidence(want)
+    image = torch.ones(2)
+    assert torch.equal(moved.forward(got, image, {"more": 2}), plain.forward(want, image, {"more": 2}))
