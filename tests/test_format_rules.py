@@ -8,8 +8,8 @@ import torch
 from conformance.cases import Geometry
 from reference import BILINEAR, FORMATS, Facts, LoadError, detect, load_state_dict
 from reference.embeddings import resample_position_grid
-from reference.formats import dinov3, hybrid, naflex_native
-from reference.formats.rules import Drop, Fill, Format, Rename, concatenated
+from reference.formats import dinov3, hybrid, naflex_native, sam
+from reference.formats.rules import Drop, Fill, Format, Rename, concatenated, strip
 from tests.small_vit import GEOMETRY, image_encoder, model, refusal
 
 KERNEL = "patch_embed.proj.weight"
@@ -54,8 +54,11 @@ def test_beits_buffer_is_the_one_its_tables_are_read_by(window: tuple[int, int])
 
 def test_every_block_of_beit_has_the_buffer() -> None:
     table = "attn.relative_position_bias_table"
-    state = {f"blocks.{i}.{table}": torch.zeros(9 + 3, 2) for i in (0, 1)}
-    assert len(FORMATS["beit"].encode(state)) == 4
+    state = {f"blocks.{i}.{table}": torch.zeros(9 + 3, 2) for i in range(11)}
+    encoded = FORMATS["beit"].encode(state)
+    buffers = {f"blocks.{i}.attn.relative_position_index" for i in range(11)}
+    assert encoded.keys() == state.keys() | buffers
+    assert len({encoded[name].data_ptr() for name in buffers}) == 11, "safetensors writes no memory twice"
 
 
 @pytest.mark.parametrize("stage", range(4))
@@ -296,8 +299,9 @@ def test_a_prefix_is_put_in_front_of_every_rule() -> None:
     )
     moved = plain.prefixed("module.", "moved")
     state = {"ab": torch.arange(4.0), "filled": torch.zeros(4), "c.0": torch.ones(1), "made.0.x": torch.ones(1)}
+    state["made.other.x"] = torch.ones(1)
     want = plain.encode(state)
-    assert want.keys() == {f"model.{name}" for name in ("a", "b", "c.0", "made.0", "made.0.x")}
+    assert want.keys() == {f"model.{name}" for name in ("a", "b", "c.0", "made.0", "made.0.x", "made.other.x")}
     got = moved.encode(state)
     assert {key.removeprefix("module."): value.tolist() for key, value in got.items()} == {
         key: value.tolist() for key, value in want.items()
@@ -311,3 +315,27 @@ def test_a_prefix_is_put_in_front_of_every_rule() -> None:
     assert plain.evidence(want)
     image = torch.ones(2)
     assert torch.equal(moved.forward(got, image, {"more": 2}), plain.forward(want, image, {"more": 2}))
+
+
+def test_what_does_not_begin_with_a_prefix_is_not_within() -> None:
+    tensor = torch.zeros(1)
+    assert strip({"a.b": tensor, "a.": tensor, "b.a.c": tensor, "ab": tensor}, "a.").keys() == {"b", ""}
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_positions_of_two_checkpoints_are_none(count: int) -> None:
+    """apple/ml-mobileclip: a parameter (1, 1, n, dim)."""
+    name = "image_encoder.model.pos_embed.pos_embed.pos_embed"
+    assert FORMATS["mobileclip"].decode({name: torch.zeros(1, 1, 4, 8)})["pos_embed"].shape == (1, 4, 8)
+    with pytest.raises(LoadError, match="cannot have tensors of these shapes and dtypes"):
+        FORMATS["mobileclip"].decode({name: torch.zeros(count, 1, 4, 8)})
+
+
+def test_windows_of_sam_are_cut_out_and_put_together_again() -> None:
+    """facebookresearch/segment-anything modeling/image_encoder.py: window_partition pads with zeros below and to the right."""
+    image = torch.arange(1.0, 41.0).reshape(2, 4, 5, 1)
+    windows = sam._windows(image, 3)
+    assert windows.shape == (2, 2, 2, 3, 3, 1)
+    assert windows[0, 0, 1, ..., 0].tolist() == [[4, 5, 0], [9, 10, 0], [14, 15, 0]]
+    assert windows[0, 1, 0, ..., 0].tolist() == [[16, 17, 18], [0, 0, 0], [0, 0, 0]]
+    assert torch.equal(sam._rejoined(windows, 4, 5), image)
