@@ -339,3 +339,15 @@ def test_windows_of_sam_are_cut_out_and_put_together_again() -> None:
     assert windows[0, 0, 1, ..., 0].tolist() == [[4, 5, 0], [9, 10, 0], [14, 15, 0]]
     assert windows[0, 1, 0, ..., 0].tolist() == [[16, 17, 18], [0, 0, 0], [0, 0, 0]]
     assert torch.equal(sam._rejoined(windows, 4, 5), image)
+
+
+def test_a_swin_merges_its_tokens() -> None:
+    """In the first stage, or at the second's beginning: without, nothing says which it is."""
+    names = ("layers.0.blocks.0.attn.relative_position_bias_table", "norm.weight")
+    for merging, found in (
+        ("layers.0.downsample.reduction.weight", "swin"),
+        ("layers.1.downsample.reduction.weight", "swin_native"),
+    ):
+        assert detect(_named(*names, merging)).name == found
+    with pytest.raises(LoadError, match="unknown checkpoint format"):
+        detect(_named(*names))

@@ -20,6 +20,7 @@ from conformance.drawing import Drawing
 from conformance.expectation import Expectation
 from conformance.families import FAMILIES
 from conformance.profiles import profile
+from reference.relative import transpose_bias_table
 
 
 @cache
@@ -105,6 +106,40 @@ def test_mobileclips_stem_and_norms_are_upstreams_unless_asked_otherwise():
     torch.testing.assert_close(network(stem_padding=(1, 0, 0), eps=1e-5), network(), rtol=0, atol=0)
     for other in ({"stem_padding": (0, 0, 0)}, {"eps": 0.1}):
         assert not torch.allclose(network(**other), network())
+
+
+def test_windows_of_swin_v2_are_those_of_pretraining_unless_it_is_told():
+    """microsoft/Swin-Transformer models/swin_transformer_v2.py: pretrained_window_size=[0, 0] is the window itself."""
+    network = Network("swin_v2")
+    want = network(pretrained_window=0)
+    del network.arch["pretrained_window"]
+    torch.testing.assert_close(network(), want, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["swin", "swin_native"])
+@pytest.mark.parametrize("wide", [False, True], ids=["high", "wide"])
+def test_an_oblong_swin_is_its_transpose_turned(name, wide):
+    """Rows and columns change places in the image, in the patch kernel, in the tables and where tokens are merged."""
+    network = Network(name)
+    kernel, table = "patch_embed.proj.weight", "relative_position_bias_table"
+    side = network.image.shape[-1] // network.state[kernel].shape[-1]
+    windows, old = {}, dict(network.state)
+    for key in [k for k in old if k.endswith(table)]:
+        shrunk = side >> int(key.split(".")[1])
+        windows[key] = (shrunk, 2 * shrunk) if wide else (2 * shrunk, shrunk)
+        rows = (2 * windows[key][0] - 1) * (2 * windows[key][1] - 1)
+        old[key] = torch.randn(rows, old[key].shape[1], generator=torch.Generator().manual_seed(rows)).double()
+    height, width = (side * n * p for n, p in zip((1, 2) if wide else (2, 1), old[kernel].shape[-2:]))
+    network.image = torch.randn(3, 3, height, width, generator=torch.Generator().manual_seed(2)).double()
+    want = network(old)
+    turned = old | {kernel: old[kernel].transpose(-1, -2)}
+    turned |= {key: transpose_bias_table(old[key], window) for key, window in windows.items()}
+    for key in [k for k in old if "downsample" in k and ("norm" in k or "reduction.weight" in k)]:
+        # Of two by two tokens the second and the third change places.
+        parts = list(old[key].chunk(4, dim=-1))
+        turned[key] = torch.cat([parts[n] for n in (0, 2, 1, 3)], dim=-1)
+    network.image = network.image.transpose(-1, -2)
+    torch.testing.assert_close(network(turned), want)
 
 
 def test_radio_has_no_final_norm():
