@@ -8,7 +8,7 @@ import torch
 from conformance.cases import Geometry
 from reference import BILINEAR, FORMATS, Facts, LoadError, detect, load_state_dict
 from reference.embeddings import resample_position_grid
-from reference.formats import dinov3, hybrid, naflex_native, sam
+from reference.formats import dinov3, hybrid, naflex_native, sam, timm_native
 from reference.formats.rules import Drop, Fill, Format, Rename, concatenated, strip
 from tests.small_vit import GEOMETRY, image_encoder, model, refusal
 
@@ -351,3 +351,13 @@ def test_a_swin_merges_its_tokens() -> None:
         assert detect(_named(*names, merging)).name == found
     with pytest.raises(LoadError, match="unknown checkpoint format"):
         detect(_named(*names))
+
+
+@pytest.mark.parametrize(
+    ("columns", "facts"),
+    [(50, Facts(patch_size=(4, 4))), (24, Facts()), (26, Facts())],
+    ids=["three too many", "no square", "neither"],
+)
+def test_a_linear_kernel_that_is_no_patch_is_refused(columns: int, facts: Facts) -> None:
+    with pytest.raises(LoadError, match=f"with {columns} columns is no square patch of 3 channels"):
+        timm_native.to_conv(torch.zeros(2, columns), facts)

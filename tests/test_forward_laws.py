@@ -111,6 +111,8 @@ def test_mobileclips_stem_and_norms_are_upstreams_unless_asked_otherwise():
 def test_windows_of_swin_v2_are_those_of_pretraining_unless_it_is_told():
     """microsoft/Swin-Transformer models/swin_transformer_v2.py: pretrained_window_size=[0, 0] is the window itself."""
     network = Network("swin_v2")
+    # Of a larger image, whose windows have neighbours in every stage.
+    network.image = torch.randn(1, 3, *(2 * n for n in network.image.shape[2:]), dtype=torch.float64)
     want = network(pretrained_window=0)
     del network.arch["pretrained_window"]
     torch.testing.assert_close(network(), want, rtol=0, atol=0)
@@ -146,7 +148,10 @@ def test_radio_has_no_final_norm():
     """NVlabs/RADIO radio/vit_patch_generator.py: a norm that stands in a file is read by nothing."""
     network = Network("radio")
     norm = {f"radio_model.model.norm.{p}": torch.zeros(network.arch["embed_dim"]).double() for p in ("weight", "bias")}
-    torch.testing.assert_close(network(network.state | norm), network(), rtol=0, atol=0)
+    want = network()
+    torch.testing.assert_close(network(network.state | norm), want, rtol=0, atol=0)
+    del network.arch["no_embed_class"]  # positions are added before any token stands in front
+    torch.testing.assert_close(network(), want, rtol=0, atol=0)
 
 
 def test_positions_of_a_naflexvit_are_of_patches_alone():
@@ -194,19 +199,25 @@ def test_a_fused_gate_of_eva02_holds_gate_and_value_in_that_order():
     torch.testing.assert_close(network(fused), network())
 
 
-def test_the_representation_layer_comes_between_features_and_head():
-    """google-research/vision_transformer models_vit.py: tanh(pre_logits(x)), then the head."""
-    network = Network("google_npz", lambda arch: arch["num_classes"])
-    dim = len(network.state["head/kernel"])
-    generator = torch.Generator().manual_seed(1)
+@pytest.mark.parametrize("name", ["google_npz", "legacy_linear"])
+def test_the_representation_layer_comes_between_features_and_head(name):
+    """google-research/vision_transformer models_vit.py: tanh(pre_logits(x)), then the head; so had timm's models once."""
+    network = Network(name, lambda arch: arch["num_classes"])
+    flax = name == "google_npz"
+    layer, head = ("pre_logits/", "head/kernel") if flax else ("pre_logits.fc.", "head.weight")
+    weight = network.state[head] if flax else network.state[head].T
+    dim, generator = len(weight), torch.Generator().manual_seed(1)
     kernel, bias = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((dim, dim), (dim,)))
-    layered = {**network.state, "pre_logits/kernel": kernel, "pre_logits/bias": bias}
-    features = network({k: v for k, v in layered.items() if not k.startswith(("head/", "pre_logits/"))})
-    logits = torch.tanh(features @ kernel + bias) @ layered["head/kernel"] + layered["head/bias"]
+    layered = network.state | {
+        layer + ("kernel" if flax else "weight"): kernel if flax else kernel.T,
+        f"{layer}bias": bias,
+    }
+    features = network({k: v for k, v in layered.items() if not k.startswith(("head", "pre_logits"))})
+    logits = torch.tanh(features @ kernel + bias) @ weight + layered["head/bias" if flax else "head.bias"]
     torch.testing.assert_close(network(layered, pre_logits=True), logits)
     torch.testing.assert_close(network(layered, pre_logits=False), network())
     torch.testing.assert_close(network(pre_logits=True), network())
-    del network.arch["pre_logits"]
+    network.arch.pop("pre_logits", None)
     torch.testing.assert_close(network(layered), logits)
 
 
