@@ -8,8 +8,11 @@ from torch import nn
 
 import reference
 from conformance.cases import Geometry
+from conformance.problems import same
 from reference.destination import Destination
 from reference.embeddings import resample_position_grid
+from reference.forward import num_blocks
+from reference.loader import Source
 from tests.small_vit import GEOMETRY, image_encoder, model, refusal
 
 KERNEL = "patch_embed.proj.weight"
@@ -125,3 +128,29 @@ def test_a_stem_may_have_another_stride_on_each_axis(image: tuple[int, int], dec
     into.patch_embed.img_size = image
     want = resample_position_grid(state["pos_embed"], (2, 4), (2, 2), 1)
     assert torch.equal(_loads(state, into)["pos_embed"], want)
+
+
+@pytest.mark.parametrize("naflex", [False, True], ids=["plain", "naflex"])
+@pytest.mark.parametrize("resampling", [None, reference.BILINEAR], ids=["own", "bilinear"])
+@pytest.mark.parametrize("keep", [False, True], ids=["loaded", "kept"])
+def test_a_source_is_read_and_fitted_as_a_checkpoint_is_loaded(naflex: bool, resampling, keep: bool) -> None:
+    """With each of its arguments: 2x4 positions, that only the image size tells, and the model's own classifier."""
+    state, _ = image_encoder(Geometry((2, 2), (2, 4)))
+    options = {"embed_class": True, "projection": "linear"} if naflex else {}
+    into = model(Geometry((4, 4), (3, 3)), "naflex_vit" if naflex else "timm_native", **options)
+    arguments = {"input_size": (4, 8), "resampling": resampling, "keep_classifier": keep}
+    want = reference.load_state_dict(state, into, **arguments)
+    source = Source.of(state, into, **arguments)
+    assert not same(want, source.fitted(into))
+    assert source.grid_size == (2, 4)
+    assert source.resampling == (resampling or reference.BICUBIC_ANTIALIAS)
+    assert bool(want["head.weight"].any()) is not keep, "a small model's own is zero"
+    without = {k: v for k, v in arguments.items() if k != "keep_classifier"}
+    assert same(want, Source.of(state, into, **without).fitted(into)) or not keep
+
+
+def test_blocks_are_counted_from_nought_to_the_first_gap() -> None:
+    for names, count in (((), 0), ((0, 1, 3), 2), ((1,), 0)):
+        assert (
+            num_blocks({f"blocks.{i}.norm1.weight": torch.zeros(1) for i in names}, "blocks.{i}.norm1.weight") == count
+        )
