@@ -282,3 +282,27 @@ def test_the_mask_of_a_bias_that_is_not_there_means_nothing() -> None:
             assert reference.load_state_dict(state, into).keys() == into.state_dict().keys()
         else:
             assert "missing: blocks.0.attn.q_bias, blocks.0.attn.v_bias" in refusal(state, into)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_tensor_that_the_model_has_not_is_refused_though_it_were_zero(value: float) -> None:
+    own, _ = image_encoder(GEOMETRY)
+    more = {"blocks.0.attn.other": torch.full((8,), value)}
+    assert refusal(own | more, model(GEOMETRY)) == "checkpoint does not fit the model: unexpected: blocks.0.attn.other"
+
+
+def test_a_bias_that_was_trained_is_refused_where_the_model_has_none() -> None:
+    """One that was trained to nothing is not."""
+    options = {"num_classes": 0, "reg_tokens": 1, "pos_embed": "none", "fc_norm": False, "layer_scale": True}
+    into = model(GEOMETRY, "dinov3", **options, bias="zero", qkv_bias=False)
+    state, _ = image_encoder(GEOMETRY, "dinov3", **options, bias="learnt", qkv_bias=True)
+    assert refusal(state, into).endswith("unexpected: blocks.0.attn.q_bias, blocks.0.attn.v_bias")
+    zeros = {k: torch.zeros_like(v) if k.endswith("qkv.bias") else v for k, v in state.items()}
+    assert reference.load_state_dict(zeros, into).keys() == into.state_dict().keys()
+
+
+@pytest.mark.parametrize("width", [7, 9])
+def test_a_tensor_that_is_too_small_or_too_large_is_refused(width: int) -> None:
+    own, _ = image_encoder(GEOMETRY)
+    text = refusal(own | {"norm.bias": torch.zeros(width)}, model(GEOMETRY))
+    assert text == f"checkpoint does not fit the model: norm.bias is ({width},), the model has (8,)"
