@@ -200,9 +200,7 @@ def _resampled(source: Source, destination: Destination) -> dict[str, Tensor]:
 
 def _with_channels(state: dict[str, Tensor], destination: Destination) -> dict[str, Tensor]:
     """The first convolution adapted to the model's input channels."""
-    first = next((k for k in reversed(FIRST) if k in state), None)
-    if first is None or state[first].ndim != 4:
-        return state
+    first = next(k for k in reversed(FIRST) if k in state)
     return state | {first: adapt_input_channels(state[first], destination.shapes[first][1])}
 
 
