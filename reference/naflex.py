@@ -44,8 +44,6 @@ def prefix_rows(
         fits = [n for n in choices if n > 0 and rule(n)]
         if len(fits) == 1:
             return counts if fits[0] < total else (0, 0)
-        if fits:
-            break
     raise LoadError(
         f"{total} position tokens, with or without those of {sum(counts)} prefix tokens, do not say their grid: "
         "pass input_size=(height, width) of the checkpoint"

@@ -33,7 +33,6 @@ def _distances(old: int, new: int) -> list[float]:
     The ratio is found as the source finds it, by bisection of 1.01 to 1.5 until the interval is 1e-6 long.
     """
     low, high = 1.01, 1.5
-    ratio = low
     while high - low > 1e-6:
         ratio = (low + high) / 2
         if (1 - ratio ** (old // 2)) / (1 - ratio) > new // 2:

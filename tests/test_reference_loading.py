@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 import reference
 from conformance.cases import Geometry
 from conformance.problems import same
+from reference import naflex
 from reference.loader import Source
 from tests.small_vit import GEOMETRY, OPTIONS, image_encoder, model, refusal
 
@@ -87,3 +90,61 @@ def test_a_classifier_that_reads_a_layer_the_model_has_not_is_refused() -> None:
     headless = {k: v for k, v in (state | layer).items() if not k.startswith("head.")}
     assert "missing: head.weight, head.bias" in refusal(headless, model(GEOMETRY))
     assert reference.load_state_dict(headless, model(GEOMETRY, num_classes=0))
+
+
+@pytest.mark.parametrize(
+    ("total", "tokens", "grid", "claimed", "rows"),
+    [
+        (5, (1, 0), (1, 5), None, (0, 0)),
+        (5, (1, 0), (1, 5), (2, 2), (1, 0)),
+        (5, (1, 0), (1, 4), (1, 5), (0, 0)),
+        (5, (1, 0), (3, 3), None, (1, 0)),
+        (7, (1, 2), (2, 2), (3, 3), (1, 2)),
+        (4, (0, 0), (3, 3), None, (0, 0)),
+        (1, (1, 0), (2, 2), None, (0, 0)),
+        (4, (1, 2), (3, 3), None, None),
+        (7, (1, 0), (3, 3), (2, 2), None),
+    ],
+    ids=str,
+)
+def test_rows_of_prefix_tokens_follow_from_the_declared_grid_the_models_or_a_square(total, tokens, grid, claimed, rows):
+    """Whichever first accounts for the positions with them or without; two answers, or none, are refused."""
+    names = zip(("cls_token", "reg_token"), tokens)
+    state = {name: torch.zeros(1, count, 8) for name, count in names if count} | {"pos_embed": torch.zeros(1, total, 8)}
+    if rows is None:
+        said = f"{total} position tokens, with or without those of {sum(tokens)} prefix tokens, do not say their grid"
+        with pytest.raises(reference.LoadError, match=said):
+            naflex.prefix_rows(state, grid, claimed)
+    else:
+        assert naflex.prefix_rows(state, grid, claimed) == rows
+        assert naflex.prefix_rows(state, grid, claimed, stored=True) == tokens
+        assert naflex.prefix_rows(state, grid, claimed, stored=False) == (0, 0)
+
+
+@pytest.mark.parametrize("width", [1, 9])
+def test_a_prefix_token_and_its_row_have_one_shape(width: int) -> None:
+    state = {"cls_token": torch.zeros(1, 1, width), "pos_embed": torch.zeros(1, 5, 8)}
+    with pytest.raises(
+        reference.LoadError, match=rf"have shapes \(1, 1, {width}\) and \(1, 1, 8\), which do not add up"
+    ):
+        naflex.fold_prefix_rows(state, (1, 0))
+
+
+def test_a_forwards_own_refusal_passes_through() -> None:
+    """MobileCLIP's, under timm's names, has no place for another tensor."""
+    geometry = Geometry((1, 1), (2, 2))
+    state, case = image_encoder(geometry, "hybrid_convstem", no_embed_class=True)
+    with pytest.raises(reference.LoadError, match=r"^the mobileclip format has no place for other$"):
+        reference.forward(state | {"other": torch.zeros(1)}, torch.zeros(1, 3, 16, 16), case.arch)
+
+
+def test_why_a_forward_cannot_run_is_told_in_one_line_of_a_few_hundred_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(state, image, arch):
+        raise RuntimeError("one\n  two " + "x" * 400)
+
+    monkeypatch.setitem(reference.FORMATS, "timm_native", replace(reference.FORMATS["timm_native"], forward=fails))
+    own, case = image_encoder(GEOMETRY)
+    with pytest.raises(reference.LoadError) as caught:
+        reference.forward(own, torch.zeros(1), case.arch)
+    line = "the timm_native forward cannot run on tensors of these shapes: one two "
+    assert str(caught.value) == line + "x" * 292

@@ -241,23 +241,25 @@ class Stand:
                 else:
                     same.append(known)
 
-        for known in chain(others(), self._few(same)):
-            if len(killers) >= self._enough or known.rank == _TEST:
+        alike = self._alike(same)
+        for known in chain(others(), islice(alike, _FEW), [None], alike):
+            if len(killers) >= self._enough:
                 break
+            if known is None:  # it is the tests' turn, before many cases that are hardly any use
+                tests = [test.name for test in cases if test.rank == _TEST]
+                killers |= {TESTS} if tests and testing.noticed(tests) else set()
+                continue
             more, mistaken = self._judge(known)
             killers |= more
             errors |= mistaken
             judged += 1
-        tests = [known.name for known in cases if known.rank == _TEST]
-        if not killers and tests and testing.noticed(tests):
-            killers.add(TESTS)
         return Fate(sorted(killers), judged, len(cases), errors=sorted(errors))
 
-    def _few(self, same: list[Known]) -> Iterator[Known]:
-        """Those of ``same`` to judge, which is filled only after this is called."""
-        alike = (known for known in same if known.rank == _CASE)
-        others = (known for known in same if known.rank != _CASE)
-        return chain(islice(alike, _ALIKE if self._of_reference else None), others)
+    def _alike(self, same: list[Known]) -> Iterator[Known]:
+        """The cases and witnesses of ``same`` to judge, which is filled only after this is called."""
+        cases = (known for known in same if known.rank == _CASE)
+        witnesses = (known for known in same if known.rank == _WITNESS)
+        return chain(islice(cases, _ALIKE if self._of_reference else None), witnesses)
 
 
 def _bits(tensor: Tensor) -> int:

@@ -25,8 +25,8 @@ from .score import Fate, Judged, Mutant, read
 _LISTED = 12
 # A fork costs as much as a mutant.
 _BATCH = 8
-# Seconds a mutant may take, beside ten times what its cases took on the clean loader.
-_PATIENCE = 10
+# Seconds a mutant may take, beside so many times what its cases took on the clean loader.
+_PATIENCE, _TIMES = 10, 4
 
 
 def serve(request: Request, tell: Callable[[Told], None]) -> None:
@@ -70,7 +70,7 @@ def serve(request: Request, tell: Callable[[Told], None]) -> None:
             """Judge each, and tell."""
 
             def seconds(mutant: Mutant) -> float:
-                return _PATIENCE + 10 * sum(known.seconds for known in cases(mutant))
+                return _PATIENCE + _TIMES * sum(known.seconds for known in cases(mutant))
 
             for mutant, answer, end in each(lambda m: stand.fates(m, cases), some, request.jobs, seconds, _BATCH):
                 fate = Fate(reached=len(cases(mutant)), end=end) if end else msgspec.convert(answer, Fate)
