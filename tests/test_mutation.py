@@ -316,7 +316,8 @@ def test_a_run_is_gone_on_with(tmp_path):
         for j in read(folder / command.LINES)
     ]
     elsewhere = msgspec.structs.replace(marked[0], mutant=msgspec.structs.replace(MUTANT, function="gone:f"))
-    *whole, last = [msgspec.json.encode(j) for j in [elsewhere, *marked]]
+    moved = [msgspec.structs.replace(j, mutant=msgspec.structs.replace(j.mutant, line=1)) for j in marked]
+    *whole, last = [msgspec.json.encode(j) for j in [elsewhere, *moved]]
     (folder / command.LINES).write_bytes(b"\n".join([*whole, last[:-9]]))
     assert _run(target, "--function", "*:nothing", *few, "--resume").exit_code == 1
     assert list(read(folder / command.LINES)) == marked[:-1]

@@ -86,9 +86,12 @@ def serve(request: Request, tell: Callable[[Told], None]) -> None:
 
 
 def _fates(earlier: str, mutants: Iterable[Mutant]) -> Iterator[tuple[Mutant, Fate]]:
-    """What became of those of the mutants that are judged already."""
-    there = set(mutants)
-    return ((j.mutant, j.fate) for j in (read(Path(earlier)) if earlier else ()) if j.mutant in there)
+    """What became of those of the mutants that are judged already, wherever their functions stand in the file now."""
+    there = {(m.function, m.source): m for m in mutants}
+    for judged in read(Path(earlier)) if earlier else ():
+        mutant = there.get((judged.mutant.function, judged.mutant.source))
+        if mutant is not None:
+            yield mutant, judged.fate
 
 
 def main() -> int:
