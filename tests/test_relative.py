@@ -8,7 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference.relative import offset_matrix, offsets, resize_axis_table, resize_bias_table, transpose_bias_table
+from reference.relative import (
+    _distances,
+    offset_matrix,
+    offsets,
+    resize_axis_table,
+    resize_bias_table,
+    transpose_bias_table,
+)
 
 repeatedly = settings(max_examples=80, deadline=None, database=None, derandomize=True)
 SIDES = st.integers(1, 12)
@@ -43,6 +50,19 @@ def test_one_axis_is_linear_interpolation_between_a_geometric_progression(old: i
     got = offset_matrix(rows, wanted_rows).numpy() @ values
     # The definition's search stops at an interval of 1e-6, so the outermost of n steps may lie n^2 times that away.
     np.testing.assert_allclose(got, wanted, atol=2e-6 * rows**2 * np.abs(values).max())
+
+
+@repeatedly
+@given(old=st.integers(1, 15), new=st.integers(1, 15))
+def test_the_matrix_interpolates_in_float64_between_the_distances_found(old: int, new: int) -> None:
+    rows, wanted_rows = 2 * old - 1, 2 * new - 1
+    beyond = np.array(_distances(rows, wanted_rows))
+    values = np.random.default_rng(old).normal(size=rows)
+    places = np.concatenate([-beyond[::-1], [0.0], beyond])
+    wanted = np.interp(np.arange(-(wanted_rows // 2), wanted_rows // 2 + 1), places, values)
+    matrix = offset_matrix(rows, wanted_rows)
+    assert matrix.dtype == torch.float64
+    np.testing.assert_allclose(matrix.numpy() @ values, wanted, rtol=0, atol=1e-12)
 
 
 @repeatedly
