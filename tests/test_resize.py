@@ -208,6 +208,14 @@ def test_any_resampled_kernel_solves_the_normal_equations_with_the_least_norm(ol
 # -- embeddings ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("old", "new"), [(4, 7), (7, 4), (16, 14), (14, 16), (32, 8), (5, 5), (1, 3)])
+@pytest.mark.parametrize("how", ALL, ids=name)
+def test_the_condition_is_the_norm_of_the_matrix_times_that_of_its_inverse(old: int, new: int, how: Resampling) -> None:
+    """In the norm of the largest singular value."""
+    norms = [float(torch.linalg.matrix_norm(m(old, new, how), ord=2)) for m in (axis_matrix, axis_pinv)]
+    assert axis_condition(old, new, how) == pytest.approx(norms[0] * norms[1], rel=1e-9)
+
+
 def test_nothing_to_do_returns_the_tensor_itself() -> None:
     kernel, grid = normal(0, 2, 3, 4, 6), normal(0, 1, 1 + 8, 4)
     assert resample_patch_kernel(kernel, (4, 6)) is kernel
