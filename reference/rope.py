@@ -37,14 +37,14 @@ def interleaved_angles(
     return torch.cat([(p[:, None] * frequencies).repeat_interleave(2, dim=1) for p in (first, second)], dim=1)
 
 
-def half_periods(head_dim: int, temperature: float = 100.0) -> Tensor:
-    """Periods ``(head_dim / 4,)`` of :func:`half_angles`, float64."""
-    return temperature ** (2 * torch.arange(head_dim // 4, dtype=torch.float64) / (head_dim // 2))
+def half_periods(head_dim: int) -> Tensor:
+    """Periods ``(head_dim / 4,)`` of :func:`half_angles`, float64: powers of a hundred."""
+    return 100.0 ** (2 * torch.arange(head_dim // 4, dtype=torch.float64) / (head_dim // 2))
 
 
-def half_angles(grid_size: tuple[int, int], head_dim: int, temperature: float = 100.0) -> Tensor:
+def half_angles(grid_size: tuple[int, int], head_dim: int) -> Tensor:
     """Angles ``(tokens, head_dim)`` for :func:`rotate_halves`, float64: DINOv3's, of patch centres between -1 and 1."""
-    periods = half_periods(head_dim, temperature)
+    periods = half_periods(head_dim)
     centres = [(torch.arange(side, dtype=torch.float64) + 0.5) / side * 2 - 1 for side in grid_size]
     places = torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).flatten(0, 1)
     return (2 * pi * places[:, :, None] / periods).flatten(1).repeat(1, 2)

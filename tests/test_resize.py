@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -222,6 +224,14 @@ def test_nothing_to_do_returns_the_tensor_itself() -> None:
     assert resample_position_grid(grid, (2, 4), (2, 4), 1) is grid
     square = grid[:, :4]
     assert embeddings.resample_position_window(square, (2, 2), (2, 2), Resampling()) is square
+
+
+def test_rows_are_written_where_they_belong_without_a_word() -> None:
+    """torch warns of an output of another shape, and writes there all the same."""
+    grid = normal(0, 1, 1 + 6, 4, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert resample_position_grid(grid, (2, 3), (5, 4), 1).shape == (1, 21, 4)
 
 
 def assert_multiplied(got: torch.Tensor, law: str, tensor: torch.Tensor, *matrices: torch.Tensor) -> None:

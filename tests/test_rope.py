@@ -7,7 +7,7 @@ from math import pi
 import pytest
 import torch
 
-from reference.rope import half_angles, interleaved_angles, rotate_halves, rotate_pairs
+from reference.rope import half_angles, half_periods, interleaved_angles, rotate_halves, rotate_pairs
 
 ROTATIONS = pytest.mark.parametrize(
     ("rotate", "angles"),
@@ -52,3 +52,19 @@ def test_angles_of_dinov3_are_of_centres_between_minus_one_and_one() -> None:
     angles = half_angles((2, 1), 8)
     want = torch.tensor([-pi, -pi / 10, 0.0, 0.0], dtype=torch.float64)
     torch.testing.assert_close(angles[0], want.repeat(2))
+
+
+def test_angles_are_exact_in_float64() -> None:
+    """None of them is a float32: thirds, sevenths, and powers of ten thousand and of a hundred."""
+    angles = interleaved_angles((3, 7), 12, reference_grid=(16, 16), offset=0.1)
+    for token, (row, column) in enumerate((row, column) for row in range(3) for column in range(7)):
+        places = ((row + 0.1) / 3 * 16, (column + 0.1) / 7 * 16)
+        want = [place * 10000.0 ** -(n / 3) for place in places for n in range(3) for _ in range(2)]
+        assert angles[token].tolist() == pytest.approx(want, rel=1e-14)
+    periods = half_periods(12)
+    assert periods.tolist() == pytest.approx([100.0 ** (n / 3) for n in range(3)], rel=1e-14)
+    halves = half_angles((3, 7), 12)
+    for token, (row, column) in enumerate((row, column) for row in range(3) for column in range(7)):
+        places = ((row + 0.5) / 3 * 2 - 1, (column + 0.5) / 7 * 2 - 1)
+        want = [2 * pi * place / 100.0 ** (n / 3) for place in places for n in range(3)] * 2
+        assert halves[token].tolist() == pytest.approx(want, rel=1e-14, abs=1e-14)
