@@ -10,6 +10,7 @@ from reference import BILINEAR, FORMATS, Facts, LoadError, detect, load_state_di
 from reference.embeddings import resample_position_grid
 from reference.formats import dinov3, hybrid, naflex_native, sam, timm_native
 from reference.formats.rules import Drop, Fill, Format, Rename, concatenated, strip
+from reference.stems import features
 from tests.small_vit import GEOMETRY, image_encoder, model, refusal
 
 KERNEL = "patch_embed.proj.weight"
@@ -210,9 +211,11 @@ def test_a_google_npz_has_four_stages_of_nine_units_and_no_map_head(name: str) -
 
 def test_units_of_a_hybrids_stages_are_counted_by_stage() -> None:
     names = [
-        f"stages.{stage}.blocks.{unit}.conv1.weight" for stage, units in enumerate((2, 1, 3)) for unit in range(units)
+        f"stages.{stage}.blocks.{unit}.conv1.weight"
+        for stage, units in enumerate((2, 1, 3, 1))
+        for unit in range(units)
     ]
-    assert hybrid._units({name: torch.zeros(1) for name in reversed(names)}) == [2, 1, 3]
+    assert hybrid._units({name: torch.zeros(1) for name in reversed(names)}) == [2, 1, 3, 1]
 
 
 @pytest.mark.parametrize(
@@ -361,3 +364,30 @@ def test_a_swin_merges_its_tokens() -> None:
 def test_a_linear_kernel_that_is_no_patch_is_refused(columns: int, facts: Facts) -> None:
     with pytest.raises(LoadError, match=f"with {columns} columns is no square patch of 3 channels"):
         timm_native.to_conv(torch.zeros(2, columns), facts)
+
+
+def test_relative_positions_without_a_patch_kernel_are_no_model() -> None:
+    names = ("shared_rel_pos.mlp.fc1.weight", "blocks.0.attn.rel_pos.mlp.fc1.weight")
+    for name in names:
+        assert detect(_named(name)).name == "relpos"
+        with pytest.raises(LoadError, match="unknown checkpoint format"):
+            detect({name: torch.zeros(1)})
+
+
+def test_the_first_unit_of_a_later_stage_halves_the_grid_and_the_others_keep_it() -> None:
+    """google-research/vision_transformer vit_jax/models_resnet.py: ResNetStage; stem and pooling have halved it before."""
+    channels, generator = 32, torch.Generator().manual_seed(0)
+
+    def kernel(name: str) -> torch.Tensor | None:
+        if name.endswith("conv_proj") and "unit1/" not in name:
+            return None
+        side = {"conv_root": 7, "conv2": 3}.get(name.rsplit("/", 1)[-1], 1)
+        inputs = 3 if name == "conv_root" else channels
+        return torch.randn(channels, inputs, side, side, generator=generator)
+
+    def affine(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.ones(channels), torch.zeros(channels)
+
+    image = torch.randn(1, 3, 64, 32, generator=generator)
+    for units, size in (((), (16, 8)), ((2,), (16, 8)), ((1, 2), (8, 4)), ((1, 2, 3), (4, 2))):
+        assert features(image, kernel, affine, units).shape == (1, channels, *size)
