@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reference.formats import rules
+
 from ..cases import Case
 from ..drawing import Drawing
 from ..engine import Explorer
@@ -35,6 +37,7 @@ from .score import Fate, Mutant
 WITNESS = "witness"  # a known bug's witness that no longer fails, or fails otherwise
 TESTS = "tests"  # the project's own
 _CASE, _WITNESS, _TEST = range(3)  # what judges first
+_RULES = rules.__file__
 _REMEMBERS = ("reference", "conformance.bounds")
 # A mutant that two promises have killed tells nothing more about any promise; the matrix is complete for fewer.
 _ENOUGH = 2
@@ -109,8 +112,10 @@ class Stand:
             if witness.case.family in names:
                 self._prepare(Known(name, FAMILIES[witness.case.family], witness.case, _WITNESS))
         if self._of_reference:
-            tests = testing.watched(self.functions)
-            self.known += [Known(test, rank=_TEST, lines=lines, seconds=took) for test, (lines, took) in tests.items()]
+            for test, (lines, took) in testing.watched(self.functions).items():
+                # One that reads or writes a checkpoint may do so in any format: all tables are behind it.
+                tables_of = self._made.values() if any(file == _RULES for file, _ in lines) else ()
+                self.known.append(Known(test, rank=_TEST, lines=lines.union(*tables_of), seconds=took))
 
     def _prepare(self, known: Known) -> None:
         self._forget()
