@@ -114,7 +114,7 @@ class _Check:
         shapes = form.decode({k: v.to("meta") for k, v in state.items()}, self.usual.facts)
         classes = next((len(shapes[k]) for k in _HEADS if k in shapes), 0)
         first = next((shapes[k] for k in reversed(FIRST) if k in shapes), None)
-        return _Own(form, families, classes, self.usual.in_chans if first is None else first.shape[1])
+        return _Own(form, families, classes, self.usual.facts.in_chans if first is None else first.shape[1])
 
     def _asked(self, own: _Own) -> Wanted:
         """The model asked for, with the checkpoint's classes and channels where nothing is said."""
@@ -126,7 +126,7 @@ class _Check:
 
     def _counted(self, counts: Mapping[str, int]) -> dict[str, int | None]:
         """Numbers of classes and channels that differ from the registered model's; the others need not be said."""
-        usual = {"num_classes": self.default.num_classes, "in_chans": self.usual.in_chans}
+        usual = {"num_classes": self.default.num_classes, "in_chans": self.usual.facts.in_chans}
         return {k: None if n == usual[k] else n for k, n in counts.items()}
 
     # -- tensor by tensor --------------------------------------------------------------------------------------------
