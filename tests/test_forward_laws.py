@@ -156,6 +156,8 @@ def test_kernels_of_a_stem_are_standardised_as_upstream_does_unless_told_otherwi
     )
     torch.testing.assert_close(more, less)
     assert not torch.allclose(coarse, less)
+    uneven, even = (network(stem_constants=Constants(0.0, beside, 1e-5)) for beside in (0.0, 9.0))
+    assert not torch.allclose(uneven, even), "kernels of another deviation have another factor"
     torch.testing.assert_close(network(stem_constants=TIMM), network(), rtol=0, atol=0)
     want = network(stem_constants=UPSTREAM)
     assert not torch.equal(want, network())
