@@ -1,7 +1,7 @@
 """Property-based conformance suite for timm's Vision Transformer checkpoint loaders.
 
 ``vit_conformance(loader)`` is a pytest test of a loader of one's own, ``run_conformance(loader)`` judges one without pytest.
-Both are imported when they are asked for: ``import conformance`` needs no torch.
+Both are imported when they are asked for: ``import timm_conformance`` needs no torch.
 """
 
 from __future__ import annotations

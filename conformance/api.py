@@ -6,18 +6,19 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from . import ledger as ledgers
+from .cases.profiles import profile as profile_of
+from .cases.selection import Selection
+from .engine.session import Session
 from .errors import UserError, choose
 from .families import FAMILIES
 from .invariants import INVARIANTS
-from .ledger import Ledger
-from .loaders import Convert
-from .profiles import profile as profile_of
-from .publishing import concluded
-from .results import Footer, Record, Results
-from .runner import Plan, run
-from .session import Session
-from .targets import parse_target
+from .ledger.entries import DEFAULT_LEDGER, Ledger, load_ledger
+from .report.publish import concluded
+from .results.records import Footer, Record, Results
+from .runner.plan import Plan
+from .runner.run import run
+from .targets.loader import Convert
+from .targets.target import parse_target
 
 
 def run_conformance(
@@ -49,20 +50,25 @@ def run_conformance(
     jobs            for targets: processes side by side, by default as many as cores
     watch           is given every record as it comes
 
-    Raises :class:`conformance.errors.UserError`, one line, for an unknown name or target, and for a timm that cannot be had.
+    Raises :class:`timm_conformance.errors.UserError`, one line, for an unknown name or target, and for a timm that cannot be had.
     """
     started = time.monotonic()
-    named, families = bool(families), choose("family", families or (), FAMILIES)
-    invariants = choose("invariant", invariants or (), INVARIANTS)
-    asked = {"families": tuple(families), "invariants": tuple(invariants), "profile": profile, "seed": seed}
-    asked |= {"device": device, "focused": named}
+    selection = Selection(
+        families=tuple(choose("family", families or (), FAMILIES)),
+        invariants=tuple(choose("invariant", invariants or (), INVARIANTS)),
+        profile=profile,
+        seed=seed,
+        device=device,
+        focused=bool(families),
+        ledger=ledger,
+    )
     if callable(loader):
         if ledger or jobs:
             raise UserError(
                 "ledger and jobs go with targets; a function is judged in this process, with known_failures"
             )
         targets, book = [], Ledger()
-        collected = _judge(loader, timm, known_failures, watch, asked)
+        collected = _judge(loader, timm, known_failures, watch, selection)
     else:
         if known_failures or timm:
             raise UserError("known_failures and timm go with a function; targets have a ledger, and name their timm")
@@ -72,8 +78,8 @@ def run_conformance(
         for target in targets:
             parse_target(target)
         profile_of(profile)
-        book = ledgers.load(ledger or ledgers.DEFAULT_PATH)
-        plan = Plan(targets=tuple(targets), ledger=ledger, jobs=jobs or os.cpu_count() or 1, **asked)
+        book = load_ledger(ledger or DEFAULT_LEDGER)
+        plan = Plan(tuple(targets), selection, jobs=jobs or os.cpu_count() or 1)
         collected = run(plan, watch)
     collected.add(Footer(round(time.monotonic() - started, 3)))
     found, _, _ = concluded([collected], book, targets)
@@ -85,7 +91,7 @@ def _judge(
     timm: str | None,
     known_failures: Mapping[str, str] | None,
     watch: Callable[[Record], None],
-    asked: dict,
+    selection: Selection,
 ) -> Results:
     """Judge a function in this process."""
     collected = Results()
@@ -94,7 +100,7 @@ def _judge(
         collected.add(found)
         watch(found)
 
-    session = Session.on(loader, timm, known_failures=known_failures, record=record, **asked)
+    session = Session.on(loader, timm, selection, known_failures=known_failures, record=record)
     session.start()
     for family in session.families:
         session.explore(family)

@@ -1,7 +1,7 @@
 """The pytest plugin, and the tests of another repository's loader.
 
-``pytest --pyargs conformance.suite --vit-target timm==1.0.31`` runs the suite on a target; :func:`vit_conformance` makes a test
-of a function instead. Inert unless asked: nothing but pytest is imported, nothing is collected.
+``pytest --pyargs timm_conformance.suite --vit-target timm==1.0.31`` runs the suite on a target;
+:func:`vit_conformance` makes a test of a function instead. Without them it imports and collects nothing.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import pytest
 from .errors import UserError, cannot_start
 
 if TYPE_CHECKING:
-    from .loaders import Convert
-    from .results import Failure, Record, Verdict
-    from .session import Session
+    from .engine.session import Session
+    from .results.records import Failure, Record, Verdict
+    from .targets.loader import Convert
 
 _SHOWN = 3  # failures of one invariant told in full; the others are named
 _STASH = pytest.StashKey["Session"]()
@@ -65,21 +65,21 @@ def _refusing(how: Callable[[str], BaseException]) -> Iterator[None]:
 
 def _session(config: pytest.Config) -> Session:
     """The session the options ask for."""
-    from .session import Session
-    from .targets import parse_target
+    from .cases.selection import Selection
+    from .engine.session import Session
+    from .targets.target import parse_target
 
     option = config.getoption
-    return Session(
-        parse_target(option("vit_target")),
-        families=option("vit_family"),
-        invariants=option("vit_invariant"),
+    selection = Selection(
+        families=tuple(option("vit_family")),
+        invariants=tuple(option("vit_invariant")),
         profile=option("vit_profile"),
         seed=option("vit_seed"),
         device=option("vit_device"),
-        ledger=option("vit_ledger"),
         focused=option("vit_focused"),
-        record=_recorder(config),
+        ledger=option("vit_ledger"),
     )
+    return Session(parse_target(option("vit_target")), selection, record=_recorder(config))
 
 
 def _recorder(config: pytest.Config) -> Callable[[Record], None]:
@@ -87,7 +87,7 @@ def _recorder(config: pytest.Config) -> Callable[[Record], None]:
     path = config.getoption("vit_results")
     if path is None:
         return lambda record: None
-    from .results import encode
+    from .results.records import encode
 
     file = open(path, "ab", buffering=0)  # noqa: SIM115 - open as long as the session
     config.add_cleanup(file.close)
@@ -163,7 +163,7 @@ def _again(request: pytest.FixtureRequest, session: Session, invariant: str, fai
     if cache is None or not session.importable or session.target.value.startswith(f"{request.module.__name__}:"):
         test = request.node.nodeid.rpartition("]")[0] + "]"  # without what pytest-xdist appends
         return f"pytest '{test}'"
-    from .ledger import write_witness
+    from .ledger.witnesses import write_witness
 
     path = write_witness(cache.mkdir("vit-conformance"), invariant, failure)
     return f"timm-conformance replay {os.path.relpath(path)} {session.target.spec}"
@@ -182,22 +182,21 @@ def vit_conformance(
     """A pytest test of a loader, one item for each family and invariant; assign it to a name that starts with ``test``.
 
     ``loader`` is ``function(checkpoint, model) -> state_dict``; the arguments are those of
-    :func:`conformance.run_conformance`. A family is explored when the first of its items runs, once in each process.
+    :func:`timm_conformance.run_conformance`. A family is explored when the first of its items runs, once in each process.
     A wrong argument is an error of the collection, in one line.
     """
-    from .session import Session
+    from .cases.selection import Selection, names
+    from .engine.session import Session
 
     with _refusing(pytest.Collector.CollectError):
-        session = Session.on(
-            loader,
-            timm,
-            families=families or (),
-            invariants=invariants or (),
+        selection = Selection(
+            families=names(families),
+            invariants=names(invariants),
             profile=profile,
             seed=seed,
             focused=bool(families),
-            known_failures=known_failures,
         )
+        session = Session.on(loader, timm, selection, known_failures=known_failures)
 
     @pytest.mark.parametrize(("vit_family", "vit_invariant"), _cells(session))
     def test_conformance(request: pytest.FixtureRequest, vit_family: str, vit_invariant: str) -> None:

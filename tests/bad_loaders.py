@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-import reference
+from timm_conformance import reference
 
 
 def crashes(checkpoint, model):

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from conformance import checkpoints
-from conformance.cases import Case, Contents, Geometry, Size
-from conformance.families import FAMILIES
+from timm_conformance.cases.case import Case, Contents, Geometry, Size
+from timm_conformance.checkpoints import files, state_dicts
+from timm_conformance.families import FAMILIES
 
 TINY = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 CLIP = "vit_base_patch32_clip_224.openai"
@@ -35,9 +35,9 @@ def tensors(
     case = Case(
         family, PLAIN | ARCHES[model] | options, geometry, geometry, dtype=dtype, contents=Contents("normal", 1)
     )
-    truth = checkpoints.truth(FAMILIES[family], case)
+    truth = state_dicts.truth(FAMILIES[family], case)
     small = {name: tensor * 0.1 if tensor.ndim > 1 else tensor for name, tensor in truth.items()}
-    return checkpoints.encode(FAMILIES[family], case, small)
+    return state_dicts.encode(FAMILIES[family], case, small)
 
 
 def native(**more: Any) -> dict[str, Tensor]:
@@ -47,4 +47,4 @@ def native(**more: Any) -> dict[str, Tensor]:
 
 def save(folder: Path, state: dict[str, Any], container: str = "safetensors", wrapper: str = "bare") -> Path:
     """Write a state dict to a new file of ``folder``."""
-    return checkpoints.write(state, wrapper, container, folder)
+    return files.write(state, wrapper, container, folder)

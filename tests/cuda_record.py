@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from conformance import publishing
-from conformance.diffing import difference
-from conformance.report.terminal import cell_counts, face
-from conformance.results import Results
+from timm_conformance.report import publish
+from timm_conformance.report.terminal import cell_counts, face
+from timm_conformance.results.diffing import difference
+from timm_conformance.results.records import Results
 
 
 def rows(cpu: Results, cuda: Results, device: str) -> list[str]:
@@ -43,7 +43,7 @@ def rows(cpu: Results, cuda: Results, device: str) -> list[str]:
 def main(folder: Path) -> None:
     """Write the record."""
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA device"
-    lines = rows(publishing.read(folder / "cpu"), publishing.read(folder / "cuda"), device)
+    lines = rows(publish.read(folder / "cpu"), publish.read(folder / "cuda"), device)
     record = folder / "record.md"
     record.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(f"{record}: to be copied into docs/cuda.md")

@@ -6,8 +6,8 @@ import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from conformance import docs
-from conformance.families import FAMILIES
+from timm_conformance.cli import docs
+from timm_conformance.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
 _FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]

@@ -11,9 +11,9 @@ from unittest import mock
 
 import torch
 
-import reference
-from reference.flax import PREFIXES
-from reference.resize import BICUBIC_ANTIALIAS, Resampling
+from timm_conformance import reference
+from timm_conformance.reference.flax import PREFIXES
+from timm_conformance.reference.resize import BICUBIC_ANTIALIAS, Resampling
 
 from .fakes_rejection import *  # noqa: F403
 from .fakes_relative import *  # noqa: F403

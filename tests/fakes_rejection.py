@@ -6,8 +6,8 @@ from math import prod
 
 import torch
 
-import reference
-from reference import loader as corrected
+from timm_conformance import reference
+from timm_conformance.reference import loader as corrected
 
 from .fakes_resampling import loader_with
 

@@ -6,9 +6,9 @@ from math import prod
 
 import torch
 
-import reference
-from reference.relative import offset_matrix, offsets
-from reference.resize import BILINEAR, axis_matrix
+from timm_conformance import reference
+from timm_conformance.reference.relative import offset_matrix, offsets
+from timm_conformance.reference.resize import BILINEAR, axis_matrix
 
 from .fakes_resampling import loader_with
 

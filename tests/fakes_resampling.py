@@ -9,10 +9,10 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-import reference
-from reference.embeddings import resample_patch_kernel, resample_position_grid
-from reference.resize import BILINEAR, Resampling, axis_matrix, axis_pinv, resize_matrix
 from tests.resizing import resize
+from timm_conformance import reference
+from timm_conformance.reference.embeddings import resample_patch_kernel, resample_position_grid
+from timm_conformance.reference.resize import BILINEAR, Resampling, axis_matrix, axis_pinv, resize_matrix
 
 KERNEL, GRID = "patch_embed.proj.weight", "pos_embed"
 _GRIDS: dict = {}

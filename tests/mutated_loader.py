@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-import reference
+from timm_conformance import reference
 
 
 def prefixed(checkpoint: dict) -> dict:

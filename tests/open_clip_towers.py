@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from conformance import torchvision_shim
+from timm_conformance.targets import torchvision_shim
 
 NUDGE = 2.0**-20
 

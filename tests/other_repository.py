@@ -59,7 +59,7 @@ class Project:
 
     def pytest(self, *options: str, ahead: str = "", plugin: bool = True) -> tuple[dict[str, tuple[str, str]], str]:
         """Run pytest; returns the outcome and the text of each test by its name, and all that was printed."""
-        named = ["-p", "conformance.plugin"] if plugin else []
+        named = ["-p", "timm_conformance.plugin"] if plugin else []
         done = self.run("-m", "pytest", *named, "--junitxml=junit.xml", *options, ahead=ahead)
         report = self.folder / "junit.xml"
         return (_outcomes(report) if report.is_file() else {}), done.stdout + done.stderr

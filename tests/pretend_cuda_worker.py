@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import reference
-from conformance import checkpoints, results
-from conformance.expectation import Expectation
-from conformance.families import FAMILIES
-from conformance.session import Session
-from conformance.targets import parse_target
 from tests import pretend_cuda
+from timm_conformance import reference
+from timm_conformance.cases.selection import Selection
+from timm_conformance.checkpoints import state_dicts
+from timm_conformance.engine.session import Session
+from timm_conformance.families import FAMILIES
+from timm_conformance.results import records
+from timm_conformance.targets.target import parse_target
+from timm_conformance.trials.expectation import Expectation
 
 
 def leaves_some_behind(checkpoint: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -45,11 +47,11 @@ def judge(report: str, target: str, *families: str) -> None:
     pretend_cuda.install()
     with open(report, "wb") as file:
 
-        def record(one: results.Record) -> None:
-            file.write(results.encode(one))
+        def record(one: records.Record) -> None:
+            file.write(records.encode(one))
 
         device, asked = pretend_cuda.NAME, parse_target(target)
-        session = Session(asked, families=families, profile="smoke", device=device, focused=False, record=record)
+        session = Session(asked, Selection(tuple(families), profile="smoke", device=device), record=record)
         for name in session.witnesses():
             session.replay(name)
         for family in session.families:
@@ -68,7 +70,7 @@ def forward(session: Session, family: str) -> None:
         size = (1, case.arch.get("in_chans", 3), *asked.family.img_size(case.arch, case.source))
         image = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         want, held = asked.upstream_output(image), asked.upstream
-        asked.upstream = checkpoints.copy(held, pretend_cuda.NAME)
+        asked.upstream = state_dicts.copy(held, pretend_cuda.NAME)
         got = asked.upstream_output(image.to(pretend_cuda.NAME))
         assert got.device.type == pretend_cuda.NAME, f"{family}: the output is on {got.device}"
         torch.testing.assert_close(got.cpu(), want, rtol=1e-12, atol=1e-12, msg=lambda text: f"{family}: {text}")

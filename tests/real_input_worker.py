@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from conformance.targets import activate, parse_target
+from timm_conformance.targets.target import activate, parse_target
 
 
 def create(job: dict[str, Any]) -> torch.nn.Module:
@@ -25,7 +25,7 @@ def create(job: dict[str, Any]) -> torch.nn.Module:
         return timm.create_model(job["name"], pretrained=True, pretrained_cfg_overlay=overlay, **job["kwargs"])
     from safetensors.torch import load_file
 
-    import reference
+    from timm_conformance import reference
 
     model = timm.create_model(job["name"], pretrained=False, pretrained_cfg_overlay=overlay, **job["kwargs"])
     model.load_state_dict(reference.load_state_dict(load_file(job["checkpoint"]), model), strict=True)

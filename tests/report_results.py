@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from conformance.cases import Case, Geometry
-from conformance.results import (
+from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.results.records import (
     Change,
     Failure,
     Footer,

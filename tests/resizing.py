@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reference.resize import BICUBIC_ANTIALIAS, Resampling, axis_matrix
+from timm_conformance.reference.resize import BICUBIC_ANTIALIAS, Resampling, axis_matrix
 
 
 def resize(image: Tensor, new: tuple[int, int], how: Resampling = BICUBIC_ANTIALIAS) -> Tensor:

@@ -11,8 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlencode
 
-from conformance import ledger, results
-from conformance.report.html import render
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
+from timm_conformance.report.html import render
+from timm_conformance.results import records
 
 from .browser import chromium, look, missing
 
@@ -28,10 +29,10 @@ frame.scrollTop = row.offsetTop - 330;
 
 def take(folder: Path, picture: Path, family: str, target: str) -> None:
     """Write a PNG of the report of ``folder/results.ndjson`` with the cell of ``family`` and ``target`` open."""
-    collected = results.Results(results.read(folder / "results.ndjson"))
+    collected = records.Results(records.read(folder / "results.ndjson"))
     with TemporaryDirectory() as scratch, chromium() as driver:
         page = Path(scratch) / "report.html"
-        page.write_text(render(collected, ledger.load(ledger.DEFAULT_PATH)), encoding="utf-8")
+        page.write_text(render(collected, load_ledger(DEFAULT_LEDGER)), encoding="utf-8")
         look(driver, WIDTH, HEIGHT)
         driver.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
         driver.get(f"{page.as_uri()}#{urlencode({'cell': f'{family} {target}'})}")

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance import checkpoints
-from conformance.cases import Case, Geometry, Size
-from conformance.families import FAMILIES, Family
-from reference import FORMATS, Facts, LoadError, load_state_dict
+from timm_conformance.cases.case import Case, Geometry, Size
+from timm_conformance.checkpoints import state_dicts
+from timm_conformance.families import FAMILIES, Family
+from timm_conformance.reference import FORMATS, Facts, LoadError, load_state_dict
 
 GEOMETRY = Geometry((4, 4), (2, 2))
 ARCH = {
@@ -115,7 +115,7 @@ def facts_of(arch: Mapping[str, Any], geometry: Geometry) -> Facts:
 def image_encoder(source: Geometry, family: str = "timm_native", **options: Any) -> tuple[dict[str, Tensor], Case]:
     """A small encoded checkpoint of ``source``, and its case."""
     case = Case(family, ARCH | options, source, source)
-    return checkpoints.encode(FAMILIES[family], case, checkpoints.truth(FAMILIES[family], case)), case
+    return state_dicts.encode(FAMILIES[family], case, state_dicts.truth(FAMILIES[family], case)), case
 
 
 def model(source: Geometry, family: str = "timm_native", declared: Size | None = None, **options: Any) -> Model:

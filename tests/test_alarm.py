@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from conformance import alarm, families
-from conformance.errors import UserError
-from conformance.targets import DEFAULT_TARGETS, MODEL_RELEASE
+from timm_conformance import families
+from timm_conformance.alarm import unknown_formats
+from timm_conformance.errors import UserError
+from timm_conformance.targets.target import DEFAULT_TARGETS, MODEL_RELEASE
 
 FILE, ONLY = Path("timm/models/vision_transformer.py"), ["vision_transformer"]
 FILTER = "checkpoint_filter_fn"
@@ -25,20 +26,20 @@ RELEASES = [spec for spec in DEFAULT_TARGETS if spec.startswith("timm==")]
 @pytest.fixture(scope="module")
 def newest() -> Path:
     """The newest release."""
-    return alarm.folder_of(f"timm=={MODEL_RELEASE}")
+    return unknown_formats.folder_of(f"timm=={MODEL_RELEASE}")
 
 
 @pytest.fixture(scope="module")
 def known(newest) -> set[tuple[str, str]]:
     """What it tests, by function and text."""
-    return {(d.function, d.text) for d in alarm.detection_strings(newest, ONLY)}
+    return {(d.function, d.text) for d in unknown_formats.detection_strings(newest, ONLY)}
 
 
 @pytest.fixture
 def planted(newest, known, tmp_path):
     """Copies the release with edits and further files; returns what the alarm names that the release itself lacks."""
 
-    def plant(*edits: tuple[str, str], **files: str) -> dict[tuple[str, str], alarm.Detection]:
+    def plant(*edits: tuple[str, str], **files: str) -> dict[tuple[str, str], unknown_formats.Detection]:
         # Without the table of its models and the models themselves there is a third as much to read.
         head, _, rest = (newest / FILE).read_text(encoding="utf-8").partition("def _cfg(")
         text = head + rest[rest.index("def _create_vision_transformer(") :].partition("@register_model")[0]
@@ -48,7 +49,7 @@ def planted(newest, known, tmp_path):
         (tmp_path / FILE).parent.mkdir(parents=True)
         for name, content in (files | {FILE.stem: text}).items():
             (tmp_path / FILE).with_stem(name).write_text(content, encoding="utf-8")
-        found = {(d.function, d.text): d for d in alarm.uncovered(tmp_path, ONLY)}
+        found = {(d.function, d.text): d for d in unknown_formats.uncovered(tmp_path, ONLY)}
         return {where: d for where, d in found.items() if where not in known}
 
     return plant
@@ -57,7 +58,10 @@ def planted(newest, known, tmp_path):
 @pytest.mark.parametrize("spec", RELEASES)
 def test_no_family_of_the_default_targets_is_unknown(spec):
     """Every string by which these releases tell a format is in a checkpoint some family generates."""
-    lines = [f"{d.module}:{d.line} {d.function} {d.text!r}" for d in alarm.uncovered(alarm.folder_of(spec))]
+    lines = [
+        f"{d.module}:{d.line} {d.function} {d.text!r}"
+        for d in unknown_formats.uncovered(unknown_formats.folder_of(spec))
+    ]
     assert not lines, "no family generates keys with:\n" + "\n".join(lines)
 
 
@@ -188,38 +192,38 @@ def test_what_is_no_test_is_not_named(planted, code):
 )
 def test_a_family_taken_away_is_named(monkeypatch, newest, family, texts):
     """What it alone generates is unknown without it."""
-    present = {d.text for d in alarm.uncovered(newest)}
+    present = {d.text for d in unknown_formats.uncovered(newest)}
     assert not texts & present
     left = {name: f for name, f in families.FAMILIES.items() if not name.startswith(family)}
     monkeypatch.setattr(families, "FAMILIES", left)
-    assert texts <= {d.text for d in alarm.uncovered(newest)}
+    assert texts <= {d.text for d in unknown_formats.uncovered(newest)}
 
 
 def test_every_exception_is_needed(monkeypatch):
     """Without the table of strings that tell no format, exactly these are named."""
-    folders = [alarm.folder_of(spec) for spec in RELEASES]
-    named = {(d.function, d.text) for folder in folders for d in alarm.uncovered(folder)}
-    exceptions = set(alarm.NOT_A_FAMILY)
-    monkeypatch.setattr(alarm, "NOT_A_FAMILY", {})
-    assert {(d.function, d.text) for folder in folders for d in alarm.uncovered(folder)} - named == exceptions
+    folders = [unknown_formats.folder_of(spec) for spec in RELEASES]
+    named = {(d.function, d.text) for folder in folders for d in unknown_formats.uncovered(folder)}
+    exceptions = set(unknown_formats.NOT_A_FAMILY)
+    monkeypatch.setattr(unknown_formats, "NOT_A_FAMILY", {})
+    assert {(d.function, d.text) for folder in folders for d in unknown_formats.uncovered(folder)} - named == exceptions
 
 
 def test_the_command_names_release_file_function_and_line(monkeypatch, capsys, newest):
     """One line a string, and exit 1."""
-    unknown = alarm.Detection("vision_transformer", 12, FILTER, "brand_new", "^brand_new$")
-    monkeypatch.setattr(alarm, "uncovered", lambda folder: [unknown])
+    unknown = unknown_formats.Detection("vision_transformer", 12, FILTER, "brand_new", "^brand_new$")
+    monkeypatch.setattr(unknown_formats, "uncovered", lambda folder: [unknown])
     spec = f"path:{newest}"
-    assert alarm.main([spec]) == 1
+    assert unknown_formats.main([spec]) == 1
     assert capsys.readouterr().out == f"{spec}  timm/models/vision_transformer.py:12  {FILTER}  'brand_new'\n"
 
 
 def test_the_command_says_that_nothing_is_unknown(monkeypatch, capsys, newest):
     """One line, and exit 0; without targets, every release of the index from 0.9.0 on."""
-    monkeypatch.setattr(alarm, "uncovered", lambda folder: [])
-    monkeypatch.setattr(alarm, "folder_of", lambda spec: newest)
+    monkeypatch.setattr(unknown_formats, "uncovered", lambda folder: [])
+    monkeypatch.setattr(unknown_formats, "folder_of", lambda spec: newest)
     listing = "timm (1.1.0)\nAvailable versions: 1.1.0, 0.10.0, 0.9.0, 0.8.5\n"
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, listing, ""))
-    assert alarm.main([]) == 0
+    assert unknown_formats.main([]) == 0
     out = capsys.readouterr().out
     assert out.startswith("timm==0.9.0, timm==0.10.0, timm==1.1.0: ")
     assert out.count("\n") == 1
@@ -231,7 +235,7 @@ def test_the_command_says_that_nothing_is_unknown(monkeypatch, capsys, newest):
 def test_the_commands_mistakes_are_one_line(monkeypatch, capsys, specs, says):
     """No network, or a target that has no filter functions: exit 2."""
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1, "", "no network"))
-    assert alarm.main(specs) == 2
+    assert unknown_formats.main(specs) == 2
     err = capsys.readouterr().err
     assert says in err
     assert err.count("\n") == 1
@@ -240,4 +244,4 @@ def test_the_commands_mistakes_are_one_line(monkeypatch, capsys, specs, says):
 def test_a_release_without_a_file_to_read_is_an_error(newest):
     """A renamed module must not silence the alarm."""
     with pytest.raises(UserError, match=r"no timm/models/gone\.py"):
-        alarm.detection_strings(newest, ["gone"])
+        unknown_formats.detection_strings(newest, ["gone"])

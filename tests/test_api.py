@@ -8,12 +8,11 @@ import sys
 
 import pytest
 
-import reference
-from conformance import run_conformance
-from conformance.errors import UserError
-from conformance.results import Footer
-from conformance.targets import MODEL_RELEASE
 from tests.other_repository import BLOCKS, ROOT
+from timm_conformance import reference, run_conformance
+from timm_conformance.errors import UserError
+from timm_conformance.results.records import Footer
+from timm_conformance.targets.target import MODEL_RELEASE
 
 
 def returns_early(checkpoint, model):
@@ -99,4 +98,4 @@ def test_importing_the_package_imports_no_torch():
     code = "import sys, conformance; assert 'torch' not in sys.modules and 'pytest' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
     with pytest.raises(ImportError, match="cannot import name 'vit_confirmance'"):
-        from conformance import vit_confirmance  # noqa: F401
+        from timm_conformance import vit_confirmance  # noqa: F401

@@ -13,13 +13,13 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from conformance.bench import first_verdict, loop, scaling, timing
-from conformance.bench.__main__ import main
-from conformance.bench.part import Part, markdown, shown
-from conformance.bench.subject import CHANGES, STATES
-from conformance.bench.timing import Timed, in_turn
-from conformance.errors import UserError
-from conformance.targets import MODEL_RELEASE
+from timm_conformance.bench import first_verdict, loop, scaling, timing
+from timm_conformance.bench.__main__ import main
+from timm_conformance.bench.part import Part, markdown, shown
+from timm_conformance.bench.subject import CHANGES, STATES
+from timm_conformance.bench.timing import Timed, in_turn
+from timm_conformance.errors import UserError
+from timm_conformance.targets.target import MODEL_RELEASE
 
 ROOT = Path(__file__).resolve().parent.parent
 NEWEST = f"timm=={MODEL_RELEASE}"
@@ -28,7 +28,7 @@ NEWEST = f"timm=={MODEL_RELEASE}"
 def bench(*arguments: str, timeout: float = 280) -> subprocess.CompletedProcess:
     """The command, run to its end."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "conformance.bench", *arguments]
+    command = [sys.executable, "-m", "timm_conformance.bench", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout)
 
 
@@ -123,7 +123,7 @@ def test_the_loop_asks_what_the_engine_asks(tmp_path, monkeypatch):
     """A promise that says nothing of a case is not counted, one that is broken is; nothing it raises stops the loop."""
     from types import SimpleNamespace
 
-    from conformance.trial import Blocked
+    from timm_conformance.trials.trial import Blocked
 
     def blocked(trial):
         raise Blocked("elsewhere")

@@ -7,16 +7,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conformance import changes
-from conformance.changes import between, differences
-from conformance.deviations import DIRECTIONS, _projected, case_id, observe
-from conformance.families import FAMILIES
-from conformance.loaders import Loader
-from conformance.results import Header, LoadedCase, Loads, Results
-from conformance.strategies import STRATA
-from conformance.targets import parse_target
-from conformance.trial import Loaded, Trial
 from tests.test_engine import drawn
+from timm_conformance.drawing.strategies import STRATA
+from timm_conformance.families import FAMILIES
+from timm_conformance.results import changes
+from timm_conformance.results.changes import between, differences
+from timm_conformance.results.records import Header, LoadedCase, Loads, Results
+from timm_conformance.targets.loader import Loader
+from timm_conformance.targets.target import parse_target
+from timm_conformance.trials.deviations import DIRECTIONS, _projected, case_id, observe
+from timm_conformance.trials.trial import Loaded, Trial
 
 
 def loaded(**deviations):

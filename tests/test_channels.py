@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conformance import checkpoints
-from conformance.cases import Geometry
-from conformance.families import FAMILIES
-from conformance.problems import same
-from reference import load_state_dict
-from reference.embeddings import adapt_input_channels
 from tests.small_vit import ARCH, GEOMETRY, OPTIONS, WITHOUT_KERNEL, Model, geometry_of, image_encoder, model
+from timm_conformance.cases.case import Geometry
+from timm_conformance.checkpoints import state_dicts
+from timm_conformance.families import FAMILIES
+from timm_conformance.reference import load_state_dict
+from timm_conformance.reference.embeddings import adapt_input_channels
+from timm_conformance.trials.problems import same
 
 KERNEL = "patch_embed.proj.weight"
 
@@ -117,7 +117,7 @@ def by_definition(weight: Tensor, channels: int) -> Tensor:
 def test_the_convolution_that_meets_the_image_is_adapted_and_nothing_else(family: str, channels: int) -> None:
     geometry = geometry_of(family)
     upstream, case = image_encoder(geometry, family, **OPTIONS[family])
-    truth = checkpoints.truth(FAMILIES[family], case)
+    truth = state_dicts.truth(FAMILIES[family], case)
     first = FAMILIES[family].first_conv(case.arch)
     destination = of_channels(family, channels, geometry)
     state = load_state_dict(upstream, destination)
@@ -142,7 +142,7 @@ def test_a_resampled_kernel_is_adapted_as_well(family: str) -> None:
 def test_a_linear_kernel_of_the_models_own_channels_is_not_adapted(channels: int) -> None:
     """Sixteen or sixty-four columns are no three channels of a square patch, so they are the model's."""
     upstream, case = image_encoder(GEOMETRY, "legacy_linear", in_chans=channels)
-    truth = checkpoints.truth(FAMILIES["legacy_linear"], case)
+    truth = state_dicts.truth(FAMILIES["legacy_linear"], case)
     assert upstream[KERNEL].shape == (8, 16 * channels)
     assert not same(truth, load_state_dict(upstream, of_channels("legacy_linear", channels, GEOMETRY)))
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from conformance import asking, ledger
-from conformance.check.answer import Answer, Request
-from conformance.check.judging import judged
-from conformance.check.saying import lines
-from conformance.errors import UserError
 from tests.check_files import CLIP, TINY, native, save, tensors
+from timm_conformance.check.checker import judged
+from timm_conformance.check.protocol import Answer, Request
+from timm_conformance.check.render import lines
+from timm_conformance.errors import UserError
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
+from timm_conformance.targets import subprocess_call
 
 
 def answer(path: Path, model: str = TINY, **more) -> Answer:
@@ -25,7 +26,7 @@ def answer(path: Path, model: str = TINY, **more) -> Answer:
 def elsewhere(path: Path, model: str, target: str, **more) -> Answer:
     """The answer of a check on another release, in a process of its own."""
     request = Request(str(path), model, target, **more)
-    return asking.ask("conformance.check.worker", request, Answer, target, 280)
+    return subprocess_call.ask("timm_conformance.check.worker", request, Answer, target, 280)
 
 
 def said(found: Answer, path: Path) -> str:
@@ -261,4 +262,4 @@ def test_the_ledger_can_be_left_out(clip):
     """Without one, nothing is explained."""
     found = elsewhere(clip, CLIP, "timm==0.9.16", img_size=(448, 448), ledger="none")
     assert [d.entries for d in found.differences] == [[]]
-    assert ledger.load(ledger.DEFAULT_PATH).entry("clip-grid-not-antialiased")
+    assert load_ledger(DEFAULT_LEDGER).entry("clip-grid-not-antialiased")

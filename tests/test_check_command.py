@@ -9,10 +9,10 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from conformance import asking
-from conformance.check.answer import Request
-from conformance.cli import main
 from tests.check_files import CLIP, TINY, native, save, tensors
+from timm_conformance.check.protocol import Request
+from timm_conformance.cli.main import main
+from timm_conformance.targets import subprocess_call
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ _PEAK += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 
 def peak(*args: str) -> int:
     """The bytes of memory that a check takes at most."""
-    command = [sys.executable, "-c", _PEAK, sys.executable, "-m", "conformance.cli", "check", *args]
-    done = subprocess.run(command, capture_output=True, text=True, env=asking.environment(), timeout=280)
+    command = [sys.executable, "-c", _PEAK, sys.executable, "-m", "timm_conformance.cli.main", "check", *args]
+    done = subprocess.run(command, capture_output=True, text=True, env=subprocess_call.environment(), timeout=280)
     return int(done.stdout) * 1024
 
 

@@ -12,18 +12,18 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from conformance import asking
-from conformance.check import fixing
-from conformance.errors import UserError
 from tests.check_files import CLIP, TINY, native, save, tensors
 from tests.test_check import answer
+from timm_conformance.check import fix
+from timm_conformance.errors import UserError
+from timm_conformance.targets import subprocess_call
 
 # Load a file strictly, and by create_model where that is asked for; say whether its tensors are in the model.
 _LOAD = """
 import json, sys
 import torch
 from safetensors.torch import load_file
-from conformance.targets import activate, parse_target
+from timm_conformance.targets.target import activate, parse_target
 activate(parse_target(f"timm=={sys.argv[1]}"))
 import timm
 for path, model, options, overlay in json.loads(sys.argv[2]):
@@ -60,7 +60,7 @@ def fixed(tmp_path_factory) -> list:
 def test_every_release_loads_the_file(fixed, release):
     """By a strict load, and through create_model, into just the tensors of the file."""
     command = [sys.executable, "-c", _LOAD, release, json.dumps(fixed)]
-    done = subprocess.run(command, capture_output=True, text=True, env=asking.environment(), timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, env=subprocess_call.environment(), timeout=280)
     assert done.stdout.split() == ["True"] * 3, done.stderr
 
 
@@ -87,7 +87,7 @@ def test_shared_and_strided_tensors_are_written_whole(tmp_path):
     whole = torch.arange(12.0).reshape(3, 4)
     state = {"a": whole, "same": whole, "turned": whole.T, "row": whole[1]}
     out = tmp_path / "out.safetensors"
-    fixing.write(out, state, {})
+    fix.write(out, state, {})
     found = load_file(out)
     assert all(torch.equal(found[k], v) for k, v in state.items())
     assert [p.name for p in tmp_path.iterdir()] == ["out.safetensors"]
@@ -101,9 +101,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fixing, "save_file", full)
+    monkeypatch.setattr(fix, "save_file", full)
     with pytest.raises(UserError, match=r"--fix .*: No space left on device"):
-        fixing.write(out, {"a": torch.zeros(1)}, {})
+        fix.write(out, {"a": torch.zeros(1)}, {})
     assert out.read_text() == "old"
     assert list(tmp_path.iterdir()) == [out]
 
@@ -123,7 +123,7 @@ def test_where_a_file_cannot_go(tmp_path, out, says):
     checkpoint.touch()
     (tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(UserError, match=says):
-        fixing.check_path(tmp_path / out, checkpoint)
+        fix.check_path(tmp_path / out, checkpoint)
 
 
 def test_a_file_that_cannot_be_written_is_no_fault_of_the_checkpoint(tmp_path, monkeypatch):
@@ -132,7 +132,7 @@ def test_a_file_that_cannot_be_written_is_no_fault_of_the_checkpoint(tmp_path, m
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fixing, "save_file", full)
+    monkeypatch.setattr(fix, "save_file", full)
     with pytest.raises(UserError, match="No space left on device"):
         answer(save(tmp_path, native()), fix=str(tmp_path / "out.safetensors"))
 

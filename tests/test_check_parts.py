@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import nn
 
-from conformance.check.answer import Difference
-from conformance.check.comparing import grouped
-from conformance.check.hyperparameters import hyperparameters
-from conformance.check.loading import Loaded, Wanted, create, handed_over, hollow
-from conformance.check.precision import InFloat64
-from conformance.check.recognition import evidence, families_of, recognised
-from conformance.loaders import Loader
-from conformance.problems import Problem
-from conformance.targets import MODEL_RELEASE, parse_target
-from reference import FORMATS, LoadError
-from reference.destination import Destination
-from reference.loader import Source, load_state_dict
 from tests.check_files import TINY, native, tensors
 from tests.small_vit import GEOMETRY
 from tests.small_vit import model as small_model
+from timm_conformance.check.comparison import grouped
+from timm_conformance.check.detection import evidence, families_of, recognised
+from timm_conformance.check.float64 import InFloat64
+from timm_conformance.check.hyperparameters import hyperparameters
+from timm_conformance.check.loading import Loaded, Wanted, create, handed_over, hollow
+from timm_conformance.check.protocol import Difference
+from timm_conformance.reference import FORMATS, LoadError
+from timm_conformance.reference.destination import Destination
+from timm_conformance.reference.loader import Source, load_state_dict
+from timm_conformance.targets.loader import Loader
+from timm_conformance.targets.target import MODEL_RELEASE, parse_target
+from timm_conformance.trials.problems import Problem
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,20 +9,20 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from conformance import results
-from conformance.alarm import MODULES
-from conformance.cli import main
+from timm_conformance.alarm.unknown_formats import MODULES
+from timm_conformance.cli.main import main
+from timm_conformance.results import records as results
 
 
 def cli(*args: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in its own process."""
-    command = [sys.executable, "-m", "conformance.cli", *args]
+    command = [sys.executable, "-m", "timm_conformance.cli.main", *args]
     return subprocess.run(command, capture_output=True, text=True, timeout=280)
 
 
 def test_help_needs_no_torch():
     """`--help` names every command without importing torch, so that it is instant."""
-    code = "import sys; sys.argv = ['timm-conformance', '--help']\nimport conformance.cli as c\n"
+    code = "import sys; sys.argv = ['timm-conformance', '--help']\nimport timm_conformance.cli.main as c\n"
     code += "try:\n    c.main()\nfinally:\n    print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.rstrip().endswith("False")
@@ -135,11 +135,11 @@ def test_without_a_ledger_the_bug_is_new_and_can_be_replayed(tmp_path):
 
 def test_a_stale_ledger_entry_ends_the_run_with_1(tmp_path):
     """An entry whose witness passes inside its range is out of date, and said so."""
-    from conformance.ledger import DEFAULT_PATH
+    from timm_conformance.ledger.entries import DEFAULT_LEDGER
 
-    text = DEFAULT_PATH.read_text().replace('releases = ">=0.9.0,<1.0.3"', 'releases = ">=0.9.0"', 1)
+    text = DEFAULT_LEDGER.read_text().replace('releases = ">=0.9.0,<1.0.3"', 'releases = ">=0.9.0"', 1)
     (tmp_path / "ledger.toml").write_text(text)
-    (tmp_path / "witnesses").symlink_to(DEFAULT_PATH.parent / "witnesses")
+    (tmp_path / "witnesses").symlink_to(DEFAULT_LEDGER.parent / "witnesses")
     select = ["--family", "openai_clip", "--invariant", "strict-load", "--profile", "smoke"]
     done = cli("run", "timm==1.0.31", *select, "--ledger", str(tmp_path / "ledger.toml"), "--out", str(tmp_path / "o"))
     assert done.returncode == 1, done.stdout

@@ -10,16 +10,16 @@ import pytest
 import torch.nn.functional as F
 from torch import Tensor
 
-import reference
-from conformance.cases import Case, Geometry
-from conformance.catalogue import models_of
-from conformance.families import FAMILIES
-from conformance.invariants import INVARIANTS
-from conformance.judging import Judgement, judge
-from conformance.loaders import Loader
-from conformance.targets import parse_target
-from conformance.trial import Trial
 from tests.small_vit import ARCH, OPTIONS, geometry_of
+from timm_conformance import reference
+from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.drawing.catalogue import models_of
+from timm_conformance.engine.judging import Judgement, judge
+from timm_conformance.families import FAMILIES
+from timm_conformance.invariants import INVARIANTS
+from timm_conformance.targets.loader import Loader
+from timm_conformance.targets.target import parse_target
+from timm_conformance.trials.trial import Trial
 
 KERNEL = "patch_embed.proj.weight"
 

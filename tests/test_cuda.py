@@ -9,17 +9,20 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import reference
-from conformance import checkpoints, cli, publishing
-from conformance.cases import Case, Geometry
-from conformance.families import FAMILIES
-from conformance.invariants import INVARIANTS
-from conformance.judging import judge
-from conformance.loaders import Loader
-from conformance.session import Session, undisturbed
-from conformance.targets import MODEL_RELEASE, parse_target
-from conformance.trial import Trial
 from tests.small_vit import ARCH
+from timm_conformance import reference
+from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.cases.selection import Selection
+from timm_conformance.checkpoints import state_dicts
+from timm_conformance.cli import main as cli
+from timm_conformance.engine.judging import judge
+from timm_conformance.engine.session import Session, undisturbed
+from timm_conformance.families import FAMILIES
+from timm_conformance.invariants import INVARIANTS
+from timm_conformance.report import publish
+from timm_conformance.targets.loader import Loader
+from timm_conformance.targets.target import MODEL_RELEASE, parse_target
+from timm_conformance.trials.trial import Trial
 
 CASE = Case("openai_clip", {**ARCH, "pre_norm": True}, Geometry((4, 4), (3, 3)), Geometry((6, 2), (2, 5)))
 _NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
@@ -36,7 +39,17 @@ def test_the_reference_resamples_on_the_meta_device():
 @_NO_CUDA
 def test_device_cuda_without_cuda_is_one_line(tmp_path):
     """Asking for CUDA where there is none is a mistake, never a silent CPU run."""
-    command = [sys.executable, "-m", "conformance.cli", "run", "reference", "--device", "cuda", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "timm_conformance.cli.main",
+        "run",
+        "reference",
+        "--device",
+        "cuda",
+        "--out",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 2
     assert "no CUDA device is visible" in done.stdout + done.stderr
@@ -47,10 +60,10 @@ def test_device_auto_says_what_it_skipped(tmp_path):
     """On the terminal, in the results and in every report made of them."""
     asked = ["run", "reference", "--family", "aimv2", "--profile", "smoke", "--device", "auto", "--out", str(tmp_path)]
     done = CliRunner().invoke(cli.main, asked)
-    found = publishing.read(tmp_path)
+    found = publish.read(tmp_path)
     (line,) = found.footers[-1].skipped
     assert line.startswith(f"not run on CUDA, of which torch sees no device: {len(INVARIANTS)} promises on 1 targets")
-    for text in (done.output, *((tmp_path / name).read_text() for name in (publishing.SUMMARY, publishing.REPORT))):
+    for text in (done.output, *((tmp_path / name).read_text() for name in (publish.SUMMARY, publish.REPORT))):
         assert line in text
 
 
@@ -78,8 +91,8 @@ def touched(*args, **kwargs):
 
 for name in ("is_available", "device_count", "init", "_lazy_init", "current_device", "get_device_properties"):
     setattr(torch.cuda, name, touched)
-from conformance import zygote
-zygote.preload()
+from timm_conformance.runner import forkserver
+forkserver.preload()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
@@ -106,7 +119,7 @@ def test_tf32_is_off_while_judging_and_as_it_was_afterwards(allowed):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_invariant_holds_on_cuda(name, target):
     """With checkpoint and model on the GPU every promise is as the ledger says."""
-    session = Session(parse_target(target), families=[name], profile="smoke", device="cuda", focused=False)
+    session = Session(parse_target(target), Selection((name,), profile="smoke", device="cuda"))
     verdicts = session.explore(name).values()
     assert {v.invariant: v.failures or v.reason for v in verdicts if v.verdict in ("fail", "error")} == {}
 
@@ -127,8 +140,8 @@ def test_cpu_and_cuda_agree_within_the_bound(dtype):
 
 def test_a_checkpoint_on_another_device_is_copied_not_moved():
     """Placing a checkpoint never changes the caller's."""
-    state = checkpoints.truth(FAMILIES["openai_clip"], CASE)
-    placed = checkpoints.copy({"model": state, "epoch": 1}, "meta")
+    state = state_dicts.truth(FAMILIES["openai_clip"], CASE)
+    placed = state_dicts.copy({"model": state, "epoch": 1}, "meta")
     assert placed["model"]["cls_token"].device.type == "meta"
     assert state["cls_token"].device.type == "cpu"
     assert reference.unwrap({"model": state, "epoch": 1}).keys() == state.keys()

@@ -6,14 +6,14 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-import reference
-from conformance import checkpoints
-from conformance.cases import DAMAGES, Case, Contents
-from conformance.damage import EDITS, damages, inflict
-from conformance.expectation import Expectation
-from conformance.families import FAMILIES
-from reference import LoadError
 from tests.small_vit import ARCH, OPTIONS, geometry_of, model
+from timm_conformance import reference
+from timm_conformance.cases.case import DAMAGES, Case, Contents
+from timm_conformance.checkpoints import wrappers
+from timm_conformance.families import FAMILIES
+from timm_conformance.reference import LoadError
+from timm_conformance.trials.damage import EDITS, damages, inflict
+from timm_conformance.trials.expectation import Expectation
 
 # Families whose smallest models need nothing that tests/small_vit.py does not know.
 SMALL = tuple(OPTIONS)
@@ -32,7 +32,7 @@ def loads(whole: Expectation, state: dict) -> bool:
     arch = {k: v for k, v in whole.case.arch.items() if k not in ARCH or v != ARCH[k]}
     into = model(whole.case.source, whole.case.family, declared=whole.case.source.img_size, **arch)
     try:
-        return bool(reference.load_state_dict(checkpoints.wrap(state, whole.case.wrapper), into))
+        return bool(reference.load_state_dict(wrappers.wrap(state, whole.case.wrapper), into))
     except LoadError:
         return False
 
@@ -94,7 +94,7 @@ def test_stacked_blocks_are_damaged_together():
         _, state = next((d, s) for d, s in damages(whole, EDITS["cut"](whole)) if d.tensor == key)
         lengths = [len(state[key.replace("_0/L", f"_{i}/L")]) for i in range(2)]
         assert lengths == ([1, 8] if apart else [1, 1])
-        assert checkpoints.wrap(state, wrapper)
+        assert wrappers.wrap(state, wrapper)
 
 
 def test_the_seed_says_what_is_damaged():

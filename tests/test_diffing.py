@@ -7,12 +7,12 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from conformance.bisection import search, state_of, told, transitions
-from conformance.cases import Case, Geometry
-from conformance.cli import main
-from conformance.diffing import difference
-from conformance.errors import UserError
-from conformance.results import Failure, LoadedCase, Loads, Results, TargetError, Verdict, Witness
+from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.cli.main import main
+from timm_conformance.errors import UserError
+from timm_conformance.results.bisection import search, state_of, told, transitions
+from timm_conformance.results.diffing import difference
+from timm_conformance.results.records import Failure, LoadedCase, Loads, Results, TargetError, Verdict, Witness
 
 CASE = Case("openai_clip", {}, *[Geometry((2, 2), (1, 1))] * 2)
 

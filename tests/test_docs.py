@@ -13,19 +13,20 @@ import sys
 
 import pytest
 
-import conformance
-from conformance import docs, plugin
-from conformance.changes import THRESHOLD
-from conformance.deviations import DIRECTIONS
-from conformance.families import FAMILIES
-from conformance.invariants import INVARIANTS
-from conformance.invariants.registry import invariant
-from conformance.profiles import PROFILES
-from conformance.releases import FIRST_RELEASE
-from conformance.report.terminal import MARKS
-from conformance.results import SCHEMA
-from conformance.targets import DEFAULT_TARGETS, MODEL_RELEASE
+import timm_conformance
 from tests.documents import PAGES, ROOT, WRITTEN, compared_families, examples, files, other_families
+from timm_conformance import plugin
+from timm_conformance.cases.profiles import PROFILES
+from timm_conformance.cli import docs
+from timm_conformance.families import FAMILIES
+from timm_conformance.invariants import INVARIANTS
+from timm_conformance.invariants.registry import invariant
+from timm_conformance.report.terminal import MARKS
+from timm_conformance.results.changes import THRESHOLD
+from timm_conformance.results.records import SCHEMA
+from timm_conformance.targets.releases import FIRST_RELEASE
+from timm_conformance.targets.target import DEFAULT_TARGETS, MODEL_RELEASE
+from timm_conformance.trials.deviations import DIRECTIONS
 
 OURS = [name for name in WRITTEN if name != "docs/upstream.md"]  # which is about other people's code
 
@@ -35,8 +36,10 @@ by_written_page = pytest.mark.parametrize("page", WRITTEN)
 
 @pytest.mark.parametrize("name", docs.PAGES)
 def test_generated_pages_are_what_the_code_says(name):
-    """docs/ is written by `python -m conformance.docs`."""
-    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == docs.PAGES[name](), "run python -m conformance.docs"
+    """docs/ is written by `python -m timm_conformance.cli.docs`."""
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == docs.PAGES[name](), (
+        "run python -m timm_conformance.cli.docs"
+    )
 
 
 def test_every_family_is_compared_with_its_upstream_or_said_not_to_be():
@@ -138,7 +141,7 @@ _LIVE = re.search(r"^(\d+) live entries", PAGES["docs/findings.md"], re.M)[1]
         ),
         ("docs/results.schema.json", f'"default": {SCHEMA}\n'),
         *(("docs/use-in-your-repository.md", f"`{name}`") for name in PROFILES),
-        *(("docs/use-in-your-repository.md", f"import {name}") for name in conformance.__all__),
+        *(("docs/use-in-your-repository.md", f"import {name}") for name in timm_conformance.__all__),
     ],
 )
 def test_facts_are_true(page, fact):
@@ -225,7 +228,7 @@ def test_the_examples_of_how_to_add_work(extended, command, code, shown):
     if "reference" not in command or "detached" not in command:
         assert f"$ timm-conformance {command}\n" in PAGES["docs/how-to-add.md"]
     done = subprocess.run(
-        [sys.executable, "-m", "conformance.cli", *words],
+        [sys.executable, "-m", "timm_conformance.cli.main", *words],
         cwd=extended,
         env={**os.environ, "PYTHONPATH": str(extended)},
         capture_output=True,

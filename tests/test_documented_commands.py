@@ -12,17 +12,18 @@ import click
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from conformance import docs, errors, plugin
-from conformance.bench import __main__ as benchmark
-from conformance.cli import main
-from conformance.families import FAMILIES
-from conformance.invariants import INVARIANTS
-from conformance.ledger import DEFAULT_PATH, load
-from conformance.profiles import PROFILES
-from conformance.targets import DEFAULT_TARGETS, parse_target
 from tests.documents import PAGES, ROOT, WRITTEN, examples
+from timm_conformance import errors, plugin
+from timm_conformance.bench import __main__ as benchmark
+from timm_conformance.cases.profiles import PROFILES
+from timm_conformance.cli import docs
+from timm_conformance.cli.main import main
+from timm_conformance.families import FAMILIES
+from timm_conformance.invariants import INVARIANTS
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
+from timm_conformance.targets.target import DEFAULT_TARGETS, parse_target
 
-LEDGER = [entry.id for entry in load(DEFAULT_PATH).entries]
+LEDGER = [entry.id for entry in load_ledger(DEFAULT_LEDGER).entries]
 
 
 def _lines(text: str, start: str) -> list[str]:
@@ -49,7 +50,7 @@ def _parsed(words: list[str], own: set[str]) -> click.Context:
             parse_target(target)
     subject = given.get("subject", "")
     if subject.isdecimal():
-        assert any(entry.link.endswith(f"/{subject}") for entry in load(DEFAULT_PATH).entries)
+        assert any(entry.link.endswith(f"/{subject}") for entry in load_ledger(DEFAULT_LEDGER).entries)
     elif subject and not _placeholder(subject) and subject not in LEDGER:
         family, invariant = subject.split(":")
         assert family in FAMILIES

@@ -9,21 +9,23 @@ import hypothesis
 import pytest
 from hypothesis import HealthCheck, Phase
 
-from conformance import outcome
-from conformance.cases import VARIED, Case, Contents, Geometry, regimes
-from conformance.drawing import Drawing
-from conformance.engine import Explorer, judge
-from conformance.families import FAMILIES
-from conformance.invariants import INVARIANTS
-from conformance.invariants.registry import invariant
-from conformance.ledger import Ledger
-from conformance.loaders import Loader
-from conformance.problems import raised, scratch_folder
-from conformance.profiles import PROFILES
-from conformance.results import Header, Results, Verdict, Witness
-from conformance.strategies import MAX_GRID, MAX_PATCH, STRATA, cases, strata_of
-from conformance.targets import parse_target
-from conformance.trial import Trial
+from timm_conformance.cases.case import VARIED, Case, Contents, Geometry
+from timm_conformance.cases.profiles import PROFILES
+from timm_conformance.cases.regimes import regimes
+from timm_conformance.drawing.drawing import Drawing
+from timm_conformance.drawing.strategies import MAX_GRID, MAX_PATCH, STRATA, cases, strata_of
+from timm_conformance.engine.explorer import Explorer, judge
+from timm_conformance.families import FAMILIES
+from timm_conformance.invariants import INVARIANTS
+from timm_conformance.invariants.registry import invariant
+from timm_conformance.ledger.entries import Ledger
+from timm_conformance.results import outcome
+from timm_conformance.results.records import Header, Results, Verdict, Witness
+from timm_conformance.targets.loader import Loader
+from timm_conformance.targets.scratch import scratch_folder
+from timm_conformance.targets.target import parse_target
+from timm_conformance.trials.problems import raised
+from timm_conformance.trials.trial import Trial
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,15 @@ from msgspec.structs import replace
 from packaging.version import Version
 from torch import nn
 
-from conformance import examples
-from conformance.declaring import declare, declared_size, default_size
-from conformance.drawing import PINNED, Drawing
-from conformance.errors import UserError
-from conformance.examples import examples_of
-from conformance.families import FAMILIES
-from conformance.profiles import PROFILES
+from timm_conformance.cases.profiles import PROFILES
+from timm_conformance.drawing import pinned
+from timm_conformance.drawing.drawing import PINNED, Drawing
+from timm_conformance.drawing.pinned import examples_of
+from timm_conformance.errors import UserError
+from timm_conformance.families import FAMILIES
+from timm_conformance.targets.declared_size import declare, declared_size, default_size
 
-STORED = sorted(path.stem for path in examples.FOLDER.glob("*.json"))
+STORED = sorted(path.stem for path in pinned.FOLDER.glob("*.json"))
 NEWEST = Version("1.0.31")
 
 
@@ -57,9 +57,9 @@ def test_every_profile_judges_examples(profile, tmp_path):
     ],
 )
 def test_a_file_that_is_no_familys_examples_is_one_line(text, says, tmp_path, monkeypatch):
-    text = text or (examples.FOLDER / "radio.json").read_text()
+    text = text or (pinned.FOLDER / "radio.json").read_text()
     (tmp_path / "mae.json").write_text(text)
-    monkeypatch.setattr(examples, "FOLDER", tmp_path)
+    monkeypatch.setattr(pinned, "FOLDER", tmp_path)
     with pytest.raises(UserError, match=f"examples .*mae.json {says}") as raised:
         examples_of(FAMILIES["mae"])
     assert "\n" not in str(raised.value)

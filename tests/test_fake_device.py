@@ -11,23 +11,28 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from conformance.cases import Geometry
-from conformance.drawing import Drawing
-from conformance.expectation import Expectation
-from conformance.families import FAMILIES
-from conformance.forgetting import caches
-from conformance.profiles import profile
-from conformance.strategies import STRATA
-from reference import forward
-from reference.embeddings import (
+from tests.small_vit import image_encoder
+from timm_conformance.cases.case import Geometry
+from timm_conformance.cases.profiles import profile
+from timm_conformance.drawing.drawing import Drawing
+from timm_conformance.drawing.strategies import STRATA
+from timm_conformance.families import FAMILIES
+from timm_conformance.reference import forward
+from timm_conformance.reference.embeddings import (
     adapt_input_channels,
     resample_patch_kernel,
     resample_position_grid,
     resample_position_window,
 )
-from reference.relative import attention_bias, resize_axis_table, resize_bias_table, transpose_bias_table
-from reference.resize import BICUBIC_ANTIALIAS
-from tests.small_vit import image_encoder
+from timm_conformance.reference.relative import (
+    attention_bias,
+    resize_axis_table,
+    resize_bias_table,
+    transpose_bias_table,
+)
+from timm_conformance.reference.resize import BICUBIC_ANTIALIAS
+from timm_conformance.targets.caches import caches
+from timm_conformance.trials.expectation import Expectation
 
 # A GPU's own name would want a torch that is built for it.
 ELSEWHERE = torch.device("lazy")

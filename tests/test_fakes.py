@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 import pytest
 
-from conformance.cases import Case
-from conformance.drawing import Drawing
-from conformance.engine import Explorer, judge
-from conformance.families import FAMILIES
-from conformance.invariants import INVARIANTS, Invariant
-from conformance.ledger import Ledger
-from conformance.loaders import Loader
-from conformance.profiles import PROFILES
-from conformance.targets import parse_target
-from conformance.trial import Trial
+from timm_conformance.cases.case import Case
+from timm_conformance.cases.profiles import PROFILES
+from timm_conformance.drawing.drawing import Drawing
+from timm_conformance.engine.explorer import Explorer, judge
+from timm_conformance.families import FAMILIES
+from timm_conformance.invariants import INVARIANTS, Invariant
+from timm_conformance.ledger.entries import Ledger
+from timm_conformance.targets.loader import Loader
+from timm_conformance.targets.target import parse_target
+from timm_conformance.trials.trial import Trial
 
 from . import fakes
 

@@ -10,14 +10,13 @@ import pytest
 import torch
 from packaging.version import Version
 
-from conformance import ledger
-from conformance.ledger import REPRODUCERS
-from conformance.releases import ensure
-from conformance.targets import MODEL_RELEASE
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, REPRODUCERS, load_ledger
+from timm_conformance.targets.releases import ensure
+from timm_conformance.targets.target import MODEL_RELEASE
 
-BOOK = ledger.load(ledger.DEFAULT_PATH)
+BOOK = load_ledger(DEFAULT_LEDGER)
 LIVE = [e.id for e in BOOK.entries if e.range.contains(Version(MODEL_RELEASE)) and not e.view_of]
-SHIM = "import sys; from conformance.torchvision_shim import install; install(); sys.argv = sys.argv[1:]; "
+SHIM = "import sys; from timm_conformance.targets.torchvision_shim import install; install(); sys.argv = sys.argv[1:]; "
 RUN = SHIM + "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
 
 

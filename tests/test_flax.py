@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance import checkpoints
-from conformance.cases import Case, Geometry
-from conformance.families import FAMILIES, Family
-from conformance.invariants import INVARIANTS
-from conformance.judging import Judgement, judge
-from conformance.loaders import _load_in_place
-from conformance.problems import same
-from conformance.trial import Trial
-from reference import FORMATS, LoadError, detect, flax, load_state_dict, unwrap
-from reference.stems import count_units
 from tests.small_vit import ARCH, Model, refusal
+from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.checkpoints import files, state_dicts, wrappers
+from timm_conformance.engine.judging import Judgement, judge
+from timm_conformance.families import FAMILIES, Family
+from timm_conformance.invariants import INVARIANTS
+from timm_conformance.reference import FORMATS, LoadError, detect, flax, load_state_dict, unwrap
+from timm_conformance.reference.stems import count_units
+from timm_conformance.targets.loader import _load_in_place
+from timm_conformance.trials.problems import same
+from timm_conformance.trials.trial import Trial
 
 GEOMETRY = Geometry((4, 4), (2, 2))
 # Two blocks, so that a stack has an order.
@@ -36,10 +36,10 @@ every_wrapper = pytest.mark.parametrize(("family", "wrapper"), WRAPPED)
 def made(family: str, **more: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], Model]:
     """A small checkpoint's truth, the same in its upstream layout without a prefix, and a model to load it."""
     case = Case(family, ARCH | OPTIONS[family], GEOMETRY, GEOMETRY, **more)
-    truth = checkpoints.truth(FAMILIES[family], case)
+    truth = state_dicts.truth(FAMILIES[family], case)
     return (
         truth,
-        checkpoints.encode(FAMILIES[family], case, truth),
+        state_dicts.encode(FAMILIES[family], case, truth),
         Model(FAMILIES[family], case.arch, GEOMETRY, GEOMETRY.img_size),
     )
 
@@ -51,8 +51,8 @@ def test_the_class_tokens_row_of_an_original_file_is_a_part_of_a_naflexvits_clas
     options = {"fc_norm": False, "no_embed_class": True, "embed_class": True, "projection": "conv"}
     case = Case("naflex_npz_google", ARCH | options, GEOMETRY, GEOMETRY)
     family = FAMILIES[case.family]
-    truth = checkpoints.truth(family, case)
-    upstream = checkpoints.encode(family, case, truth)
+    truth = state_dicts.truth(family, case)
+    upstream = state_dicts.encode(family, case, truth)
     row, positions = upstream["Transformer/posembed_input/pos_embedding"].split([1, GEOMETRY.tokens], dim=1)
     assert torch.equal(upstream["cls"] + row, truth["cls_token"])
     assert bool(row.any())
@@ -64,7 +64,7 @@ def test_the_first_stage_has_a_second_bottleneck_without_a_projection_as_real_on
         family = FAMILIES[name]
         options = family.by_model("vit_small_r26_s32_224.augreg_in21k") | {"fc_norm": False}
         case = Case(name, ARCH | options, GEOMETRY, GEOMETRY)
-        upstream = checkpoints.encode(FAMILIES["google_npz_resnet"], case, checkpoints.truth(family, case))
+        upstream = state_dicts.encode(FAMILIES["google_npz_resnet"], case, state_dicts.truth(family, case))
         assert count_units(upstream, "block{stage}/unit{unit}/conv1/kernel") == [2, 1]
         assert count_units(upstream, "block{stage}/unit{unit}/conv_proj/kernel") == [1, 1]
 
@@ -185,10 +185,10 @@ def test_a_file_of_every_wrapper_loads_to_the_truth(
 ) -> None:
     truth, upstream, model = made(family, dtype=dtype)
     case = Case(family, ARCH | OPTIONS[family], GEOMETRY, GEOMETRY, dtype=dtype)
-    beside = checkpoints.foreign(FAMILIES[family], case) if with_foreign else {}
-    path = checkpoints.write(beside | upstream, wrapper, "npz", tmp_path)
+    beside = state_dicts.foreign(FAMILIES[family], case) if with_foreign else {}
+    path = files.write(beside | upstream, wrapper, "npz", tmp_path)
 
-    arrays = checkpoints.read(path)
+    arrays = files.read(path)
     assert all(isinstance(v, np.ndarray) for v in arrays.values())
     floats = {v.dtype for k, v in arrays.items() if k.split("/")[-1] == "kernel"}
     assert floats == {np.dtype("V2" if dtype == "bfloat16" else dtype)}
@@ -204,9 +204,9 @@ def test_a_file_of_every_wrapper_loads_to_the_truth(
 def test_what_stands_beside_a_prefix_is_written_beside_it(family: str, wrapper: str, tmp_path: Path) -> None:
     """Else the test above would have nothing to ignore."""
     _, upstream, _ = made(family)
-    beside = checkpoints.foreign(FAMILIES[family], Case(family, ARCH | OPTIONS[family], GEOMETRY, GEOMETRY))
-    alone = checkpoints.read(checkpoints.write(upstream, wrapper, "npz", tmp_path))
-    arrays = checkpoints.read(checkpoints.write(beside | upstream, wrapper, "npz", tmp_path))
+    beside = state_dicts.foreign(FAMILIES[family], Case(family, ARCH | OPTIONS[family], GEOMETRY, GEOMETRY))
+    alone = files.read(files.write(upstream, wrapper, "npz", tmp_path))
+    arrays = files.read(files.write(beside | upstream, wrapper, "npz", tmp_path))
     prefix = wrapper.removesuffix("scan").removesuffix("+")
     inside = [k for k in arrays if prefix not in ("", "bare") and not k.startswith(prefix)]
     want = {k[1:] for k in beside if wrapper not in ("bare", "scan") and not k[1:].startswith(prefix)}
@@ -221,7 +221,7 @@ def test_tensors_written_and_read_are_the_same(dtype: torch.dtype, tmp_path: Pat
         "special": torch.tensor([float("inf"), -0.0, 1e-40]).to(dtype),
         "scalar": torch.tensor(0.1).to(dtype),
     }
-    read = checkpoints.read(checkpoints.write(state, "bare", "npz", tmp_path))
+    read = files.read(files.write(state, "bare", "npz", tmp_path))
     assert not same(state, {k: flax.tensor(v) for k, v in read.items()})
 
 
@@ -238,7 +238,7 @@ class Filled(Model):
     @torch.no_grad()
     def load_pretrained(self, path: str, prefix: str = "") -> None:
         self.prefix = prefix
-        state = load_state_dict(checkpoints.read(Path(path)), self)
+        state = load_state_dict(files.read(Path(path)), self)
         for name, parameter in self.named_parameters():
             if name in self.half:
                 parameter.view(-1)[0] = state[name].view(-1)[0]
@@ -263,7 +263,7 @@ class InPlace:
         return model
 
     def convert(self, family: Family, arch: Mapping[str, Any], checkpoint: Any, model: nn.Module) -> dict[str, Tensor]:
-        return _load_in_place(model, checkpoints.write(dict(checkpoint), "bare", "npz", self.folder), checkpoint)
+        return _load_in_place(model, files.write(dict(checkpoint), "bare", "npz", self.folder), checkpoint)
 
 
 def judged(invariant: str, family: str, wrapper: str, folder: Path, **how: Any) -> Judgement:
@@ -276,8 +276,8 @@ def judged(invariant: str, family: str, wrapper: str, folder: Path, **how: Any) 
 def test_what_was_written_into_a_model_is_read_back(family: str, wrapper: str, dtype: str, tmp_path: Path) -> None:
     truth, upstream, plain = made(family, dtype=dtype)
     model = Filled(FAMILIES[family], ARCH | OPTIONS[family], GEOMETRY, GEOMETRY.img_size)
-    checkpoint = checkpoints.wrap(upstream, wrapper)
-    path = checkpoints.write(checkpoint, "bare", "npz", tmp_path)
+    checkpoint = wrappers.wrap(upstream, wrapper)
+    path = files.write(checkpoint, "bare", "npz", tmp_path)
     state = _load_in_place(model, path, checkpoint)
     assert not same(truth, state)
     assert state.keys() == plain.state_dict().keys()
@@ -307,7 +307,7 @@ def test_a_parameter_left_untouched_is_missing_though_the_model_held_the_right_v
     model = Filled(FAMILIES["google_npz"], ARCH | OPTIONS["google_npz"], GEOMETRY, GEOMETRY.img_size)
     model.load_state_dict(truth)
     model.untouched = ("head.weight", "cls_token")
-    state = _load_in_place(model, checkpoints.write(upstream, "bare", "npz", tmp_path), upstream)
+    state = _load_in_place(model, files.write(upstream, "bare", "npz", tmp_path), upstream)
     assert truth.keys() - state.keys() == {"head.weight", "cls_token"}
     assert not same({k: truth[k] for k in state}, state)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conformance.cases import Geometry
-from reference import BILINEAR, FORMATS, Facts, LoadError, detect, load_state_dict
-from reference.embeddings import resample_position_grid
-from reference.formats import dinov3, hybrid, naflex_native, sam, timm_native
-from reference.formats.rules import Drop, Fill, Format, Rename, concatenated, strip
-from reference.stems import features
 from tests.small_vit import GEOMETRY, image_encoder, model, refusal
+from timm_conformance.cases.case import Geometry
+from timm_conformance.reference import BILINEAR, FORMATS, Facts, LoadError, detect, load_state_dict
+from timm_conformance.reference.embeddings import resample_position_grid
+from timm_conformance.reference.formats import dinov3, hybrid, naflex_native, sam, timm_native
+from timm_conformance.reference.formats.rules import Drop, Fill, Format, Rename, concatenated, strip
+from timm_conformance.reference.stems import features
 
 KERNEL = "patch_embed.proj.weight"
 

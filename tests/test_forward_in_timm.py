@@ -8,20 +8,19 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from conformance import ledger as ledgers
-from conformance.cases import Case, Contents
-from conformance.drawing import Drawing
-from conformance.engine import Explorer
-from conformance.families import FAMILIES, Family
-from conformance.invariants import INVARIANTS
-from conformance.judging import judge
-from conformance.ledger import DEFAULT_PATH
-from conformance.loaders import Loader
-from conformance.profiles import profile
-from conformance.strategies import cases, strata_of
-from conformance.targets import MODEL_RELEASE, parse_target
-from conformance.trial import Trial
-from reference import forward
+from timm_conformance.cases.case import Case, Contents
+from timm_conformance.cases.profiles import profile
+from timm_conformance.drawing.drawing import Drawing
+from timm_conformance.drawing.strategies import cases, strata_of
+from timm_conformance.engine.explorer import Explorer
+from timm_conformance.engine.judging import judge
+from timm_conformance.families import FAMILIES, Family
+from timm_conformance.invariants import INVARIANTS
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
+from timm_conformance.reference import forward
+from timm_conformance.targets.loader import Loader
+from timm_conformance.targets.target import MODEL_RELEASE, parse_target
+from timm_conformance.trials.trial import Trial
 
 _TOKENS = 36
 # No release loads these, as the ledger has it; their forward is timm_native's.
@@ -35,7 +34,7 @@ _RELEASE = parse_target(f"timm=={MODEL_RELEASE}")
 @pytest.fixture(scope="module")
 def explorer() -> Explorer:
     drawing = Drawing(profile("smoke"), 0, focused=False)
-    return Explorer(Loader(_RELEASE), ledgers.load(DEFAULT_PATH), INVARIANTS.values(), drawing)
+    return Explorer(Loader(_RELEASE), load_ledger(DEFAULT_LEDGER), INVARIANTS.values(), drawing)
 
 
 def _native(family: Family) -> st.SearchStrategy[Case]:

@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import reference
-from conformance.cases import Case
-from conformance.drawing import Drawing
-from conformance.expectation import Expectation
-from conformance.families import FAMILIES
-from conformance.profiles import profile
-from reference.relative import transpose_bias_table
-from reference.stems import TIMM, UPSTREAM, Constants
+from timm_conformance import reference
+from timm_conformance.cases.case import Case
+from timm_conformance.cases.profiles import profile
+from timm_conformance.drawing.drawing import Drawing
+from timm_conformance.families import FAMILIES
+from timm_conformance.reference.relative import transpose_bias_table
+from timm_conformance.reference.stems import TIMM, UPSTREAM, Constants
+from timm_conformance.trials.expectation import Expectation
 
 
 @cache

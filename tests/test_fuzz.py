@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import reference
-from conformance.errors import UserError
-from reference import LoadError
 from tests.fuzz.__main__ import again
 from tests.fuzz.session import Session
 from tests.fuzz.watch import Limits, Outcome, watched
+from timm_conformance import reference
+from timm_conformance.errors import UserError
+from timm_conformance.reference import LoadError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::SyntaxWarning")
 _LIMITS = Limits(seconds=1, memory=2**26)

@@ -8,13 +8,13 @@ import msgspec
 import pytest
 from packaging.version import Version
 
-from conformance import history, observing
-from conformance.families import FAMILIES
-from conformance.invariants import INVARIANTS
-from conformance.ledger import DEFAULT_PATH, Entry, Ledger, load
-from conformance.observing import Observed
-from conformance.targets import MODEL_RELEASE
 from tests.documents import ROOT
+from timm_conformance.families import FAMILIES
+from timm_conformance.history import fixes, observations
+from timm_conformance.history.observations import Observed
+from timm_conformance.invariants import INVARIANTS
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, Entry, Ledger, load_ledger
+from timm_conformance.targets.target import MODEL_RELEASE
 
 BUG = Entry("bug", "bug", "", ">=1.0,<1.2", ["deit"], ["strict-load:size-mismatch:*"], ["patch-grow"], "")
 SIZE = ("size-mismatch", "pos_embed")
@@ -36,11 +36,11 @@ def told(found, book=None):
     """Fixes in short, with what is wrong about them."""
     book = book or Ledger([BUG])
     versions = list(found)
-    mended = history.fixes(found, book)
+    mended = fixes.fixes(found, book)
     return (
         [(f.old, f.new, f.entry) for f in mended],
-        len(history.unknown(mended)),
-        len(history.unseen(mended, book, versions)),
+        len(fixes.unknown(mended)),
+        len(fixes.unseen(mended, book, versions)),
     )
 
 
@@ -69,8 +69,8 @@ def test_a_fix_is_a_failure_that_passes_in_the_next_release(releases, expected):
 def test_what_only_a_gpu_shows_is_not_looked_for():
     """These cases run on the CPU."""
     elsewhere = msgspec.structs.replace(BUG, regime=["off-cpu"])
-    assert list(history.ends(Ledger([BUG]), ["1.1", "1.2"])) == [(BUG, "1.1", "1.2")]
-    assert not list(history.ends(Ledger([elsewhere]), ["1.1", "1.2"]))
+    assert list(fixes.ends(Ledger([BUG]), ["1.1", "1.2"])) == [(BUG, "1.1", "1.2")]
+    assert not list(fixes.ends(Ledger([elsewhere]), ["1.1", "1.2"]))
 
 
 def test_the_same_failure_of_several_cases_is_one_fix():
@@ -79,9 +79,9 @@ def test_the_same_failure_of_several_cases_is_one_fix():
         "1.1": {"deit": [case(SIZE), case(SIZE), case()]},
         "1.2": {"deit": [case(), case(), case()], "radio": [case()]},
     }
-    (fix,) = history.fixes(found, Ledger([BUG]))
+    (fix,) = fixes.fixes(found, Ledger([BUG]))
     assert (fix.family, fix.invariant, fix.kind, fix.tensor, fix.cases) == ("deit", "strict-load", *SIZE, {0, 1})
-    text = history.page([fix], found, ["what is missing"])
+    text = fixes.page([fix], found, ["what is missing"])
     assert "| 1.1 | 1.2 | [`bug`](ledger.md#bug) | `deit` | `strict-load` | 2 | pass |" in text
     assert "| 1.2 | `bug` | `size-mismatch` `pos_embed` | `deit` | `strict-load` | 2 |" in text
     assert "- what is missing" in text
@@ -89,10 +89,10 @@ def test_the_same_failure_of_several_cases_is_one_fix():
 
 def test_cases_are_judged_as_they_are_drawn(tmp_path):
     """One family on a real release: every promise, and the failures the ledger knows of."""
-    request = observing.Request(f"timm=={MODEL_RELEASE}", ["openai_clip"], "smoke", 0, str(tmp_path))
-    cases = observing.observe(request)["openai_clip"]
-    assert cases == observing.observe(request)["openai_clip"]
-    entries = load(DEFAULT_PATH).active(Version(MODEL_RELEASE))
+    request = observations.Request(f"timm=={MODEL_RELEASE}", ["openai_clip"], "smoke", 0, str(tmp_path))
+    cases = observations.observe(request)["openai_clip"]
+    assert cases == observations.observe(request)["openai_clip"]
+    entries = load_ledger(DEFAULT_LEDGER).active(Version(MODEL_RELEASE))
     failures = [(i, *p, c.regimes) for c in cases for i, problems in c.failed.items() for p in problems]
     assert failures
     for invariant, kind, tensor, regimes in failures:
@@ -110,7 +110,7 @@ def test_the_page_tells_every_end_of_a_ledger_entry():
     """And no other: it was written with the ledger of today."""
     text = (ROOT / "docs/history.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([\d.]+) \| ([\d.]+) \| \[`([\w-]+)`\]", text, re.M)
-    book = load(DEFAULT_PATH)
+    book = load_ledger(DEFAULT_LEDGER)
     for old, new, name in rows:
         entry = book.entry(name)
         assert entry.applies_to(Version(old))

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-import reference
-from conformance.check import reading
-from conformance.check.answer import Request
-from conformance.check.reading import kind, read
-from conformance.check.sanity import sane
-from conformance.check.worker import answered
-from conformance.checkpoints import write
-from conformance.errors import UserError
 from tests.fuzz.watch import Limits, Watch, watched
 from tests.hostile_files import state
 from tests.hostile_tensors import HOSTILE, ODD
 from tests.small_vit import GEOMETRY, image_encoder, model
+from timm_conformance import reference
+from timm_conformance.check import reading
+from timm_conformance.check.protocol import Request
+from timm_conformance.check.reading import kind, read
+from timm_conformance.check.sanity import sane
+from timm_conformance.check.worker import answered
+from timm_conformance.checkpoints.files import write
+from timm_conformance.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 _LIMITS = Limits(seconds=5, memory=100 * 2**20)
@@ -153,7 +153,7 @@ def test_check_answers_with_one_line_and_exit_code_2(name: str, tmp_path: Path, 
 
 def test_the_command_says_it_in_one_line(tmp_path: Path) -> None:
     path = HOSTILE["lfs_pointer"][0](tmp_path)
-    command = [sys.executable, "-m", "conformance.cli", "check", str(path), "--model", "vit_tiny_patch16_224"]
+    command = [sys.executable, "-m", "timm_conformance.cli.main", "check", str(path), "--model", "vit_tiny_patch16_224"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()

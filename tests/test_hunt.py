@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from functools import partial
 from types import SimpleNamespace
 
 import msgspec
 import pytest
 from click.testing import CliRunner
 
-from conformance import hunting, results, resuming, worker
-from conformance.cases import Case, Geometry
-from conformance.cli import main
-from conformance.families import FAMILIES
-from conformance.ledger import DEFAULT_PATH, Ledger
-from conformance.outcome import exit_code
-from conformance.publishing import concluded, gaps_of
-from conformance.report.terminal import hunted, make_console
-from conformance.results import Failure, Header, Results, Round, Verdict, Witness
-from conformance.runner import INTERRUPTED, Plan, run
-from conformance.strategies import strata_of
 from tests.test_cli import cli
+from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.cases.selection import Selection
+from timm_conformance.cli.main import main
+from timm_conformance.drawing.strategies import strata_of
+from timm_conformance.families import FAMILIES
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, Ledger
+from timm_conformance.report.progress import Watch
+from timm_conformance.report.publish import concluded, gaps_of
+from timm_conformance.report.terminal import hunted, make_console
+from timm_conformance.results import records as results
+from timm_conformance.results.outcome import exit_code
+from timm_conformance.results.records import Failure, Header, Results, Round, Verdict, Witness
+from timm_conformance.runner import hunting, resuming, worker
+from timm_conformance.runner.plan import INTERRUPTED, Plan, Work
+from timm_conformance.runner.run import run
 
 CASE = Case("deit", {"embed_dim": 8}, Geometry((2, 2), (1, 1)), Geometry((3, 3), (1, 1)))
-PLAN = Plan(("reference",), tuple(FAMILIES), (), seed=7)
+PLAN = Plan(("reference",), Selection(tuple(FAMILIES), seed=7))
 
 
 class Clock:
@@ -57,16 +62,18 @@ def hunt(monkeypatch):
     """A hunt of 10 minutes of which each round takes 4, by a runner that only makes records."""
     clock, plans = Clock(), []
     monkeypatch.setattr(hunting, "time", clock)
-    monkeypatch.setattr("conformance.runner.time", clock)
+    monkeypatch.setattr("timm_conformance.runner.run.time", clock)
 
     def fake(plan, watch, records=()):
         plans.append(plan)
         clock.now += 240
-        return Results([header(plan.seed), Verdict("reference", "deit", "finite", "pass", {"pass": 3}), *records])
+        return Results(
+            [header(plan.selection.seed), Verdict("reference", "deit", "finite", "pass", {"pass": 3}), *records]
+        )
 
     def start(run_plan=fake, keep=lambda found: None):
         monkeypatch.setattr(hunting, "run_plan", run_plan)
-        return hunting.hunt(state.plan, 10, make_console(), keep)
+        return hunting.hunt(state.plan, 10, watching=partial(Watch, console=make_console()), tell=print, keep=keep)
 
     state = SimpleNamespace(start=start, fake=fake, plans=plans, clock=clock, plan=PLAN)
     return state
@@ -100,7 +107,7 @@ def test_an_interrupt_ends_a_hunt_and_nothing_else(hunt):
     def interrupted(plan, watch):
         given_up = Verdict("reference", "deit", "finite", "error", reason=INTERRUPTED)
         found = hunt.fake(plan, watch)
-        return Results([*found.headers, given_up]) if plan.seed == 8 else found
+        return Results([*found.headers, given_up]) if plan.selection.seed == 8 else found
 
     found = hunt.start(interrupted)
     assert [r.seed for r in found.rounds] == [7]
@@ -196,14 +203,14 @@ def test_a_hunt_is_not_gone_on_with():
     done = CliRunner().invoke(main, ["run", "reference", "--minutes", "1", "--resume"])
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert "leave out one of the two" in done.stderr
-    plan = Plan(("reference",), ("deit",), ("finite",), profile="deep", seed=7)
-    suite = resuming.suite_digest(str(DEFAULT_PATH))
+    plan = Plan(("reference",), Selection(("deit",), ("finite",), profile="deep", seed=7))
+    suite = resuming.suite_digest(str(DEFAULT_LEDGER))
     records = [
         msgspec.structs.replace(header(7), suite=suite),
         Verdict("reference", "deit", "finite", "pass", {"pass": 3}),
     ]
     for more, kept in (([], 1), ([Round(7, 3, 1.0, False)], 0)):
-        found = resuming.finished(Results([*records, *more]), plan, Ledger(), str(DEFAULT_PATH))
+        found = resuming.finished(Results([*records, *more]), plan, Ledger(), str(DEFAULT_LEDGER))
         assert len(found.verdicts) == kept
 
 
@@ -216,7 +223,8 @@ def test_rounds_outlive_reading_merging_and_reports():
 
 def test_however_short_the_time_something_is_judged():
     """One worker is begun and judges one stratum of one family; what it did not come to is no error."""
-    found = run(dataclasses.replace(PLAN, invariants=("finite",), jobs=1, profile="smoke", until=1.0))
+    selection = msgspec.structs.replace(PLAN.selection, invariants=("finite",), profile="smoke")
+    found = run(dataclasses.replace(PLAN, selection=selection, jobs=1, until=1.0))
     (verdict,) = found.verdicts
     assert verdict.verdict in ("pass", "not-applicable")
     assert found.loads[0].cases
@@ -226,16 +234,9 @@ def test_a_worker_ends_with_the_stratum_that_the_time_ends_in(tmp_path, monkeypa
     """What it has judged of that family counts; the family after it is not begun."""
     monkeypatch.setattr(worker, "gc", SimpleNamespace(freeze=lambda: None, set_threshold=lambda count: None))
     ticks = itertools.count()
-    monkeypatch.setattr("conformance.drawing.time", SimpleNamespace(time=lambda: next(ticks)))
-    report, families = tmp_path / "report.ndjson", ["deit", "radio"]
-    asked = {
-        "report": str(report),
-        "target": "reference",
-        "families": families,
-        "invariants": ["finite"],
-        "replay": False,
-    }
-    worker.main(asked | {"profile": "smoke", "until": 5})
+    monkeypatch.setattr("timm_conformance.drawing.drawing.time", SimpleNamespace(time=lambda: next(ticks)))
+    report, families = tmp_path / "report.ndjson", ("deit", "radio")
+    worker.main(Work(str(report), "reference", Selection(families, ("finite",), profile="smoke"), until=5))
     found = Results(results.read(report))
     assert found.footers
     assert [v.family for v in found.verdicts] == ["deit"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from conformance.cases import Case, Geometry
-from conformance.errors import UserError
-from conformance.families import FAMILIES
-from conformance.invariants import INVARIANTS
-from conformance.known import KnownFailures
-from conformance.results import Failure, Verdict
+from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.errors import UserError
+from timm_conformance.families import FAMILIES
+from timm_conformance.invariants import INVARIANTS
+from timm_conformance.ledger.known_failures import KnownFailures
+from timm_conformance.results.records import Failure, Verdict
 
 SQUARE = Geometry((2, 2), (1, 1))
 

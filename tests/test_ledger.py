@@ -11,9 +11,8 @@ from types import SimpleNamespace
 import pytest
 from packaging.version import Version
 
-from conformance import ledger as ledgers
-from conformance.errors import UserError
-from conformance.ledger import DEFAULT_PATH, Entry
+from timm_conformance.errors import UserError
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, Entry, load_ledger
 
 ENTRY = Entry(
     id="example",
@@ -65,10 +64,10 @@ def test_the_reference_is_never_excused():
 
 def test_the_ledger_loads_and_every_entry_has_its_witness():
     """Every entry's witness shows one of the failures it claims, in a family and regime it names."""
-    from conformance.families import FAMILIES
-    from conformance.trial import Trial
+    from timm_conformance.families import FAMILIES
+    from timm_conformance.trials.trial import Trial
 
-    book = ledgers.load(DEFAULT_PATH)
+    book = load_ledger(DEFAULT_LEDGER)
     assert book.entries
     for entry in book.entries:
         witness = book.witnesses[entry.id]
@@ -93,26 +92,29 @@ def test_the_ledger_loads_and_every_entry_has_its_witness():
 )
 def test_an_impossible_ledger_is_one_line(tmp_path, old, new, says):
     """What is wrong, in which file and entry."""
-    text = DEFAULT_PATH.read_text()
+    text = DEFAULT_LEDGER.read_text()
     assert old in text
     (tmp_path / "ledger.toml").write_text(text.replace(old, new, 1))
-    shutil.copytree(DEFAULT_PATH.parent / "witnesses", tmp_path / "witnesses")
+    shutil.copytree(DEFAULT_LEDGER.parent / "witnesses", tmp_path / "witnesses")
     with pytest.raises(UserError, match=says) as caught:
-        ledgers.load(tmp_path / "ledger.toml")
+        load_ledger(tmp_path / "ledger.toml")
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_ledger_is_one_line(tmp_path):
     """The way out is named."""
     with pytest.raises(UserError, match="--ledger none"):
-        ledgers.load(tmp_path / "nothing.toml")
+        load_ledger(tmp_path / "nothing.toml")
 
 
 @pytest.mark.parametrize("targets", [("timm==0.9.16", "timm==1.0.31", "reference")])
 def test_every_witness_fails_inside_and_passes_outside(targets):
     """The stored witnesses, replayed from the command line, are as the ledger says on both releases and the reference."""
     done = subprocess.run(
-        [sys.executable, "-m", "conformance.cli", "replay", *targets], capture_output=True, text=True, timeout=280
+        [sys.executable, "-m", "timm_conformance.cli.main", "replay", *targets],
+        capture_output=True,
+        text=True,
+        timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAILS           timm==0.9.16     clip-early-return" in done.stdout

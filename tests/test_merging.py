@@ -5,18 +5,31 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from conformance import ledger as ledgers
-from conformance import resuming
-from conformance.cases import Case, Geometry
-from conformance.errors import UserError
-from conformance.families import FAMILIES
-from conformance.identity import source_digest, suite_digest
-from conformance.merging import footer_of, overlay, settled, shards_of
-from conformance.results import Failure, Footer, Header, LoadedCase, Loads, Results, TargetError, Verdict, Witness
-from conformance.runner import Plan
-from conformance.sharding import share
+from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.cases.selection import Selection
+from timm_conformance.engine.digests import source_digest, suite_digest
+from timm_conformance.errors import UserError
+from timm_conformance.families import FAMILIES
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, Ledger, load_ledger
+from timm_conformance.ledger.settling import settled
+from timm_conformance.ledger.witnesses import read_witness, write_witness
+from timm_conformance.results.merging import footer_of, overlay, shards_of
+from timm_conformance.results.records import (
+    Failure,
+    Footer,
+    Header,
+    LoadedCase,
+    Loads,
+    Results,
+    TargetError,
+    Verdict,
+    Witness,
+)
+from timm_conformance.runner import resuming
+from timm_conformance.runner.plan import Plan
+from timm_conformance.runner.sharding import share
 
-BOOK = ledgers.load(ledgers.DEFAULT_PATH)
+BOOK = load_ledger(DEFAULT_LEDGER)
 NAMES = list(FAMILIES)
 
 
@@ -114,7 +127,7 @@ def test_shards_share_everything_once(count):
 
 def test_shards_cost_about_the_same():
     """By the weights of the families a release knows."""
-    from conformance.sharding import weight
+    from timm_conformance.runner.sharding import weight
 
     costs = [sum(weight(t, f) for t, fs in share(TARGETS, NAMES, f"{i}/4").items() for f in fs) for i in range(1, 5)]
     heaviest = max(f.weight for f in FAMILIES.values())
@@ -134,19 +147,19 @@ def test_more_shards_than_families_leave_some_empty():
         share(["reference"], NAMES[:1], "1/2")
 
 
-PLAN = Plan(targets=("reference", "timm==1.0.31"), families=tuple(NAMES[:2]), invariants=("finite", "strict-load"))
+PLAN = Plan(("reference", "timm==1.0.31"), Selection(tuple(NAMES[:2]), ("finite", "strict-load")))
 
 
 def earlier(target="reference", families=NAMES[:2], **more):
     """Results of an earlier run of the plan by this very suite."""
-    digest = {"suite": suite_digest(ledgers.DEFAULT_PATH), "source": source_digest(target)}
-    start, *rest = results(target, families, invariants=PLAN.invariants).records
+    digest = {"suite": suite_digest(DEFAULT_LEDGER), "source": source_digest(target)}
+    start, *rest = results(target, families, invariants=PLAN.selection.invariants).records
     return Results([replace(start, **{**digest, **more}), *rest])
 
 
 def finished(found):
     """What the plan need not do again."""
-    return resuming.finished(found, PLAN, BOOK, str(ledgers.DEFAULT_PATH))
+    return resuming.finished(found, PLAN, BOOK, str(DEFAULT_LEDGER))
 
 
 def test_what_is_done_is_not_done_again():
@@ -162,13 +175,13 @@ def test_what_is_done_is_not_done_again():
 def test_what_was_replayed_is_kept_with_its_family(tmp_path):
     """The ledger's witnesses, and those a run left in its folder; not those of families to be judged again."""
     case = Case(NAMES[0], {"embed_dim": 8}, Geometry((2, 2), (1, 1)), Geometry((3, 3), (1, 1)))
-    left = ledgers.write_witness(tmp_path, "finite", Failure("f", "not-finite", "x", "", case))
-    book = ledgers.Ledger(witnesses={"entry": ledgers.read_witness(left)})
+    left = write_witness(tmp_path, "finite", Failure("f", "not-finite", "x", "", case))
+    book = Ledger(witnesses={"entry": read_witness(left)})
     names = ("entry", str(left), str(tmp_path / "gone.json"))
     replayed = [Witness("reference", name, "fails", False) for name in names]
     for family, kept in ((NAMES[0], {"entry", str(left)}), (NAMES[1], set())):
         found = Results([*earlier(families=[family]).records, *replayed])
-        done = resuming.finished(found, PLAN, book, str(ledgers.DEFAULT_PATH))
+        done = resuming.finished(found, PLAN, book, str(DEFAULT_LEDGER))
         assert {w.id for w in done.witnesses} == kept
 
 

@@ -14,22 +14,21 @@ import pytest
 from click.testing import CliRunner
 from packaging.version import Version
 
-from conformance import ledger as ledgers
-from conformance.cli import main
-from conformance.drawing import Drawing
-from conformance.errors import UserError
-from conformance.forgetting import caches
-from conformance.ledger import DEFAULT_PATH
-from conformance.loaders import Loader
-from conformance.mutation import catalogue, command, equivalents, forks, killing, tables
-from conformance.mutation.functions import Function, _called, _defined, _named
-from conformance.mutation.lines import Lines, header
-from conformance.mutation.mutants import mutants_of
-from conformance.mutation.operators import OPERATORS, changes
-from conformance.mutation.protocol import Told
-from conformance.mutation.score import Fate, Judged, Mutant, Score, read
-from conformance.profiles import profile
-from conformance.targets import parse_target
+from timm_conformance.cases.profiles import profile
+from timm_conformance.cli.main import main
+from timm_conformance.drawing.drawing import Drawing
+from timm_conformance.errors import UserError
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
+from timm_conformance.mutation import command, equivalents, forks, format_tables, killing, loader_operators
+from timm_conformance.mutation.functions import Function, _called, _defined, _named
+from timm_conformance.mutation.line_coverage import Lines, header
+from timm_conformance.mutation.mutants import mutants_of
+from timm_conformance.mutation.operators import OPERATORS, changes
+from timm_conformance.mutation.protocol import Told
+from timm_conformance.mutation.score import Fate, Judged, Mutant, Score, read
+from timm_conformance.targets.caches import caches
+from timm_conformance.targets.loader import Loader
+from timm_conformance.targets.target import parse_target
 
 # For each operator of the catalogue a line, and one of the lines it becomes.
 CHANGES = {
@@ -70,7 +69,7 @@ def _function(body: str) -> str:
 
 def test_every_operator_of_the_catalogue_has_an_example_here():
     """None is forgotten."""
-    assert {f.__name__.replace("_", "-") for _, f in catalogue.CATALOGUE} == CHANGES.keys()
+    assert {f.__name__.replace("_", "-") for _, f in loader_operators.CATALOGUE} == CHANGES.keys()
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -148,14 +147,16 @@ def test_called_functions_of_the_package_are_found():
 def test_a_format_is_made_again_of_a_changed_table_and_is_itself_again_afterwards():
     """Its rules were made when it was imported: changing what made them would change nothing. Others that use it change, too."""
     (tower,) = [f for f in _named(_defined("reference"), "reference.") if f.name == "formats.openai_clip:tower"]
-    before = dict(tables.FORMATS)
-    with tables.remade(tower, tower.source.replace('"norm_pre.{p}"', '"norm_gone.{p}"')):
-        made = {name for name, form in tables.FORMATS.items() if any("norm_gone" in str(rule) for rule in form.rules)}
-        assert list(tables.FORMATS) == list(before)
+    before = dict(format_tables.FORMATS)
+    with format_tables.remade(tower, tower.source.replace('"norm_pre.{p}"', '"norm_gone.{p}"')):
+        made = {
+            name for name, form in format_tables.FORMATS.items() if any("norm_gone" in str(rule) for rule in form.rules)
+        }
+        assert list(format_tables.FORMATS) == list(before)
     assert {"openai_clip", "openai_clip_ddp", "perception_encoder"} <= made
     assert "eva" not in made
-    assert before == tables.FORMATS
-    lines = tables.lines_of([tower])
+    assert before == format_tables.FORMATS
+    lines = format_tables.lines_of([tower])
     assert {name for name, seen in lines.items() if seen} == made
 
 
@@ -334,7 +335,7 @@ def test_what_the_reference_gets_wrong_on_both_sides_timm_tells(monkeypatch):
     """Its kernel is the loader's and the oracle's: only another implementation differs."""
     monkeypatch.setattr(killing.testing, "watched", lambda functions: {})
     drawing = Drawing(profile("smoke"), 0, focused=False)
-    stand = killing.Stand(Loader(parse_target("reference")), ledgers.load(DEFAULT_PATH), drawing, ["openai_clip"])
+    stand = killing.Stand(Loader(parse_target("reference")), load_ledger(DEFAULT_LEDGER), drawing, ["openai_clip"])
     stand.prepare()
     mutant = next(m for m in stand.mutants("resize:_antialiased".__eq__) if "_cubic(x, -1.5)" in m.after)
     assert next(stand.fates([mutant], stand.reached)).killed

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conformance import checkpoints
-from conformance.cases import Geometry
-from conformance.families import FAMILIES
-from conformance.problems import same
-from reference import BICUBIC_ANTIALIAS, BILINEAR, FORMATS, Resampling, load_state_dict
 from tests.small_vit import GEOMETRY, OPTIONS, geometry_of, image_encoder, model, refusal
+from timm_conformance.cases.case import Geometry
+from timm_conformance.checkpoints import state_dicts
+from timm_conformance.families import FAMILIES
+from timm_conformance.reference import BICUBIC_ANTIALIAS, BILINEAR, FORMATS, Resampling, load_state_dict
+from timm_conformance.trials.problems import same
 
 KERNEL = "patch_embed.proj.weight"
 
@@ -27,7 +27,7 @@ KERNEL = "patch_embed.proj.weight"
 def test_a_model_may_keep_its_own_classifier(family: str, classes: int) -> None:
     geometry, options = geometry_of(family), OPTIONS[family]
     upstream, case = image_encoder(geometry, family, **options)
-    truth = checkpoints.truth(FAMILIES[family], case)
+    truth = state_dicts.truth(FAMILIES[family], case)
     destination = model(geometry, family, **(options | {"num_classes": classes}))
     heads = [k for k in destination.state_dict() if k.startswith("head")]
     assert len(heads) == (4 if family == "deit_distilled" else 2)
@@ -110,7 +110,7 @@ def test_kernel_and_grid_are_resampled_as_the_format_says_unless_asked_otherwise
 ) -> None:
     source, destination = Geometry((4, 4), (3, 3)), Geometry((6, 6), (4, 5))
     upstream, case = image_encoder(source, family, **OPTIONS[family])
-    truth = checkpoints.truth(FAMILIES[family], case)
+    truth = state_dicts.truth(FAMILIES[family], case)
     state = load_state_dict(upstream, model(destination, family, **OPTIONS[family]), resampling=asked)
     how = asked or DEFAULTS[family]
 

@@ -10,12 +10,13 @@ from itertools import pairwise
 
 import pytest
 
-import reference
-from conformance import releases, session, vit_conformance
-from conformance.errors import UserError
-from conformance.session import Session
-from conformance.targets import MODEL_RELEASE
 from tests.other_repository import BLOCKS, ROOT, Project
+from timm_conformance import reference, vit_conformance
+from timm_conformance.engine import session
+from timm_conformance.engine.session import Session
+from timm_conformance.errors import UserError
+from timm_conformance.targets import releases
+from timm_conformance.targets.target import MODEL_RELEASE
 
 FEW = 'families=["openai_clip"], invariants=["strict-load", "finite"], profile="smoke"'
 
@@ -67,7 +68,7 @@ def test_outcomes(project):
     assert re.search(r"patch_embed\.proj\.weight is \(.*\), the model has \(.*\)", text)
     assert re.search(r"openai_clip: patch \dx\d, grid \dx\d -> patch \dx\d", text)
     command = re.search(r"see it again: timm-conformance (replay .*)", text)[1].split()
-    done = project.run("-m", "conformance.cli", *command)
+    done = project.run("-m", "timm_conformance.cli.main", *command)
     assert "FAILS" in done.stdout, done.stderr
     assert command[-1].startswith("loader:mypackage.loading:returns_early")
     unnamed = found["test_unnamed[openai_clip-strict-load]"][1]
@@ -173,20 +174,20 @@ def test_a_loader_that_imports_timm(project):
 def test_models_are_of_the_installed_timm_unless_another_is_named(monkeypatch, installed, asked, models):
     """Where none is installed, of the newest release the gate runs on."""
     monkeypatch.setattr(session, "timm_is_installed", lambda: installed)
-    monkeypatch.setattr("conformance.targets.timm_is_installed", lambda: installed)
+    monkeypatch.setattr("timm_conformance.targets.target.timm_is_installed", lambda: installed)
     assert Session.on(reference.load_state_dict, asked).target.models == models
 
 
 def test_no_installed_timm_is_a_mistake(monkeypatch):
     """Asked for by name, it has to be there."""
-    monkeypatch.setattr("conformance.targets.timm_is_installed", lambda: False)
+    monkeypatch.setattr("timm_conformance.targets.target.timm_is_installed", lambda: False)
     with pytest.raises(UserError, match="no timm in this environment"):
         Session.on(reference.load_state_dict, "installed")
 
 
 # -- the command line ----------------------------------------------------------------------------------------------------
 
-SUITE = ("--pyargs", "conformance.suite", "--vit-profile=smoke", "--vit-family=openai_clip")
+SUITE = ("--pyargs", "timm_conformance.suite", "--vit-profile=smoke", "--vit-family=openai_clip")
 
 
 def test_the_suite_from_the_command_line(project):
@@ -232,22 +233,22 @@ def test_nothing_is_imported():
     heavy = {"torch", "timm", "torchvision", "numpy", "msgspec", "reference"}
     assert not heavy & {name.partition(".")[0] for name in sys.modules}
     ours = {name for name in sys.modules if name.partition(".")[0] == "conformance"}
-    assert ours == {"conformance", "conformance.plugin", "conformance.errors"}
+    assert ours == {"conformance", "timm_conformance.plugin", "timm_conformance.errors"}
 """
 
 
 @pytest.mark.parametrize("plugin", [True, False], ids=["named", "installed"])
 def test_inert_unless_asked(project, plugin):
     """With the plugin loaded, by name or by its entry point, an ordinary run imports and collects nothing of ours."""
-    if not plugin and "conformance.plugin" not in importlib.metadata.entry_points(group="pytest11").names:
+    if not plugin and "timm_conformance.plugin" not in importlib.metadata.entry_points(group="pytest11").names:
         pytest.skip("timm-conformance is not installed here: pytest finds no entry point of it")
     project.write("tests/test_inert.py", INERT)
     found, said = project.pytest("--trace-config", plugin=plugin)
-    assert "PLUGIN registered: <module 'conformance.plugin'" in said
+    assert "PLUGIN registered: <module 'timm_conformance.plugin'" in said
     assert {name: outcome for name, (outcome, _) in found.items()} == {"test_nothing_is_imported": "passed"}, said
 
 
 def test_the_entry_point_and_the_name_are_one_plugin():
-    """pytest refuses to register a module under two names: `-p conformance.plugin` must stay possible where it is installed."""
+    """pytest registers a module once: `-p timm_conformance.plugin` has to work where the plugin is installed."""
     declared = re.search(r"entry-points\.pytest11\]\n(.*)\n", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert declared[1] == '"conformance.plugin" = "conformance.plugin"'
+    assert declared[1] == '"timm_conformance.plugin" = "timm_conformance.plugin"'

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from torch.utils import backend_registration
 
-from conformance import results
-from conformance.families import FAMILIES
-from conformance.invariants import INVARIANTS
-from conformance.ledger import REPRODUCERS
-from conformance.results import Results
-from conformance.targets import MODEL_RELEASE
+from timm_conformance.families import FAMILIES
+from timm_conformance.invariants import INVARIANTS
+from timm_conformance.ledger.entries import REPRODUCERS
+from timm_conformance.results import records
+from timm_conformance.results.records import Results
+from timm_conformance.targets.target import MODEL_RELEASE
 
 pytestmark = pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
@@ -47,7 +47,7 @@ def judged(tmp_path: Path, target: str, *families: str) -> Results:
     command = [sys.executable, "-m", _WORKER, str(report), target, *families]
     done = subprocess.run(command, capture_output=True, text=True, timeout=290)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = Results(results.read(report))
+    found = Results(records.read(report))
     assert [h.device for h in found.headers] == ["pretend"]
     return found
 
@@ -92,7 +92,7 @@ def test_a_script_of_a_bug_on_gpus_shows_it():
     script = REPRODUCERS / "naflex-npz-token-mixes-devices.py"
     code = (
         "import runpy, sys; from tests import pretend_cuda; pretend_cuda.install(); "
-        "from conformance.targets import activate, parse_target; "
+        "from timm_conformance.targets.target import activate, parse_target; "
         f"activate(parse_target('timm=={MODEL_RELEASE}')); sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     for device, exit_code, got in (("pretend", 1, "found at least two devices"), ("cpu", 0, "on cpu: loaded")):

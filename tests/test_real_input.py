@@ -20,15 +20,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import reference
-from conformance import bounds
-from conformance.cases import Contents, Geometry
-from conformance.checkpoints import fill
-from conformance.families import FAMILIES
-from conformance.problems import same
-from reference import BICUBIC_ANTIALIAS
-from reference.embeddings import resample_patch_kernel, resample_position_grid
 from tests.small_vit import Model
+from timm_conformance import reference
+from timm_conformance.cases.case import Contents, Geometry
+from timm_conformance.checkpoints.state_dicts import fill
+from timm_conformance.families import FAMILIES
+from timm_conformance.reference import BICUBIC_ANTIALIAS
+from timm_conformance.reference.embeddings import resample_patch_kernel, resample_position_grid
+from timm_conformance.trials import bounds
+from timm_conformance.trials.problems import same
 
 ROOT = Path(__file__).parent.parent
 BROKEN, FIXED = "timm==0.9.16", "timm==1.0.31"

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from torch import Tensor
 
-import reference
-from conformance import checkpoints
-from conformance.cases import Case, Geometry
-from conformance.declaring import declared_size, default_size
-from conformance.families import FAMILIES, Family
-from conformance.problems import same
-from conformance.strategies import cases, strata_of
-from conformance.trial import Trial
-from reference import FORMATS, LoadError, detect, load_state_dict, unwrap
-from reference.embeddings import resample_position_grid
 from tests.small_vit import Model, facts_of, image_encoder, model, refusal
+from timm_conformance import reference
+from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.checkpoints import state_dicts, wrappers
+from timm_conformance.drawing.strategies import cases, strata_of
+from timm_conformance.families import FAMILIES, Family
+from timm_conformance.reference import FORMATS, LoadError, detect, load_state_dict, unwrap
+from timm_conformance.reference.embeddings import resample_position_grid
+from timm_conformance.targets.declared_size import declared_size, default_size
+from timm_conformance.trials.problems import same
+from timm_conformance.trials.trial import Trial
 
 KERNEL = "patch_embed.proj.weight"
 GEOMETRY = Geometry((4, 4), (2, 2))
@@ -53,9 +53,9 @@ def test_decode_is_the_exact_inverse_of_encode_in_any_key_order(family: Family) 
     @quick
     @given(any_case(family), st.randoms(use_true_random=False))
     def check(case: Case, random) -> None:
-        truth, form = checkpoints.truth(family, case), FORMATS[family.format]
+        truth, form = state_dicts.truth(family, case), FORMATS[family.format]
         facts = facts_of(case.arch, case.source)
-        upstream = checkpoints.encode(family, case, truth)
+        upstream = state_dicts.encode(family, case, truth)
         stored = family.stored(case, truth) | {
             k: v for k, v in truth.items() if k == KERNEL
         }  # decoded to a convolution
@@ -72,7 +72,7 @@ def test_decode_is_the_exact_inverse_of_encode_in_any_key_order(family: Family) 
         assert not same(stored, decoded(dict(shuffled)))
         order = list(truth.items())
         random.shuffle(order)
-        assert not same(upstream, checkpoints.encode(family, case, dict(order)))
+        assert not same(upstream, state_dicts.encode(family, case, dict(order)))
         assert not family.implied(case.arch) & upstream.keys()
 
     check()
@@ -83,9 +83,9 @@ def test_an_encoded_checkpoint_is_its_own_format_and_no_other(family: Family) ->
     @quick
     @given(any_case(family), st.sampled_from(family.wrappers), st.booleans())
     def check(case: Case, wrapper: str, with_foreign: bool) -> None:
-        upstream = checkpoints.encode(family, case, checkpoints.truth(family, case))
-        beside = checkpoints.foreign(family, case) if with_foreign else {}
-        state_dict = unwrap(checkpoints.wrap(beside | upstream, wrapper))
+        upstream = state_dicts.encode(family, case, state_dicts.truth(family, case))
+        beside = state_dicts.foreign(family, case) if with_foreign else {}
+        state_dict = unwrap(wrappers.wrap(beside | upstream, wrapper))
         if not family.in_place:  # keys outside a Flax prefix are gone with it
             upstream = beside | upstream
         assert set(state_dict) == set(upstream)
@@ -114,11 +114,11 @@ def test_loading_resamples_the_truth_and_leaves_its_input_alone(family: Family) 
     def check(case: Case, with_foreign: bool) -> None:
         assume(family.undecidable(case) is None)
         assume(family.undecidable_grid(case, default_size(case)) is None)
-        truth = checkpoints.truth(family, case)
-        upstream = checkpoints.encode(family, case, truth)
+        truth = state_dicts.truth(family, case)
+        upstream = state_dicts.encode(family, case, truth)
         if with_foreign:
-            upstream |= checkpoints.foreign(family, case)
-        checkpoint = checkpoints.wrap(upstream, case.wrapper)
+            upstream |= state_dicts.foreign(family, case)
+        checkpoint = wrappers.wrap(upstream, case.wrapper)
         before, objects = deepcopy(checkpoint), flat(checkpoint)
         destination = Model(family, case.arch, case.destination, declared_size(family, case, case.source))
         state = load_state_dict(checkpoint, destination, resampling=family.resampling(case.arch))
@@ -200,7 +200,7 @@ def test_the_classifier_is_dropped_where_the_model_has_none(family: str, options
     geometry = Geometry((4, 4), (2, 2))
     upstream, case = image_encoder(geometry, family, **options)
     state = load_state_dict(upstream, model(geometry, family, num_classes=0, **options))
-    truth = checkpoints.truth(FAMILIES[family], case)
+    truth = state_dicts.truth(FAMILIES[family], case)
     assert {"head.weight", "head.bias"} <= truth.keys()
     assert not same({k: v for k, v in truth.items() if not k.startswith("head.")}, state)
 
@@ -213,5 +213,5 @@ def test_forward_runs_the_upstream_tensors_of_a_wrapped_checkpoint() -> None:
     image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     out = reference.forward({"state_dict": upstream}, image, case.arch)
     assert out.shape == (2, 3)
-    native = reference.forward(checkpoints.truth(FAMILIES["openai_clip"], case), image, case.arch | {"eps": 1e-5})
+    native = reference.forward(state_dicts.truth(FAMILIES["openai_clip"], case), image, case.arch | {"eps": 1e-5})
     assert torch.allclose(out.double(), native.double(), rtol=0, atol=64 * torch.finfo(torch.float32).eps)

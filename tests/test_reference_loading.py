@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-import reference
-from conformance.cases import Geometry
-from conformance.problems import same
-from reference import naflex
-from reference.loader import Source
 from tests.small_vit import GEOMETRY, OPTIONS, image_encoder, model, refusal
+from timm_conformance import reference
+from timm_conformance.cases.case import Geometry
+from timm_conformance.reference import naflex
+from timm_conformance.reference.loader import Source
+from timm_conformance.trials.problems import same
 
 BEIT = {"tables": "block", "pos_embed": "none", "layer_scale": False, "global_pool": "avg"}
 TABLE = "blocks.0.attn.relative_position_bias_table"

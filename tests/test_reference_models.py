@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-import reference
-from conformance.cases import Geometry
-from conformance.problems import same
-from reference.destination import Destination
-from reference.embeddings import resample_position_grid
-from reference.forward import num_blocks
-from reference.loader import Source
 from tests.small_vit import GEOMETRY, image_encoder, model, refusal
+from timm_conformance import reference
+from timm_conformance.cases.case import Geometry
+from timm_conformance.reference.destination import Destination
+from timm_conformance.reference.embeddings import resample_position_grid
+from timm_conformance.reference.forward import num_blocks
+from timm_conformance.reference.loader import Source
+from timm_conformance.trials.problems import same
 
 KERNEL = "patch_embed.proj.weight"
 NAFLEX = {"projection": "linear", "class_token": False, "embed_class": False}

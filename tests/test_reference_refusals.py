@@ -11,16 +11,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import nn
 
-import reference
-from conformance import checkpoints
-from conformance.cases import Case, Geometry
-from conformance.families import FAMILIES, Family
-from conformance.families.base import KERNEL
-from conformance.strategies import cases, strata_of
-from reference import LoadError
-from reference.detect import WRAPPERS
-from reference.errors import some
 from tests.small_vit import Model, geometry_of, image_encoder, model, refusal
+from timm_conformance import reference
+from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.checkpoints import state_dicts
+from timm_conformance.drawing.strategies import cases, strata_of
+from timm_conformance.families import FAMILIES, Family
+from timm_conformance.families.base import KERNEL
+from timm_conformance.reference import LoadError
+from timm_conformance.reference.detect import WRAPPERS
+from timm_conformance.reference.errors import some
 
 GEOMETRY = Geometry((4, 4), (2, 2))
 T = torch.zeros(1)
@@ -135,7 +135,7 @@ def test_a_tensor_of_another_shape_is_refused_in_one_line_or_no_matter(family: F
     @settings(max_examples=1, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(cases(family, strata_of(family)[0]))
     def check(case: Case) -> None:
-        state = checkpoints.encode(family, case, checkpoints.truth(family, case))
+        state = state_dicts.encode(family, case, state_dicts.truth(family, case))
         into = Model(family, case.arch, case.destination, family.img_size(case.arch, case.source))
         image = torch.zeros(1, case.arch.get("in_chans", 3), *family.img_size(case.arch, case.source))
         arch = case.arch | family.forward_arch(case)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference.relative import (
+from timm_conformance.reference.relative import (
     _distances,
     offset_matrix,
     offsets,

@@ -15,11 +15,12 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from conformance import releases, results
-from conformance.cli import main
-from conformance.errors import UserError
-from conformance.results import Footer, Results, Verdict
 from tests.test_cli import cli
+from timm_conformance.cli.main import main
+from timm_conformance.errors import UserError
+from timm_conformance.results import records
+from timm_conformance.results.records import Footer, Results, Verdict
+from timm_conformance.targets import releases
 
 TARGETS = ["timm==0.9.16", "timm==1.0.3", "reference"]
 SELECT = ["--profile", "smoke", "--family", "openai_clip", "--family", "deit", "--family", "dinov3"]
@@ -27,7 +28,7 @@ SELECT = ["--profile", "smoke", "--family", "openai_clip", "--family", "deit", "
 
 def read(folder):
     """The results in a folder."""
-    return Results(results.read(folder / "results.ndjson"))
+    return Results(records.read(folder / "results.ndjson"))
 
 
 def comparable(folder):
@@ -142,7 +143,7 @@ def test_a_run_that_was_killed_is_gone_on_with(tmp_path):
     select = ["--profile", "smoke", "--family", "deit", "--family", "ijepa", "--family", "aimv2", "--family", "mae"]
     command = ["run", "reference", *select, "--jobs", "1", "--out", str(tmp_path)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "conformance.cli", *command], stdout=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, "-m", "timm_conformance.cli.main", *command], stdout=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:

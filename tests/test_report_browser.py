@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from conformance import ledger
-from conformance.report.html import render
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
+from timm_conformance.report.html import render
 
 from .report_results import NEW, OLD, failure, many, mixed
 
@@ -61,7 +61,7 @@ def browser():
 def pages(tmp_path_factory):
     """Files of a page with everything in it and of one as wide as a whole validation."""
     folder = tmp_path_factory.mktemp("report")
-    book = ledger.load(ledger.DEFAULT_PATH)
+    book = load_ledger(DEFAULT_LEDGER)
     for name, results in {"mixed": mixed(), "many": many(38, 12, 9)}.items():
         (folder / f"{name}.html").write_text(render(results, book, ["a gap"]), encoding="utf-8")
     return folder

@@ -9,16 +9,16 @@ from html.parser import HTMLParser
 
 import pytest
 
-from conformance import ledger
-from conformance.ledger import Ledger
-from conformance.report import plot
-from conformance.report.grid import OUTCOMES
-from conformance.report.html import render
-from conformance.results import Footer, LoadedCase, Results, Witness
+from timm_conformance.cases.fixtures import FIXTURES
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, Ledger, load_ledger
+from timm_conformance.report import plot
+from timm_conformance.report.grid import OUTCOMES
+from timm_conformance.report.html import render
+from timm_conformance.results.records import Footer, LoadedCase, Results, Witness
 
 from .report_results import CASE, HOSTILE, LOST, NEW, OLD, UNKNOWN, failure, header, many, mixed, verdict
 
-BOOK = ledger.load(ledger.DEFAULT_PATH)
+BOOK = load_ledger(DEFAULT_LEDGER)
 VOID = {"meta", "link", "input", "img", "br"}
 
 
@@ -156,7 +156,7 @@ def test_everything_but_opened_cells_is_text(page):
     ):
         assert " ".join(told.split()) in text
     assert "the script" not in page.all("h1")[0]
-    script = (ledger.FIXTURES / "reproducers" / "clip-early-return.py").read_text(encoding="utf-8")
+    script = (FIXTURES / "reproducers" / "clip-early-return.py").read_text(encoding="utf-8")
     assert page.all("pre", id="script-clip-early-return") == [" ".join(script.split())]
     witness = json.loads(page.all("pre", id="witness-0")[0])
     assert witness["case"] == json.loads(CASE.to_json())
@@ -298,6 +298,8 @@ def test_few_of_many_targets_are_drawn():
 
 def test_the_page_needs_neither_torch_nor_timm():
     """Reports are written by the command line, which imports none of them."""
-    code = "import sys; import conformance.report.html; print(sorted({'torch', 'timm', 'numpy'} & set(sys.modules)))"
+    code = (
+        "import sys; import timm_conformance.report.html; print(sorted({'torch', 'timm', 'numpy'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

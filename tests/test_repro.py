@@ -16,20 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from conformance import ledger
-from conformance.cli import main
-from conformance.errors import UserError
-from conformance.ledger import WitnessFile
-from conformance.loaders import Loader
-from conformance.repro import handing, plain
-from conformance.repro.executing import Ran, execute
-from conformance.repro.generate import Attempt, first_shown, run_here, shows
-from conformance.repro.handing import script_of
-from conformance.repro.script import About
-from conformance.repro.worker import Answer, Stored, ask
-from conformance.targets import MODEL_RELEASE, parse_target
+from timm_conformance.cases.fixtures import FIXTURES
+from timm_conformance.cli.main import main
+from timm_conformance.errors import UserError
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
+from timm_conformance.ledger.witnesses import WitnessFile
+from timm_conformance.repro import source_code, verification
+from timm_conformance.repro.execution import Ran, execute
+from timm_conformance.repro.generate import Attempt, first_shown, run_here, shows
+from timm_conformance.repro.script import About
+from timm_conformance.repro.verification import script_of
+from timm_conformance.repro.worker import Answer, Stored, ask
+from timm_conformance.targets.loader import Loader
+from timm_conformance.targets.target import MODEL_RELEASE, parse_target
 
-BOOK = ledger.load(ledger.DEFAULT_PATH)
+BOOK = load_ledger(DEFAULT_LEDGER)
 OLD, NEW = "0.9.16", MODEL_RELEASE
 # About 60: what reads a file, or shows a forward, has a few more.
 _LONGEST = 70
@@ -115,7 +116,7 @@ def test_an_issue_says_what_why_where_and_how(tmp_path) -> None:
 @pytest.fixture
 def witness(tmp_path) -> Path:
     path = tmp_path / "witness.json"
-    path.write_text(json.dumps(json.loads((ledger.FIXTURES / "witnesses" / "clip-early-return.json").read_text())))
+    path.write_text(json.dumps(json.loads((FIXTURES / "witnesses" / "clip-early-return.json").read_text())))
     return path
 
 
@@ -154,7 +155,7 @@ def test_what_cannot_be_shown_is_one_line_and_exit_2(args, says, witness) -> Non
 def generated(monkeypatch):
     """What the generator would hand over."""
     answer = Answer(["clip-early-return"], "raise SystemExit(1)", "patch_embed")
-    monkeypatch.setattr(handing.worker, "ask", lambda target, failures, timeout: [answer])
+    monkeypatch.setattr(verification.worker, "ask", lambda target, failures, timeout: [answer])
     entry = BOOK.entry("clip-early-return")
     return partial(script_of, entry.id, BOOK.witnesses[entry.id], entry, target(), 120)
 
@@ -167,7 +168,7 @@ def test_a_script_that_fails_for_another_reason_is_not_handed_out(monkeypatch, g
         ran.append(text)
         return Ran(1, "Traceback (most recent call last):\nImportError: no timm")
 
-    monkeypatch.setattr(handing, "execute", executed)
+    monkeypatch.setattr(verification, "execute", executed)
     with pytest.raises(UserError, match="does not show"):
         generated()
     assert len(ran) == 2
@@ -175,7 +176,7 @@ def test_a_script_that_fails_for_another_reason_is_not_handed_out(monkeypatch, g
 
 def test_a_script_that_a_mended_release_does_not_pass_is_not_handed_out(monkeypatch, generated) -> None:
     """It would accuse every release."""
-    monkeypatch.setattr(handing, "execute", lambda text, target, timeout: Ran(1, "got: patch_embed.proj.weight"))
+    monkeypatch.setattr(verification, "execute", lambda text, target, timeout: Ran(1, "got: patch_embed.proj.weight"))
     with pytest.raises(UserError, match="does not show"):
         generated()
 
@@ -200,7 +201,7 @@ def test_a_run_writes_a_script_for_each_cause(project) -> None:
     spec = "loader:mypackage.loading:returns_early"
     promises = [f"--invariant={name}" for name in ("strict-load", "no-early-return", "reference-agreement")]
     chosen = ["--family", "openai_clip", "--profile", "smoke", *promises]
-    done = project.run("-m", "conformance.cli", "run", spec, *chosen, "--out", "out")
+    done = project.run("-m", "timm_conformance.cli.main", "run", spec, *chosen, "--out", "out")
     assert done.returncode == 1, done.stdout + done.stderr
     scripts = sorted((project.folder / "out" / "repro").glob("*/*.py"))
     witnesses = list((project.folder / "out" / "witnesses").glob("*/*.json"))
@@ -210,7 +211,7 @@ def test_a_run_writes_a_script_for_each_cause(project) -> None:
     assert "of_yesterday.py" not in [s.name for s in scripts]
     text = scripts[0].read_text()
     assert "from mypackage.loading import returns_early" in text
-    replayed = project.run("-m", "conformance.cli", "replay", "out/witnesses", spec)
+    replayed = project.run("-m", "timm_conformance.cli.main", "replay", "out/witnesses", spec)
     assert replayed.stdout.count("FAILS") == len(witnesses)
 
 
@@ -235,7 +236,7 @@ _NAMES = st.lists(
 def test_plain_code_draws_just_these_tensors(names, dtype, in_order) -> None:
     """Every name with its shape and dtype, however many share a beginning, and in order where that is the point."""
     state = {n: torch.arange(len(n) * 2).reshape(2, -1).to(getattr(torch, dtype)) for n in names}
-    drawn = plain.evaluate(plain.checkpoint(state, dtype, in_order))
+    drawn = source_code.evaluate(source_code.checkpoint(state, dtype, in_order))
     assert {k: (v.shape, v.dtype) for k, v in drawn.items()} == {k: (v.shape, v.dtype) for k, v in state.items()}
     if in_order:
         assert list(drawn) == names
@@ -246,7 +247,7 @@ def test_plain_code_keeps_what_is_no_matter_of_chance() -> None:
     state = {f"blocks.{i}.weight": torch.randn(3) for i in range(20)}
     state |= {"zero": torch.zeros(2), "half": torch.full((2,), 0.5), "index": torch.tensor([[1, 2]])}
     state |= {"norm.running_var": torch.tensor([0.25, 4.0])}
-    drawn = plain.evaluate(plain.checkpoint(state, "float32"))
+    drawn = source_code.evaluate(source_code.checkpoint(state, "float32"))
     for name in ("zero", "half", "index"):
         assert torch.equal(drawn[name], state[name])
     assert bool((drawn["norm.running_var"] > 0).all())

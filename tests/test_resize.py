@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reference import embeddings
-from reference.embeddings import resample_patch_kernel, resample_position_grid
-from reference.resize import (
+from tests.resizing import resize
+from timm_conformance.reference import embeddings
+from timm_conformance.reference.embeddings import resample_patch_kernel, resample_position_grid
+from timm_conformance.reference.resize import (
     BICUBIC_ANTIALIAS,
     BILINEAR,
     Resampling,
@@ -21,7 +22,6 @@ from reference.resize import (
     axis_pinv,
     resize_matrix,
 )
-from tests.resizing import resize
 
 EPS = torch.finfo(torch.float64).eps
 ALL = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance import results
-from conformance.results import Failure, Footer, Header, Results, Verdict, Witness
-from conformance.strategies import STRATA, cases
+from timm_conformance.drawing.strategies import STRATA, cases
+from timm_conformance.results import records as results
+from timm_conformance.results.records import Failure, Footer, Header, Results, Verdict, Witness
 
 _names = st.sampled_from(["a", "b", "timm==0.9.16"])
 _counts = st.dictionaries(st.sampled_from(["pass", "fail", "known", "blocked"]), st.integers(0, 9), max_size=3)
@@ -16,7 +16,7 @@ _counts = st.dictionaries(st.sampled_from(["pass", "fail", "known", "blocked"]),
 @st.composite
 def verdicts(draw):
     """Verdicts with and without failures."""
-    from conformance.families import FAMILIES
+    from timm_conformance.families import FAMILIES
 
     case = cases(FAMILIES["openai_clip"], STRATA[0])
     failure = st.builds(Failure, _names, _names, _names, st.text(max_size=9), case, st.integers(1, 9))

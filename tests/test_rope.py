@@ -7,7 +7,7 @@ from math import pi
 import pytest
 import torch
 
-from reference.rope import half_angles, half_periods, interleaved_angles, rotate_halves, rotate_pairs
+from timm_conformance.reference.rope import half_angles, half_periods, interleaved_angles, rotate_halves, rotate_pairs
 
 ROTATIONS = pytest.mark.parametrize(
     ("rotate", "angles"),

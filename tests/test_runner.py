@@ -6,12 +6,15 @@ import os
 
 import pytest
 
-from conformance import zygote
-from conformance.errors import UserError
-from conformance.results import Header, Verdict
-from conformance.runner import Plan, _Crew, run
+from timm_conformance.cases.selection import Selection
+from timm_conformance.errors import UserError
+from timm_conformance.results.records import Header, Verdict
+from timm_conformance.runner import forkserver
+from timm_conformance.runner.plan import Plan
+from timm_conformance.runner.run import run
+from timm_conformance.runner.workers import Crew
 
-PLAN = {"families": ("timm_native",), "invariants": ("strict-load", "finite"), "profile": "smoke", "ledger": "none"}
+SELECTION = Selection(("timm_native",), ("strict-load", "finite"), profile="smoke", ledger="none")
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +22,7 @@ def collected():
     """One run over a good target and every kind of bad one."""
     names = ("crashes", "exits", "hangs", "perfect", "no_such_function")
     targets = (*(f"loader:tests.bad_loaders:{n}" for n in names), "loader:tests.no_such_module:load")
-    return run(Plan(targets=targets, timeout=25, **PLAN))
+    return run(Plan(targets, SELECTION, timeout=25))
 
 
 def verdicts(collected, name):
@@ -73,7 +76,7 @@ def test_a_broken_target_is_an_error_with_the_reason(collected, name, reason):
 
 def test_a_loader_that_returns_nonsense_fails_and_is_no_error():
     """What a loader does wrong inside its process is a failure of the loader."""
-    collected = run(Plan(targets=("loader:tests.bad_loaders:returns_nonsense",), **PLAN))
+    collected = run(Plan(("loader:tests.bad_loaders:returns_nonsense",), SELECTION))
     strict = next(v for v in collected.verdicts if v.invariant == "strict-load")
     assert strict.verdict == "fail"
     assert strict.failures[0].kind == "raises-TypeError"
@@ -89,7 +92,7 @@ def test_an_interrupt_loses_nothing_computed():
             pressed.append(record)
             raise KeyboardInterrupt
 
-    collected = run(Plan(targets=("reference", "loader:tests.bad_loaders:perfect"), jobs=1, **PLAN), watch)
+    collected = run(Plan(("reference", "loader:tests.bad_loaders:perfect"), SELECTION, jobs=1), watch)
     found = {(v.target, v.invariant): v.verdict for v in collected.verdicts}
     assert found["reference", "strict-load"] == "pass"
     assert found["reference", "finite"] == "pass"
@@ -100,12 +103,12 @@ def test_an_interrupt_loses_nothing_computed():
 def test_a_single_target_that_cannot_run_is_a_user_error(tmp_path):
     """With nothing else to report, the mistake is told as one line."""
     with pytest.raises(UserError, match=r"no timm/__init__\.py under"):
-        run(Plan(targets=(f"path:{tmp_path}",), **PLAN))
+        run(Plan((f"path:{tmp_path}",), SELECTION))
 
 
 def test_headers_name_versions_and_shims():
     """Whatever ran says on what."""
-    collected = run(Plan(targets=("reference",), **PLAN))
+    collected = run(Plan(("reference",), SELECTION))
     (header,) = collected.headers
     assert isinstance(header, Header)
     assert header.timm == "1.0.31"
@@ -113,20 +116,20 @@ def test_headers_name_versions_and_shims():
     assert header.shims in ([], ["torchvision-operators"])
 
 
-@pytest.mark.skipif(not zygote.AVAILABLE, reason="there is no fork here")
+@pytest.mark.skipif(not forkserver.AVAILABLE, reason="there is no fork here")
 def test_an_environment_in_which_no_worker_can_start_is_a_user_error(tmp_path, monkeypatch):
     """A torch that cannot be imported, say: one line with its reason."""
     (tmp_path / "torch.py").write_text("raise ImportError('libtorch is broken')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(UserError, match="no worker can be started: ImportError: libtorch is broken"):
-        run(Plan(("reference",), ("deit",), ("finite",), profile="smoke"))
+        run(Plan(("reference",), Selection(("deit",), ("finite",), profile="smoke")))
 
 
 def test_the_first_worker_of_a_target_replays_what_is_known_of_all_its_families(monkeypatch, tmp_path):
     """Whichever share a family is in: a user hears of #2120 at once, and of each witness once."""
-    monkeypatch.setattr(zygote, "AVAILABLE", False)
-    plan = Plan(("timm==0.9.16", "reference"), ("dinov2", "openai_clip"), (), shares={"reference": ("dinov2",)})
-    crew = _Crew(plan, tmp_path, tmp_path)
+    monkeypatch.setattr(forkserver, "AVAILABLE", False)
+    plan = Plan(("timm==0.9.16", "reference"), Selection(("dinov2", "openai_clip")), shares={"reference": ("dinov2",)})
+    crew = Crew(plan, tmp_path, tmp_path)
     asked = [
         crew._work(spec, ("dinov2",), tmp_path)["replay"] for spec in ("timm==0.9.16", "reference", "timm==0.9.16")
     ]

@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from conformance import releases
-from conformance.errors import UserError
-from conformance.targets import MODEL_RELEASE, parse_target
+from timm_conformance.errors import UserError
+from timm_conformance.targets import releases
+from timm_conformance.targets.target import MODEL_RELEASE, parse_target
 
 
 @pytest.mark.parametrize(

@@ -17,16 +17,16 @@ import torch
 from packaging.specifiers import SpecifierSet
 from safetensors.numpy import load_file as load_arrays
 
-import reference
-from conformance import checkpoints
-from conformance.families import FAMILIES
-from conformance.loaders import Loader
-from conformance.targets import MODEL_RELEASE, parse_target
-from conformance.vectors import schema
-from conformance.vectors.choosing import FOLDER
 from tests import vector_loads
 from tests.documents import PAGES, ROOT, files
 from tests.vector_loads import DOCUMENTS, VECTORS
+from timm_conformance import reference
+from timm_conformance.checkpoints import wrappers
+from timm_conformance.families import FAMILIES
+from timm_conformance.targets.loader import Loader
+from timm_conformance.targets.target import MODEL_RELEASE, parse_target
+from timm_conformance.vectors import schema
+from timm_conformance.vectors.selection import FOLDER
 
 CLIP = "openai_clip"
 
@@ -66,7 +66,7 @@ def by_the_reference(arrays, vector):
     options = {k: _object(v) for k, v in described["options"].items()}
     model = model_class(img_size=tuple(size["img_size"]), patch_size=tuple(size["patch_size"]), **options)
     wrapper = ".".join(vector["checkpoint"]["wrapper"]) or "bare"
-    wrapped = checkpoints.wrap({k: torch.from_numpy(v) for k, v in arrays.items()}, wrapper)
+    wrapped = wrappers.wrap({k: torch.from_numpy(v) for k, v in arrays.items()}, wrapper)
     resampling = reference.Resampling(**vector["interpolation"])
     state = reference.load_state_dict(wrapped, model, input_size=vector["input_size"], resampling=resampling)
     case = msgspec.convert(vector["case"], schema.Case)

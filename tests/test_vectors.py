@@ -15,16 +15,16 @@ from jsonschema import Draft202012Validator, ValidationError
 from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
-from conformance.cases import Contents
-from conformance.cli import main
-from conformance.errors import UserError
-from conformance.families import FAMILIES
-from conformance.vectors import choosing, schema
-from conformance.vectors.choosing import CHOICES, FOLDER, VECTORS_JSON
-from conformance.vectors.folder import COMPUTED, differences, generate, write
-from conformance.vectors.making import digest
 from tests import vector_laws
 from tests.vector_loads import DOCUMENTS, VECTORS, tensors
+from timm_conformance.cases.case import Contents
+from timm_conformance.cli.main import main
+from timm_conformance.errors import UserError
+from timm_conformance.families import FAMILIES
+from timm_conformance.vectors import schema, selection
+from timm_conformance.vectors.folder import COMPUTED, differences, generate, write
+from timm_conformance.vectors.generation import digest
+from timm_conformance.vectors.selection import CHOICES, FOLDER, VECTORS_JSON
 
 VALID = [(document, vector) for document, vector in VECTORS if isinstance(vector, schema.Valid)]
 INDEX = json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))
@@ -253,7 +253,7 @@ def _choice(name):
 @pytest.fixture
 def publish(tmp_path, monkeypatch):
     """Makes cases of one family, by choice, those that are published."""
-    monkeypatch.setattr(choosing, "FOLDER", tmp_path)
+    monkeypatch.setattr(selection, "FOLDER", tmp_path)
     (tmp_path / CLIP).mkdir()
 
     def store(**cases):
@@ -265,17 +265,17 @@ def publish(tmp_path, monkeypatch):
 
 def test_a_published_vector_keeps_its_case(publish):
     """Whatever the plan would choose today; what is not published yet follows the plan, for the same model."""
-    planned = choosing.chosen(FAMILIES[CLIP])
+    planned = selection.chosen(FAMILIES[CLIP])
     wide = replace(planned[_choice("finer")], arch={**planned[_choice("finer")].arch, "embed_dim": 16})
     publish(native=wide)
-    chosen = choosing.chosen(FAMILIES[CLIP])
+    chosen = selection.chosen(FAMILIES[CLIP])
     assert chosen.pop(_choice("native")) == wide
     assert chosen == {c: replace(case, arch=wide.arch) for c, case in planned.items() if c.name != "native"}
 
 
 def test_published_cases_that_cannot_be_are_refused(publish, tmp_path):
     """In one line: unreadable ones, those of two architectures, those of two checkpoints in one file."""
-    planned = choosing.chosen(FAMILIES[CLIP])
+    planned = selection.chosen(FAMILIES[CLIP])
     native, finer = planned[_choice("native")], planned[_choice("finer")]
     publish(native=native, finer=replace(finer, arch={**finer.arch, "depth": 2}))
     with pytest.raises(UserError, match="several architectures"):
@@ -292,7 +292,7 @@ def test_published_cases_that_cannot_be_are_refused(publish, tmp_path):
 def test_a_loader_can_know_what_is_planned(name, publish):
     """Without what is stored, and within what the family can be."""
     family = FAMILIES[name]
-    for case in choosing.chosen(family).values():
+    for case in selection.chosen(family).values():
         assert family.undecidable(case) is None
         assert family.undecidable_grid(case, (224, 224)) is None
 
@@ -301,7 +301,7 @@ def test_a_loader_can_know_what_is_planned(name, publish):
 def test_a_loader_can_know_what_is_asked(name):
     """Every case, stored or planned, is decidable."""
     family = FAMILIES[name]
-    for case in choosing.chosen(family).values():
+    for case in selection.chosen(family).values():
         assert family.undecidable(case) is None
         assert family.undecidable_grid(case, (224, 224)) is None
 

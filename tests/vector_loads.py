@@ -16,17 +16,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conformance import checkpoints
-from conformance import ledger as ledgers
-from conformance.families import FAMILIES
-from conformance.invariants import INVARIANTS
-from conformance.invariants.equivalence import fits
-from conformance.loaders import Loader, Unsupported
-from conformance.problems import Problem
-from conformance.targets import parse_target
-from conformance.trial import Loaded, Trial
-from conformance.vectors import schema
-from conformance.vectors.choosing import FOLDER, VECTORS_JSON
+from timm_conformance.checkpoints import wrappers
+from timm_conformance.families import FAMILIES
+from timm_conformance.invariants import INVARIANTS
+from timm_conformance.invariants.equivalence import fits
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
+from timm_conformance.targets.loader import Loader, Unsupported
+from timm_conformance.targets.target import parse_target
+from timm_conformance.trials.problems import Problem
+from timm_conformance.trials.trial import Loaded, Trial
+from timm_conformance.vectors import schema
+from timm_conformance.vectors.selection import FOLDER, VECTORS_JSON
 
 
 def documents() -> Iterator[schema.Vectors]:
@@ -77,7 +77,7 @@ def judge(spec: str) -> dict[str, Any]:
     """What a target gets right and wrong."""
     torch.set_num_threads(1)
     loader = Loader(parse_target(spec))
-    entries = ledgers.load(ledgers.DEFAULT_PATH).active(loader.release)
+    entries = load_ledger(DEFAULT_LEDGER).active(loader.release)
     judged, wrong = [], {}
     for document in documents():
         family = FAMILIES[document.family]
@@ -87,7 +87,7 @@ def judge(spec: str) -> dict[str, Any]:
             trial = Trial(family, vector.case, loader)
             wrapper = ".".join(vector.checkpoint.wrapper) or "bare"
             try:
-                loaded = trial.convert(checkpoints.wrap(tensors(document, vector.checkpoint), wrapper))
+                loaded = trial.convert(wrappers.wrap(tensors(document, vector.checkpoint), wrapper))
                 if isinstance(vector, schema.Valid):
                     found = list(problems(trial, loaded, vector, tensors(document, vector.expected)))
                 else:

@@ -1,4 +1,4 @@
-"""``python -m conformance.bench``: measure, show, write ``bench.json`` and ``bench.md``. No time decides the exit code."""
+"""``python -m timm_conformance.bench``: measure, show, write ``bench.json`` and ``bench.md``. No time decides the exit code."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from .. import publishing, releases
 from ..errors import EXIT_EXPECTED, EXIT_USAGE, UserError, choose
 from ..families import FAMILIES
+from ..report import publish
 from ..report.terminal import make_console
-from ..targets import MODEL_RELEASE, parse_target, prepare
+from ..targets import releases
+from ..targets.target import MODEL_RELEASE, parse_target, prepare
 from . import first_verdict, overhead, resampling, scaling
 from .part import Part, markdown, table
 from .subject import CHANGES
@@ -52,7 +53,7 @@ def main(
         chosen = releases.matching(specifier)[0] if specifier else list(resampling.RELEASES)
         asked = choose("size", sizes, [c.name for c in CHANGES])
         prepare(parse_target(target))
-        publishing.folder(out)
+        publish.folder(out)
         few = rounds or (1 if quick else 3)
         measure = {
             "overhead": lambda: overhead.measure(target, known, bool(families), few, quick),
@@ -69,7 +70,7 @@ def main(
                     console.print(f"  {finding}", markup=False, soft_wrap=True)
                 _write(parts, out)
     except UserError as error:
-        click.echo(f"conformance.bench: {error}", err=True)
+        click.echo(f"timm_conformance.bench: {error}", err=True)
         sys.exit(EXIT_USAGE)
     console.print(f"written: {out / 'bench.json'}, {out / 'bench.md'}", markup=False, soft_wrap=True)
     sys.exit(EXIT_EXPECTED)

@@ -10,8 +10,8 @@ import sys
 import time
 from tempfile import TemporaryDirectory
 
-from ..asking import environment, last_words
 from ..errors import UserError
+from ..targets.subprocess_call import environment, last_words
 from .part import Part
 from .timing import Timed, in_turn
 
@@ -30,7 +30,7 @@ def _moments() -> dict[str, float]:
     """Seconds after which each was said, in one run."""
     found: dict[str, float] = {}
     with TemporaryDirectory(prefix="timm-conformance-") as scratch:
-        command = [sys.executable, "-m", "conformance.cli", "run", "--out", scratch]
+        command = [sys.executable, "-m", "timm_conformance.cli.main", "run", "--out", scratch]
         started, lines = time.perf_counter(), []
         with subprocess.Popen(
             command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -1,4 +1,4 @@
-"""The hand-written loop that the harness is measured against: ``python -m conformance.bench.loop REQUEST ANSWER``.
+"""The hand-written loop that the harness is measured against: ``python -m timm_conformance.bench.loop REQUEST ANSWER``.
 
 It makes the same checkpoints, loads them with the same loader and asks every promise of them, and replays the same witnesses.
 There is no Hypothesis, no worker, no ledger and no report in it: nothing is counted, shrunk or written.
@@ -15,15 +15,16 @@ from pathlib import Path
 import msgspec
 import torch
 
-from .. import asking, ledger
-from ..cases import Case
+from ..cases.case import Case
+from ..engine.session import undisturbed
 from ..families import FAMILIES
 from ..invariants import INVARIANTS, Invariant
-from ..loaders import Loader, Unsupported
-from ..session import undisturbed
-from ..targets import parse_target
-from ..trial import Blocked, Trial
-from ..worker import COLLECT_AFTER
+from ..ledger.entries import DEFAULT_LEDGER, load_ledger
+from ..runner.worker import COLLECT_AFTER
+from ..targets import subprocess_call
+from ..targets.loader import Loader, Unsupported
+from ..targets.target import parse_target
+from ..trials.trial import Blocked, Trial
 from .timing import Spent
 
 _OF_THE_LOADER = ("convert", "model", "create_model")
@@ -92,7 +93,7 @@ def answer(request: Request) -> Answer:
     gc.set_threshold(COLLECT_AFTER)
     inside, cases, checks = _Inside(loader), 0, 0
     with undisturbed():
-        for witness in ledger.load(ledger.DEFAULT_PATH).witnesses.values():
+        for witness in load_ledger(DEFAULT_LEDGER).witnesses.values():
             family = FAMILIES[witness.case.family]
             if family.name in request.families and loader.supports(family):
                 torch.manual_seed(0)
@@ -107,4 +108,4 @@ def answer(request: Request) -> Answer:
 
 
 if __name__ == "__main__":
-    sys.exit(asking.serve(answer, Request))
+    sys.exit(subprocess_call.serve(answer, Request))

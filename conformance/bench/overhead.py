@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from ..drawing import Drawing
+from ..cases.profiles import profile
+from ..drawing.drawing import Drawing
 from ..errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_VACUOUS
 from ..families import FAMILIES
-from ..profiles import profile
 from .loop import Answer, Request
 from .part import Part
 from .timing import Spent, Timed, in_turn, run
@@ -43,7 +43,7 @@ def measure(target: str, families: Sequence[str], focused: bool, rounds: int, qu
 
         def gate() -> Spent:
             command = [
-                "conformance.cli",
+                "timm_conformance.cli.main",
                 "run",
                 target,
                 "--jobs",
@@ -56,7 +56,7 @@ def measure(target: str, families: Sequence[str], focused: bool, rounds: int, qu
             return run([sys.executable, "-m", *command, *named], codes=_VERDICTS)
 
         def loop() -> Spent:
-            spent = run([sys.executable, "-m", "conformance.bench.loop", str(asked), str(answered)])
+            spent = run([sys.executable, "-m", "timm_conformance.bench.loop", str(asked), str(answered)])
             inside.append(msgspec.json.decode(answered.read_bytes(), type=Answer).inside)
             return spent
 

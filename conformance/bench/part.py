@@ -56,7 +56,7 @@ def table(part: Part) -> Table:
 
 def markdown(parts: Sequence[Part], machine: str) -> str:
     """All parts as a page."""
-    lines = ["# Benchmark", "", f"`python -m conformance.bench` on {machine}."]
+    lines = ["# Benchmark", "", f"`python -m timm_conformance.bench` on {machine}."]
     for part in parts:
         lines += ["", f"## {part.question}", ""]
         lines += [f"| {' | '.join(part.headings)} |", "|" + "---|" * len(part.headings)]

@@ -17,8 +17,8 @@ from multiprocessing import get_context
 
 from packaging.version import Version
 
-from .. import targets
 from ..errors import UserError
+from ..targets import target as targets
 from . import subject
 from .part import Part
 from .subject import CHANGES, STATES, Change

@@ -14,12 +14,13 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from .. import results
-from ..profiles import Profile
-from ..runner import Plan
-from ..runner import run as run_plan
-from ..session import Session
-from ..targets import parse_target, prepare
+from ..cases.profiles import Profile
+from ..cases.selection import Selection
+from ..engine.session import Session
+from ..results import records
+from ..runner.plan import Plan
+from ..runner.run import run as run_plan
+from ..targets.target import parse_target, prepare
 from .overhead import CORES
 from .part import Part
 
@@ -38,7 +39,9 @@ def measure(target: str, families: Sequence[str], releases: Sequence[str], quick
         prepare(parse_target(spec))
 
     def gate(targets: Sequence[str], judged: Sequence[str], jobs: int = CORES) -> Callable[[], float]:
-        return lambda: _seconds(lambda: run_plan(Plan(tuple(targets), tuple(judged), (), profile, jobs=jobs)))
+        return lambda: _seconds(
+            lambda: run_plan(Plan(tuple(targets), Selection(tuple(judged), profile=profile), jobs=jobs))
+        )
 
     steps = sorted({max(1, len(half) * n // 4) for n in (1, 2, 3, 4)})
     found = {
@@ -95,11 +98,11 @@ def explored(target: str, families: Sequence[str], count: int) -> tuple[int, flo
     """Judge ``count`` cases a stratum in this process: how many they were, and the seconds."""
     cases: dict[str, int] = {}
 
-    def note(record: results.Record) -> None:
-        if isinstance(record, results.Progress):
+    def note(record: records.Record) -> None:
+        if isinstance(record, records.Progress):
             cases[record.family] = record.cases
 
-    session = Session(parse_target(target), families=families, focused=False, record=note)
+    session = Session(parse_target(target), Selection(tuple(families)), record=note)
     session.drawing.profile = Profile("bench", count)
     session.start()
     seconds = _seconds(lambda: [session.explore(family) for family in session.families])

@@ -17,17 +17,16 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from reference.embeddings import resample_patch_kernel, resample_position_grid
-
-from .. import checkpoints
-from ..cases import Case, Geometry
+from ..cases.case import Case, Geometry
+from ..checkpoints import state_dicts
+from ..engine.session import undisturbed
 from ..errors import one_line
 from ..families import FAMILIES
-from ..forgetting import caches
-from ..loaders import Loader
-from ..session import undisturbed
-from ..targets import parse_target
-from ..undrawn import Undrawn
+from ..reference.embeddings import resample_patch_kernel, resample_position_grid
+from ..targets.caches import caches
+from ..targets.loader import Loader
+from ..targets.skip_init import SkipInit
+from ..targets.target import parse_target
 
 STATES = ("cold", "made", "warm")
 
@@ -82,7 +81,7 @@ def timed(step: str, change: Change, family: str = "") -> tuple[float, ...]:
     Steps are ``kernel``, ``positions``, and ``convert``, a whole checkpoint of a family.
     """
     work = {"kernel": _kernel, "positions": _positions, "convert": lambda c: _conversion(c, family)}[step](change)
-    remembered = caches("timm", "reference")
+    remembered = caches("timm", "timm_conformance.reference")
 
     def forgetful() -> float:
         for forget in remembered:
@@ -144,9 +143,9 @@ def _checkpoint(change: Change, family: str) -> tuple[dict[str, Tensor], nn.Modu
     depth = _DEPTHS[change.embed_dim]
     case = Case(family, _arch(change, 1), source, destination)
     known = FAMILIES[family]
-    first = checkpoints.encode(known, case, checkpoints.truth(known, case))
+    first = state_dicts.encode(known, case, state_dicts.truth(known, case))
     state = {k.replace(".0.", f".{i}.", 1): v for k, v in first.items() for i in range(depth if ".0." in k else 1)}
-    with Undrawn():
+    with SkipInit():
         whole = Case(family, _arch(change, depth), source, destination)
         return state, _loader.model(known, whole, destination, source.img_size, "meta")
 

@@ -17,8 +17,8 @@ from typing import TypeVar
 
 import msgspec
 
-from ..asking import environment, last_words
 from ..errors import UserError
+from ..targets.subprocess_call import environment, last_words
 
 Taken = TypeVar("Taken")
 

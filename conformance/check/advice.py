@@ -7,10 +7,10 @@ from typing import Any
 
 from packaging.version import Version
 
-from ..catalogue import models_of
+from ..drawing.catalogue import models_of
 from ..families import FAMILIES
-from ..ledger import Entry, Ledger
-from ..problems import Problem
+from ..ledger.entries import Entry, Ledger
+from ..trials.problems import Problem
 from .loading import Wanted
 
 # The invariants that see what a check sees, and the kinds of failure they call a tensor of another shape.

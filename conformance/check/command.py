@@ -9,13 +9,14 @@ from typing import Any
 
 import msgspec
 
-from .. import asking, targets
-from .. import ledger as ledgers
-from ..cases import Size
+from ..cases.case import Size
 from ..errors import UserError
-from .answer import Answer, Request
-from .fixing import check_path
-from .saying import say
+from ..ledger.entries import DEFAULT_LEDGER, load_ledger
+from ..targets import subprocess_call
+from ..targets import target as targets
+from .fix import check_path
+from .protocol import Answer, Request
+from .render import say
 
 
 def check(checkpoint: Path, *, form: str, timeout: float, **options: Any) -> int:
@@ -28,10 +29,10 @@ def check(checkpoint: Path, *, form: str, timeout: float, **options: Any) -> int
         raise UserError(f"checkpoint {checkpoint}: there is no such file")
     if options.get("fix"):
         check_path(Path(options["fix"]), checkpoint)
-    ledgers.load(options["ledger"] or ledgers.DEFAULT_PATH)  # a mistake in it is told before any work
+    load_ledger(options["ledger"] or DEFAULT_LEDGER)  # a mistake in it is told before any work
     request = Request(path=str(checkpoint), **sizes, **options)
     targets.prepare(targets.parse_target(request.target))
-    answer = asking.ask(f"{__package__}.worker", request, Answer, f"the check on {request.target}", timeout)
+    answer = subprocess_call.ask(f"{__package__}.worker", request, Answer, f"the check on {request.target}", timeout)
     if form == "json":
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode() + "\n")
     elif answer.unusable:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reference.stems import TIMM
+from ..reference.stems import TIMM
 
 _TABLE = "relative_position_bias_table"
 # What an upstream forward may read and no tensor says; the output names these.

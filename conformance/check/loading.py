@@ -19,13 +19,13 @@ from unittest import mock
 
 from torch import Tensor, nn
 
-from ..cases import Size
-from ..catalogue import catalogue
+from ..cases.case import Size
+from ..drawing.catalogue import catalogue
 from ..errors import UserError, one_line, unknown
 from ..families import Family
-from ..loaders import Loader, write_in_place
-from ..problems import Problem, raised
-from ..targets import MODEL_RELEASE
+from ..targets.loader import Loader, write_in_place
+from ..targets.target import MODEL_RELEASE
+from ..trials.problems import Problem, raised
 
 
 @dataclass(frozen=True)

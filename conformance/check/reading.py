@@ -2,7 +2,7 @@
 
 What a file declares is compared with the bytes it has before anything is decompressed or allocated. Whatever the
 libraries that read the containers say about a file becomes one :class:`UserError`. What the tensors are is looked at next,
-by :mod:`conformance.check.sanity`.
+by :mod:`timm_conformance.check.sanity`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reference import LoadError, flax
-from reference.errors import some
-
 from ..errors import UserError, one_line
+from ..reference import LoadError, flax
+from ..reference.errors import some
 
 # A .npz file is a zip archive, a .pth file too or, as torch wrote them before 1.6, pickles of which the first is a number.
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")

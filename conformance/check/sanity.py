@@ -10,10 +10,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from reference import LoadError, detect
-from reference.errors import some
-
 from ..errors import UserError
+from ..reference import LoadError, detect
+from ..reference.errors import some
 
 # The word embeddings of CLIP, of Hugging Face's text models, of GPT.
 _WORDS = ("token_embedding.weight", "word_embeddings.weight", "embed_tokens.weight", "wte.weight")

@@ -1,4 +1,4 @@
-"""Answers one check in a process with the target's timm (:mod:`conformance.asking`)."""
+"""Answers one check in a process with the target's timm (:mod:`timm_conformance.targets.subprocess_call`)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import suppress
 
 import torch
 
-from .. import asking
 from ..errors import EXIT_USAGE, UserError
-from .answer import Answer, Request
-from .judging import judged
+from ..targets import subprocess_call
+from .checker import judged
+from .protocol import Answer, Request
 
 _M_MMAP_THRESHOLD = -3  # malloc.h of glibc
 
@@ -34,4 +34,4 @@ def _give_memory_back() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(asking.serve(answered, Request))
+    sys.exit(subprocess_call.serve(answered, Request))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from hypothesis.strategies import SearchStrategy
 from packaging.version import Version
 
-from ..cases import CONTAINERS, NPZ, Case, Geometry, Size
+from ..cases.case import CONTAINERS, NPZ, Case, Geometry, Size
 
 if TYPE_CHECKING:  # the command line reads this registry without importing torch
     from torch import Tensor
 
-    from reference import Resampling
+    from ..reference import Resampling
 
 Arch = Mapping[str, Any]
 Shapes = dict[str, tuple[int, ...]]

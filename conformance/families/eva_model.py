@@ -23,7 +23,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ..cases import Geometry
+from ..cases.case import Geometry
 from .base import Arch, Family, Shapes
 from .vit import num_prefix_tokens, pools_by_average, tokens
 

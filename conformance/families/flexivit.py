@@ -10,11 +10,11 @@ from . import vit
 from .base import Arch
 
 if TYPE_CHECKING:
-    from reference import Resampling
+    from ..reference import Resampling
 
 
 def _bilinear(arch: Arch) -> Resampling:
-    from reference import BILINEAR
+    from ..reference import BILINEAR
 
     return BILINEAR
 

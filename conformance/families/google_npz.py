@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from ..cases import NPZ, Case
+from ..cases.case import NPZ, Case
 from . import hybrid, vit
 from .base import Arch, Shapes
 
@@ -96,7 +96,7 @@ GOOGLE_NPZ_RESNET = replace(
 
 def _timm_constants():
     """timm keeps divisions from zero by other constants than flax; that is the model's business, not the loader's."""
-    from reference.stems import TIMM
+    from ..reference.stems import TIMM
 
     return TIMM
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ..cases import Case, Geometry
+from ..cases.case import Case, Geometry
 from . import vit
 from .base import Arch, Family, Shapes
 
@@ -72,7 +72,7 @@ def resnet_first_conv(arch: Arch) -> str:
 def resnet_kwargs(arch: Arch) -> dict[str, Any]:
     """Constructor arguments of a hybrid."""
     stages = {name: arch[name] for name in ("stages", "units") if name in arch}
-    return vit.model_kwargs(arch) | {"embed_layer": ("conformance.backbones:resnet_embed", stages)}
+    return vit.model_kwargs(arch) | {"embed_layer": ("timm_conformance.targets.backbones:resnet_embed", stages)}
 
 
 def resnet_created_kwargs(arch: Arch) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _mobile_shapes(arch: Arch, geometry: Geometry) -> Shapes:
 
 def _mobile_kwargs(arch: Arch) -> dict[str, Any]:
     return vit.model_kwargs(arch, eps=1e-5) | {
-        "embed_layer": ("conformance.backbones:mobileclip_embed", {"dim": arch["embed_dim"]})
+        "embed_layer": ("timm_conformance.targets.backbones:mobileclip_embed", {"dim": arch["embed_dim"]})
     }
 
 

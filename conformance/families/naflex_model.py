@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from ..cases import Case
+from ..cases.case import Case
 from . import vit
 from .base import KERNEL, Arch, State
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ..cases import Case
+from ..cases.case import Case
 from . import naflex_model
 from .base import KERNEL, Family, State
 from .google_npz import BIG_VISION, GOOGLE_NPZ

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from ..cases import Case
+from ..cases.case import Case
 from . import vit
 from .base import Arch, Shapes
 

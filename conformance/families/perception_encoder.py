@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ..cases import Case
+from ..cases.case import Case
 from . import eva_model, vit
 
 _SOURCE = "facebookresearch/perception_models core/vision_encoder/pe.py"

@@ -11,7 +11,7 @@ from . import vit
 from .base import Arch, Shapes
 
 if TYPE_CHECKING:
-    from reference import Resampling
+    from ..reference import Resampling
 
 
 def _by_model(name: str) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def _by_model(name: str) -> dict[str, Any]:
 
 
 def _resampling(arch: Arch) -> Resampling:
-    from reference import Resampling
+    from ..reference import Resampling
 
     return Resampling("bilinear", antialias=False, align_corners=arch["align_corners"])
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ..cases import Case, Geometry
+from ..cases.case import Case, Geometry
 from . import vit
 from .base import Arch, Family, Shapes, State, Windows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from ..cases import Case
+from ..cases.case import Case
 from . import vit
 
 # Names whose upstream checkpoints are another family's.

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ..cases import Geometry
+from ..cases.case import Geometry
 from .base import Arch, Family, Shapes
 from .shapes import Layout
 

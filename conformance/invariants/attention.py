@@ -9,9 +9,9 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from .. import checkpoints
-from ..problems import Problem, same
-from ..trial import Trial
+from ..checkpoints import wrappers
+from ..trials.problems import Problem, same
+from ..trials.trial import Trial
 from .registry import invariant, unless
 
 # Buffers of rotary embeddings, of a block or of the whole model; timm's own `rope.freqs` is learnt, and no buffer.
@@ -23,7 +23,7 @@ def _rope_buffers(trial: Trial) -> list[str]:
 
 
 @invariant(
-    promise="Buffers of rotary position embeddings in a checkpoint, whatever they hold and whether there or not, change nothing.",
+    statement="Buffers of rotary position embeddings in a checkpoint, whatever they hold and whether there or not, change nothing.",
     catches="buffers of another grid passed on to a strict load, or mistaken for parameters.",
     regimes=("native", "resampled"),
     applies=unless(lambda t: bool(_rope_buffers(t)), "the checkpoint holds no rotary buffers"),
@@ -36,7 +36,7 @@ def rope_buffers_ignored(trial: Trial) -> Iterator[Problem]:
     spoilt = {k: torch.full_like(v, float("nan")) if k in buffers else v for k, v in trial.upstream.items()}
     without = {k: v for k, v in trial.upstream.items() if k not in buffers}
     for doing, state in (("with other rotary buffers", spoilt), ("without rotary buffers", without)):
-        other = trial.convert(trial.place(checkpoints.wrap(state, trial.case.wrapper)))
+        other = trial.convert(trial.place(wrappers.wrap(state, trial.case.wrapper)))
         if not other.ok:
             yield other.problem(f"loading {doing}")
         else:
@@ -87,7 +87,7 @@ def _other_form(trial: Trial) -> Trial:
 
 
 @invariant(
-    promise=(
+    statement=(
         "The same attention, stored as one fused projection or as three, loads into a model of the same form as the same "
         "numbers, biases included."
     ),

@@ -10,12 +10,13 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from .. import checkpoints
-from ..declaring import default_size
-from ..expectation import CLASSIFIERS
-from ..loaders import Unsupported
-from ..problems import Problem, raised, scratch_folder
-from ..trial import Trial
+from ..checkpoints import files, state_dicts
+from ..targets.declared_size import default_size
+from ..targets.loader import Unsupported
+from ..targets.scratch import scratch_folder
+from ..trials.expectation import CLASSIFIERS
+from ..trials.problems import Problem, raised
+from ..trials.trial import Trial
 from .registry import invariant
 
 
@@ -54,7 +55,7 @@ def _refused(error: Exception) -> Iterator[Problem]:
 
 
 @invariant(
-    promise=(
+    statement=(
         "`create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=...), patch_size=..., img_size=...)` on a "
         ".safetensors, .pth or .npz file ends with the reference's tensors in the model, its first convolution adapted to "
         "`in_chans`, its classifier the model's own where `num_classes` differs."
@@ -78,9 +79,9 @@ def _refused(error: Exception) -> Iterator[Problem]:
 def create_model(trial: Trial) -> Iterator[Problem]:
     case = trial.case
     with scratch_folder() as folder:
-        upstream = {**trial.upstream, **checkpoints.foreign(trial.family, case)}
+        upstream = {**trial.upstream, **state_dicts.foreign(trial.family, case)}
         state = {k: v.to(trial.device) for k, v in upstream.items()}  # saved from a GPU, a .pth says so
-        path = checkpoints.write(state, case.wrapper, case.container, Path(folder))
+        path = files.write(state, case.wrapper, case.container, Path(folder))
         try:
             model = trial.loader.create_model(trial.family, case, path)
         except Unsupported:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .. import bounds
-from ..cases import VARIED
-from ..problems import Problem, raised, same
-from ..trial import Blocked, Trial
+from ..cases.case import VARIED
+from ..trials import bounds
+from ..trials.problems import Problem, raised, same
+from ..trials.trial import Blocked, Trial
 from .registry import invariant, unless
 
 # Attention is quadratic: three float64 passes over the 1369 tokens of DINOv2's native grid would cost as much as fifty cases.
@@ -26,7 +26,7 @@ COMPARABLE = unless(
 
 
 @invariant(
-    promise="At the native geometry, loading gives back the encoded state bit for bit, square or not.",
+    statement="At the native geometry, loading gives back the encoded state bit for bit, square or not.",
     catches="tensors swapped, transposed, fused in the wrong order, dropped, rounded or resampled without need.",
     regimes=("native", "destination-grid-non-square", "patch-non-square", "half-precision", "declared-absent"),
     applies=_NATIVE,
@@ -41,7 +41,7 @@ def native_identity(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="At the native geometry, the loaded model computes what the upstream model computes from the same tensors.",
+    statement="At the native geometry, the loaded model computes what the upstream model computes from the same tensors.",
     catches="conversions that are self-consistent but mean something else: wrong token order, norm, gate or bias.",
     regimes=("native", "prefix-0", "prefix-1", "prefix-1+R"),
     applies=COMPARABLE,
@@ -125,7 +125,7 @@ def _turns(trial: Trial) -> float:
 
 
 @invariant(
-    promise="Every loaded tensor agrees with the reference loader's, within what float32 rounding allows.",
+    statement="Every loaded tensor agrees with the reference loader's, within what float32 rounding allows.",
     catches="another interpolation, antialias off, height and width swapped, a wrong source grid, a lost tensor.",
     regimes=(
         "native",

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checkpoints
-from ..problems import Problem, same
-from ..trial import Blocked, Trial
+from ..checkpoints import wrappers
+from ..trials.problems import Problem, same
+from ..trials.trial import Blocked, Trial
 from .registry import invariant, unless
 
 _IN_MEMORY = unless(
@@ -19,14 +19,14 @@ _IN_MEMORY = unless(
 
 
 @invariant(
-    promise="The caller's checkpoint is the same after loading: keys, their order, values, at every level of nesting.",
+    statement="The caller's checkpoint is the same after loading: keys, their order, values, at every level of nesting.",
     catches="keys popped from or added to the caller's dict, tensors edited in place.",
     regimes=("native", "resampled", "wrapped"),
     applies=_IN_MEMORY,
 )
 def input_unmodified(trial: Trial) -> Iterator[Problem]:
     _ = trial.state  # a load that raises may stop half-way: strict-load reports that
-    before = trial.place(checkpoints.wrap(trial.upstream, trial.case.wrapper))
+    before = trial.place(wrappers.wrap(trial.upstream, trial.case.wrapper))
     yield from changes(before, trial.base.given)
 
 
@@ -50,7 +50,7 @@ def _identical(a: Tensor, b: Tensor) -> bool:
 
 
 @invariant(
-    promise="Loading the same checkpoint object a second time gives the same result.",
+    statement="Loading the same checkpoint object a second time gives the same result.",
     catches="state left behind in the checkpoint or in the loader.",
     regimes=("native", "resampled", "prefix-1+R"),
 )
@@ -64,7 +64,7 @@ def repeatable(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="Loading the result again into the same model changes nothing: a model's own checkpoint is a fixed point.",
+    statement="Loading the result again into the same model changes nothing: a model's own checkpoint is a fixed point.",
     catches="conversions applied twice, resampling of a grid that already fits, a fixed point missed when not square.",
     regimes=("native", "resampled", "destination-grid-non-square"),
     applies=_IN_MEMORY,
@@ -82,7 +82,7 @@ def idempotent(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="Every loaded tensor has the checkpoint's dtype.",
+    statement="Every loaded tensor has the checkpoint's dtype.",
     catches="float32 intermediates handed out, tensors created without the checkpoint's dtype.",
     regimes=("float32", "float16", "bfloat16", "resampled"),
     applies=_IN_MEMORY,
@@ -95,7 +95,7 @@ def dtype_kept(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="Every loaded tensor is on the checkpoint's device; the meta device included, at the native geometry.",
+    statement="Every loaded tensor is on the checkpoint's device; the meta device included, at the native geometry.",
     catches="tensors created on the CPU, device-less constants, round trips through NumPy.",
     regimes=("native",),
     applies=unless(
@@ -116,7 +116,7 @@ def device_kept(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="Finite tensors load into finite tensors.",
+    statement="Finite tensors load into finite tensors.",
     catches="overflow in half precision, pseudo-inverses that keep noise, division by zero.",
     regimes=("native", "patch-mixed", "half-precision"),
 )

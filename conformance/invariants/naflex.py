@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 from torch import Tensor
 
-from .. import checkpoints
+from ..checkpoints import wrappers
 from ..families import FAMILIES
-from ..problems import Problem
-from ..trial import Blocked, Trial
+from ..trials.problems import Problem
+from ..trials.trial import Blocked, Trial
 from .equivalence import COMPARABLE, fits, output, same_outputs
 from .registry import invariant
 
@@ -20,7 +20,7 @@ def _applies(trial: Trial) -> str | None:
 
 
 @invariant(
-    promise=(
+    statement=(
         "A NaFlexViT loaded from a classic checkpoint computes, at the native grid, what the classic model loaded from the "
         "same checkpoint computes."
     ),
@@ -31,7 +31,7 @@ def _applies(trial: Trial) -> str | None:
 )
 def naflex_classic_forward(trial: Trial) -> Iterator[Problem]:
     classic = classic_trial(trial)
-    loaded = classic.convert(trial.place(checkpoints.wrap(trial.upstream, trial.case.wrapper)))
+    loaded = classic.convert(trial.place(wrappers.wrap(trial.upstream, trial.case.wrapper)))
     if not loaded.ok or not fits(classic.model(), loaded.raw):
         raise Blocked("the classic model does not load the checkpoint")
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..families import Family
-from ..problems import Problem
-from ..trial import Trial
+from ..trials.problems import Problem
+from ..trials.trial import Trial
 
 Check = Callable[[Trial], Iterator[Problem]]
 
@@ -19,7 +19,7 @@ class Invariant:
     ``promise`` and ``catches`` are for the documentation. ``regimes`` are classes of cases the invariant must have judged
     in a run, or the run is vacuous; ``concerns`` tells the families whose cases it can judge at all. ``applies`` says why a
     case is none of its business, or None. ``check`` yields the ways a case breaks the promise; it may raise
-    :class:`conformance.trial.Blocked`.
+    :class:`timm_conformance.trials.trial.Blocked`.
     """
 
     name: str

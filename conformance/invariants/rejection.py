@@ -12,11 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from reference.errors import some
-
-from .. import checkpoints
-from ..problems import Problem
-from ..trial import Blocked, Loaded, Trial
+from ..checkpoints import wrappers
+from ..reference.errors import some
+from ..trials.problems import Problem
+from ..trials.trial import Blocked, Loaded, Trial
 from .equivalence import fits
 from .hygiene import changes
 from .registry import invariant, unless
@@ -39,7 +38,7 @@ def _judge(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="A checkpoint that lacks a tensor is refused.",
+    statement="A checkpoint that lacks a tensor is refused.",
     catches="tensors looked for and passed over, so that a part of the model silently stays as it was initialised.",
     regimes=("damage-missing", "native", "resampled"),
     applies=unless(lambda t: t.case.damage == "missing", "the damage of this case is another"),
@@ -49,7 +48,7 @@ def refuses_incomplete(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise=(
+    statement=(
         "A checkpoint with a tensor of another width, transposed, or of a model with more blocks is refused. Values are not "
         "judged: NaN, Inf and integers may be taken."
     ),
@@ -62,7 +61,7 @@ def refuses_misfits(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="After a refusal the model is as it was before, and so is the caller's checkpoint.",
+    statement="After a refusal the model is as it was before, and so is the caller's checkpoint.",
     catches="parameters written one by one until one does not fit, tensors taken out of the caller's dict and not put back.",
     regimes=("damage-missing", "damage-wider", "damage-transposed"),
 )
@@ -85,4 +84,4 @@ def _left_changed(trial: Trial, loaded: Loaded) -> Iterator[Problem]:
 
 
 def _wrapped(trial: Trial, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    return trial.place(checkpoints.wrap(state, trial.case.wrapper))
+    return trial.place(wrappers.wrap(state, trial.case.wrapper))

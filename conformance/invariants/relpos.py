@@ -7,12 +7,11 @@ from math import prod
 
 from torch import Tensor
 
-from reference.relative import offsets
-
 from ..families import Family
 from ..families.base import no_tables
-from ..problems import Problem
-from ..trial import Trial
+from ..reference.relative import offsets
+from ..trials.problems import Problem
+from ..trials.trial import Trial
 from .registry import invariant
 
 
@@ -44,7 +43,7 @@ def _extra(trial: Trial, name: str) -> int:
 
 
 @invariant(
-    promise="A relative position table whose window stays the same comes through bit for bit, whatever happens to the patch.",
+    statement="A relative position table whose window stays the same comes through bit for bit, whatever happens to the patch.",
     catches="tables resized to their own size, a non-square window taken for a square one, rows in another order.",
     regimes=("native", "patch-grow", "destination-grid-non-square", "half-precision"),
     applies=_with_tables(lambda t, name: not t.changed(name), "every window changes"),
@@ -57,7 +56,7 @@ def rel_pos_identity(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="The class token's rows of a relative position table come last and bit for bit, whatever the window.",
+    statement="The class token's rows of a relative position table come last and bit for bit, whatever the window.",
     catches="the class token's biases interpolated with the others, cut off, or moved to the front.",
     regimes=("grid-grow", "grid-shrink", "half-precision"),
     applies=_with_tables(lambda t, name: _extra(t, name) > 0, "the tables have no rows for a class token"),
@@ -81,7 +80,7 @@ def _core(table: Tensor, window: tuple[int, ...]) -> Tensor:
 
 
 @invariant(
-    promise="A token's biases for itself and its nearest neighbours stay what they were, however the window is resized.",
+    statement="A token's biases for itself and its nearest neighbours stay what they were, however the window is resized.",
     catches="tables stretched evenly like an image, an offset counted from the wrong end, a centre that moved.",
     regimes=("grid-grow", "grid-shrink"),
     applies=_with_tables(
@@ -99,7 +98,7 @@ def rel_pos_neighbours(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="Exchanging height and width of a relative position table before loading equals exchanging them after.",
+    statement="Exchanging height and width of a relative position table before loading equals exchanging them after.",
     catches="a window assumed square, height and width swapped in the resizing of a table.",
     regimes=("grid-grow", "grid-shrink", "grid-mixed", "destination-grid-non-square"),
     applies=_resized_either_way,
@@ -110,7 +109,7 @@ def rel_pos_transposed(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="Every relative position table agrees with the reference's resizing of it, within what float32 rounding allows.",
+    statement="Every relative position table agrees with the reference's resizing of it, within what float32 rounding allows.",
     catches="another interpolation or spacing of offsets, a wrong source window, tables left at their old size.",
     regimes=("grid-grow", "grid-shrink", "grid-mixed", "destination-grid-non-square", "half-precision"),
     applies=_resized,

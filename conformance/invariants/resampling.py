@@ -7,14 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from reference.resize import axis_matrix, axis_pinv
-
-from .. import bounds
-from ..cases import relation
-from ..expectation import GRID
+from ..cases.regimes import relation
 from ..families.base import KERNEL
-from ..problems import Problem
-from ..trial import Trial
+from ..reference.resize import axis_matrix, axis_pinv
+from ..trials import bounds
+from ..trials.expectation import GRID
+from ..trials.problems import Problem
+from ..trials.trial import Trial
 from .registry import invariant, unless
 
 
@@ -64,7 +63,7 @@ def _minimum_norm(trial: Trial, kernel: Tensor) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="A grown kernel answers a resized patch as the old kernel answered the patch: <B x, w_new> = <x, w> for all x.",
+    statement="A grown kernel answers a resized patch as the old kernel answered the patch: <B x, w_new> = <x, w> for all x.",
     catches="kernels interpolated like images, the pseudo-inverse of the transpose, a wrong kernel or cut-off.",
     regimes=("patch-grow", "patch-non-square"),
     applies=unless(lambda t: _patch(t) == "grow", "the identity is exact only when the patch grows"),
@@ -76,7 +75,7 @@ def pi_adjoint(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise=(
+    statement=(
         "A kernel that shrinks along some axis is the least-squares solution of minimum norm: B (B^T w_new - w) = 0 "
         "and w_new in the range of B."
     ),
@@ -102,7 +101,7 @@ def _resampled_either_way(trial: Trial) -> str | None:
 
 
 @invariant(
-    promise=(
+    statement=(
         "A constant position grid stays that constant, and a grown kernel keeps its answer to a constant image: "
         "the rows of every resize matrix sum to one."
     ),
@@ -125,7 +124,7 @@ def constant_preserved(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="Loading is linear in the tensors it resamples: the load of a sum is the sum of the loads.",
+    statement="Loading is linear in the tensors it resamples: the load of a sum is the sum of the loads.",
     catches="clipping, normalising by content, half-precision intermediates, caches keyed by shape alone.",
     regimes=("patch-grow", "patch-shrink", "grid-grow", "grid-shrink"),
     applies=unless(
@@ -149,7 +148,7 @@ def linear(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="Exchanging height and width before loading equals exchanging them after.",
+    statement="Exchanging height and width before loading equals exchanging them after.",
     catches="height and width swapped, a grid assumed square, one axis asked about or resampled as the other is.",
     regimes=("patch-non-square", "destination-grid-non-square", "grid-mixed", "patch-mixed"),
     applies=_resampled_either_way,
@@ -159,7 +158,7 @@ def transpose_symmetric(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="Class and register tokens, and their rows of the position embedding, come through bit for bit.",
+    statement="Class and register tokens, and their rows of the position embedding, come through bit for bit.",
     catches="prefix rows resampled as if they were patches, a wrong number of prefix tokens, a folded row forgotten.",
     regimes=("prefix-1", "prefix-1+R", "grid-grow", "grid-shrink", "half-precision"),
     applies=unless(lambda t: t.prefix_tokens > 0, "the checkpoint has no prefix tokens"),

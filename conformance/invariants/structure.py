@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from ..expectation import GRID
 from ..families.base import KERNEL
-from ..problems import Problem, same
-from ..trial import Loaded, Trial
+from ..trials.expectation import GRID
+from ..trials.problems import Problem, same
+from ..trials.trial import Loaded, Trial
 from .registry import invariant, unless
 
 _RESAMPLED = ("patch-grow", "patch-shrink", "patch-mixed", "grid-grow", "grid-shrink", "grid-mixed")
 
 
 @invariant(
-    promise="The loaded state dict passes a strict load of the model: every tensor, in its shape, and nothing else.",
+    statement="The loaded state dict passes a strict load of the model: every tensor, in its shape, and nothing else.",
     catches="size mismatches of #2120, missing or unexpected keys, conversions that raise.",
     regimes=("native", *_RESAMPLED, "prefix-0", "prefix-1", "prefix-1+R", "half-precision", "wrapped"),
 )
@@ -44,7 +44,7 @@ def _misfits(state: dict, want: dict[str, tuple[int, ...]]) -> Iterator[Problem]
 
 
 @invariant(
-    promise=(
+    statement=(
         "Converting then resampling equals resampling then converting, and every geometry-dependent tensor has the "
         "model's shape: no conversion leaves the loader before the common resampling."
     ),
@@ -99,7 +99,7 @@ def _told_apart(trial: Trial, one_change: dict) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="A checkpoint loads the same out of every wrapper and prefix its format comes in: `model`, `state_dict`, `params/`.",
+    statement="A checkpoint loads the same out of every wrapper and prefix its format comes in: `model`, `state_dict`, `params/`.",
     catches="wrappers not opened, or opened for some formats only.",
     regimes=("native", "resampled"),
     applies=unless(lambda t: t.other_wrapper is not None, "the format has one wrapper only"),
@@ -113,7 +113,7 @@ def wrapper_transparent(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="Tensors that are not the image encoder's (text tower, loss scale) change nothing.",
+    statement="Tensors that are not the image encoder's (text tower, loss scale) change nothing.",
     catches="foreign keys passed on to a strict load, or mistaken for the image tower's.",
     regimes=("native", "resampled"),
     applies=unless(lambda t: bool(t.family.foreign(t.case.arch)), "the format carries no foreign tensors"),
@@ -123,7 +123,7 @@ def foreign_keys_ignored(trial: Trial) -> Iterator[Problem]:
 
 
 @invariant(
-    promise="The order of the keys changes nothing.",
+    statement="The order of the keys changes nothing.",
     catches="conversions that rely on one tensor being met before another.",
     regimes=("native", "resampled"),
 )

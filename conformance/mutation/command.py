@@ -14,14 +14,14 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
-from ..asking import environment, last_words
+from ..cases.profiles import profile as profile_of
 from ..errors import EXIT_EXPECTED, EXIT_FAILURE, UserError, choose
 from ..families import FAMILIES
-from ..ledger import DEFAULT_PATH, file_name
-from ..ledger import load as load_ledger
-from ..profiles import profile as profile_of
+from ..ledger.entries import DEFAULT_LEDGER, load_ledger
+from ..ledger.witnesses import file_name
 from ..report.terminal import make_console
-from ..targets import parse_target
+from ..targets.subprocess_call import environment, last_words
+from ..targets.target import parse_target
 from .protocol import Request, Told
 from .score import Judged, Mutant, Score
 
@@ -47,7 +47,7 @@ def mutants(
     if find_spec("mutmut") is None:
         raise UserError("mutants takes its operators from mutmut: pip install 'timm-conformance[mutants]'")
     profile_of(profile)
-    book = ledger or str(DEFAULT_PATH)
+    book = ledger or str(DEFAULT_LEDGER)
     load_ledger(book)
     chosen = choose("family", families, FAMILIES)
     for spec in targets:
@@ -95,7 +95,7 @@ def _ask(request: Request) -> Iterator[Told]:
     with tempfile.TemporaryDirectory(prefix="timm-conformance-") as folder:
         asked, log = Path(folder) / "request.json", Path(folder) / "log"
         asked.write_bytes(msgspec.json.encode(request))
-        command = [sys.executable, "-m", "conformance.mutation.worker", str(asked)]
+        command = [sys.executable, "-m", "timm_conformance.mutation.worker", str(asked)]
         with open(log, "wb") as errors:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment())
         try:

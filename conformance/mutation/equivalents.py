@@ -16,10 +16,10 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from ..errors import UserError
-from ..ledger import DEFAULT_PATH
+from ..ledger.entries import DEFAULT_LEDGER
 from .score import Mutant
 
-PATH = DEFAULT_PATH.parent / "equivalents.toml"
+PATH = DEFAULT_LEDGER.parent / "equivalents.toml"
 
 
 class Equivalent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):

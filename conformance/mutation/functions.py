@@ -15,7 +15,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from ..families import FAMILIES
-from ..loaders import Loader, Unsupported
+from ..targets.loader import Loader, Unsupported
 
 _BODY = ("__code__", "__defaults__", "__kwdefaults__")
 
@@ -72,7 +72,7 @@ def loader_functions(loader: Loader) -> list[Function]:
     it calls of its package; every function of the reference.
     """
     if loader.target.kind == "reference":
-        return _named(_defined("reference"), "reference.")
+        return _named(_defined("timm_conformance.reference"), "timm_conformance.reference.")
     if loader.target.kind == "loader":
         package = loader.target.value.split(":")[0].split(".")[0]
         return _named(_called([inspect.unwrap(loader.function)], (package,)), f"{package}.")

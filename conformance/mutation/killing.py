@@ -13,24 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference.formats import rules
-
-from ..cases import Case
-from ..drawing import Drawing
-from ..engine import Explorer
+from ..cases.case import Case
+from ..drawing.drawing import Drawing
+from ..engine.explorer import Explorer
+from ..engine.judging import judge
 from ..errors import UserError
-from ..expectation import Expectation
 from ..families import FAMILIES, Family
-from ..forgetting import caches
 from ..invariants import INVARIANTS
-from ..judging import judge
-from ..ledger import Ledger
-from ..loaders import Loader, Unsupported
-from ..targets import MODEL_RELEASE, parse_target
-from ..trial import Trial
-from . import tables, testing
+from ..ledger.entries import Ledger
+from ..reference.formats import rules
+from ..targets.caches import caches
+from ..targets.loader import Loader, Unsupported
+from ..targets.target import MODEL_RELEASE, parse_target
+from ..trials.expectation import Expectation
+from ..trials.trial import Trial
+from . import format_tables, project_tests
 from .functions import Function, loader_functions
-from .lines import Lines, header
+from .line_coverage import Lines, header
 from .mutants import mutants_of
 from .score import Fate, Mutant
 
@@ -38,7 +37,7 @@ WITNESS = "witness"  # a known bug's witness that no longer fails, or fails othe
 TESTS = "tests"  # the project's own
 _CASE, _WITNESS, _TEST = range(3)  # what judges first
 _RULES = rules.__file__
-_REMEMBERS = ("reference", "conformance.bounds")
+_REMEMBERS = ("timm_conformance.reference", "timm_conformance.trials.bounds")
 # A mutant that two promises have killed tells nothing more about any promise; the matrix is complete for fewer.
 _ENOUGH = 2
 _ENOUGH_OF_REFERENCE = 1  # is noticed or not: what counts is that its every line is held by something
@@ -102,7 +101,7 @@ class Stand:
 
     def prepare(self) -> None:
         """Judge every case and witness on the clean loader, which must survive. Raises :class:`UserError`."""
-        self._made = tables.lines_of(self.functions) if self._of_reference else {}
+        self._made = format_tables.lines_of(self.functions) if self._of_reference else {}
         for family in self.families:
             for drawn in self.explorer.drawing.cases(family).values():
                 for case in drawn:
@@ -112,7 +111,7 @@ class Stand:
             if witness.case.family in names:
                 self._prepare(Known(name, FAMILIES[witness.case.family], witness.case, _WITNESS))
         if self._of_reference:
-            for test, (lines, took) in testing.watched(self.functions).items():
+            for test, (lines, took) in project_tests.watched(self.functions).items():
                 # One that reads or writes a checkpoint may do so in any format: all tables are behind it.
                 tables_of = self._made.values() if any(file == _RULES for file, _ in lines) else ()
                 self.known.append(Known(test, rank=_TEST, lines=lines.union(*tables_of), seconds=took))
@@ -227,7 +226,7 @@ class Stand:
         """Be one mutant after the other; ends early where one left something behind that changes the clean loader."""
         for mutant in mutants:
             function, known = self.by_name[mutant.function], cases(mutant)
-            with function.being(mutant.source), tables.remade(function, mutant.source):
+            with function.being(mutant.source), format_tables.remade(function, mutant.source):
                 self._forget()
                 fate = self._fate(known)
             self._forget()
@@ -252,7 +251,7 @@ class Stand:
                 break
             if known is None:  # it is the tests' turn, before many cases that are hardly any use
                 tests = [test.name for test in cases if test.rank == _TEST]
-                killers |= {TESTS} if tests and testing.noticed(tests) else set()
+                killers |= {TESTS} if tests and project_tests.noticed(tests) else set()
                 continue
             more, mistaken = self._judge(known)
             killers |= more

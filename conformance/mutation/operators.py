@@ -14,7 +14,7 @@ import libcst as cst
 import libcst.matchers as m
 from mutmut.mutation.mutators import mutation_operators
 
-from .catalogue import CATALOGUE
+from .loader_operators import CATALOGUE
 
 Operator = tuple[str, type, Callable[[Any], Iterable[cst.CSTNode]]]
 

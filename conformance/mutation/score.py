@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..results import UNREADABLE
+from ..results.records import UNREADABLE
 
 
 class Mutant(msgspec.Struct, frozen=True):

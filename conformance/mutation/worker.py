@@ -1,6 +1,6 @@
 """The warm process of a target: judges every case once on the clean loader, then each mutant in a forked copy of itself.
 
-``python -m conformance.mutation.worker REQUEST`` takes JSON and writes JSON lines: how many mutants there are, and each with
+``python -m timm_conformance.mutation.worker REQUEST`` takes JSON and writes JSON lines: how many mutants there are, and each with
 its fate as it is judged. What keeps it from starting is its last line of output, after ``ERROR:``.
 """
 
@@ -31,12 +31,12 @@ _PATIENCE, _TIMES = 10, 4
 
 def serve(request: Request, tell: Callable[[Told], None]) -> None:
     """Judge the mutants."""
-    from .. import ledger as ledgers
-    from ..drawing import Drawing
-    from ..loaders import Loader
-    from ..profiles import profile
-    from ..session import undisturbed
-    from ..targets import parse_target, prepare
+    from ..cases.profiles import profile
+    from ..drawing.drawing import Drawing
+    from ..engine.session import undisturbed
+    from ..ledger.entries import load_ledger
+    from ..targets.loader import Loader
+    from ..targets.target import parse_target, prepare
     from . import equivalents
     from .forks import each
     from .killing import Known, Stand
@@ -45,7 +45,7 @@ def serve(request: Request, tell: Callable[[Told], None]) -> None:
     prepare(target)
     drawing = Drawing(profile(request.profile), request.seed, focused=False)
     with undisturbed():
-        stand = Stand(Loader(target), ledgers.load(request.ledger), drawing, request.families)
+        stand = Stand(Loader(target), load_ledger(request.ledger), drawing, request.families)
         stand.prepare()
         mutants = stand.mutants(lambda name: any(fnmatchcase(name, pattern) for pattern in request.functions))
         if request.sample:

@@ -1,1 +1,5 @@
-"""Reports: independent readers of results."""
+"""Everything that is written or shown about results: terminal, Markdown, HTML, JUnit.
+
+In: records and a ledger. Out: text and files.
+May import: runner and everything below it, without torch.
+"""

@@ -9,8 +9,8 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from ..ledger import Ledger
-from ..results import Change, Results, Verdict
+from ..ledger.entries import Ledger
+from ..results.records import Change, Results, Verdict
 from .terminal import MARKS, briefly, cell_counts, face
 
 OUTCOMES = ("fail", "error", "known", "pass", "blocked", "not-applicable")

@@ -12,8 +12,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..ledger import REPRODUCERS, Ledger, witness_path, witness_text, witnesses_of
-from ..results import Results
+from ..ledger.entries import REPRODUCERS, Ledger
+from ..ledger.witnesses import witness_path, witness_text, witnesses_of
+from ..results.records import Results
 from . import plot
 from .grid import OUTCOMES, Grid, figure, page_data, short, word
 from .terminal import MARKS, errors_of, hunted, judgements, skipped

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
-from ..results import Results, Verdict
+from ..results.records import Results, Verdict
 
 
 def _body(verdict: Verdict, case: xml.Element) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..ledger import Ledger
-from ..results import Results, Verdict
+from ..ledger.entries import Ledger
+from ..results.records import Results, Verdict
 from .terminal import FEW, cell_counts, change_lines, denominator, errors_of, face, known_lines, seeds
 
 

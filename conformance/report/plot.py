@@ -8,7 +8,7 @@ from math import ceil, floor, isfinite, log2, log10
 from statistics import median
 from typing import Any
 
-from ..results import LoadedCase
+from ..results.records import LoadedCase
 
 WIDTH, HEIGHT = 340, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 332, 34, 212

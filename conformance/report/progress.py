@@ -8,13 +8,13 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from .. import results
-from ..runner import Plan
+from ..results import records
+from ..runner.plan import Plan
 from .terminal import FEW, cell_counts, face
 
 
 class Watch:
-    """Shows the records of a plan's run; a context manager, and the ``watch`` of :func:`conformance.runner.run`."""
+    """Shows the records of a plan's run; a context manager, and the ``watch`` of :func:`timm_conformance.runner.run.run`."""
 
     def __init__(self, plan: Plan, console: Console) -> None:
         self.console = console
@@ -23,7 +23,7 @@ class Watch:
         self.bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.many = len(plan.targets) > FEW
         self.left = {t: len(plan.families_of(t)) for t in plan.targets}
-        self.verdicts: dict[str, list[results.Verdict]] = {t: [] for t in plan.targets}
+        self.verdicts: dict[str, list[records.Verdict]] = {t: [] for t in plan.targets}
         self.sizes: dict[str, int] = {}
         self.whole = self.bars.add_task(f"{len(plan.targets)} targets", total=sum(self.left.values()))
         self.tasks: dict[str, TaskID] = {}
@@ -37,32 +37,32 @@ class Watch:
     ) -> None:
         self.bars.stop()
 
-    def __call__(self, record: results.Record) -> None:
+    def __call__(self, record: records.Record) -> None:
         """Show one record."""
-        if isinstance(record, results.Header):
+        if isinstance(record, records.Header):
             self._begin(record)
-        elif isinstance(record, results.Progress) and record.target in self.tasks:
+        elif isinstance(record, records.Progress) and record.target in self.tasks:
             text = f"{record.target} {record.family}: {record.cases} cases"
             self.bars.update(self.tasks[record.target], description=text)
-        elif isinstance(record, results.Verdict):
+        elif isinstance(record, records.Verdict):
             self._judge(record)
-        elif isinstance(record, results.TargetError):
+        elif isinstance(record, records.TargetError):
             self._say(f"E {record.target}: {record.reason}", "red")
             self.bars.update(self.whole, advance=self.left.get(record.target, 0))
             self._end(record.target)
-        elif isinstance(record, results.Witness) and (
+        elif isinstance(record, records.Witness) and (
             not record.expected or (record.replay == "fails" and not self.many)
         ):
             kind = "as the ledger says" if record.expected else "NOT as the ledger says"
             text = f"  {record.target}  witness {record.id} {record.replay.upper()} ({kind}): {record.message}"
             self._say(text[:200], "dim" if record.expected else "magenta")
 
-    def _begin(self, header: results.Header) -> None:
+    def _begin(self, header: records.Header) -> None:
         self.sizes[header.target] = len(header.invariants)
         if header.target not in self.tasks and header.target in self.left:
             self.tasks[header.target] = self.bars.add_task(header.target, total=self.left[header.target])
 
-    def _judge(self, verdict: results.Verdict) -> None:
+    def _judge(self, verdict: records.Verdict) -> None:
         for failure in verdict.failures:
             self._say(f"✗ {verdict.target}  {failure.fingerprint}", "red")
         seen = self.verdicts[verdict.target]

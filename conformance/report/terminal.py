@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..changes import by_up_to
-from ..ledger import Ledger, file_name
-from ..results import JUDGED, Change, Failure, Results, Verdict
+from ..ledger.entries import Ledger
+from ..ledger.witnesses import file_name
+from ..results.changes import by_up_to
+from ..results.records import JUDGED, Change, Failure, Results, Verdict
 
 # Files of new failures, by target and fingerprint.
 Paths = Mapping[tuple[str, str], Path]

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import checkpoints
+from ..checkpoints import wrappers
 from ..families import FAMILIES
-from ..ledger import WitnessFile
-from ..loaders import Loader, Unsupported
-from ..trial import Trial
-from .where import Trace
+from ..ledger.witnesses import WitnessFile
+from ..targets.loader import Loader, Unsupported
+from ..trials.trial import Trial
+from .trace import Trace
 
 # Ways in which invariants that look at values say that a tensor holds the wrong ones.
 _VALUES = frozenset(
@@ -77,7 +77,7 @@ def trace_of(trial: Trial) -> Trace:
 
     trace, case, loader = Trace(Path(timm.__file__).resolve().parent), trial.case, trial.loader
     if loader.target.is_timm:
-        checkpoint = trial.place(checkpoints.wrap(trial.upstream, case.wrapper))
+        checkpoint = trial.place(wrappers.wrap(trial.upstream, case.wrapper))
         with contextlib.suppress(Unsupported):
             model = trial.model()  # built outside: what a constructor does is not the loader's
             trace.run(lambda: loader.convert(trial.family, case.arch, checkpoint, model))

@@ -7,20 +7,20 @@ from pathlib import Path
 import click
 from packaging.version import Version
 
-from .. import ledger as ledgers
-from .. import releases
 from ..errors import EXIT_EXPECTED, UserError, unknown
-from ..ledger import Entry, Ledger, WitnessFile
-from ..targets import DEFAULT_TARGETS, parse_target, prepare
-from .handing import Script, script_of
+from ..ledger.entries import DEFAULT_LEDGER, Entry, Ledger, load_ledger
+from ..ledger.witnesses import WitnessFile, read_witness
+from ..targets import releases
+from ..targets.target import DEFAULT_TARGETS, parse_target, prepare
 from .issue import issue_text
+from .verification import Script, script_of
 
 
 def repro(
     subject: str, *, target: str | None, out: Path | None, issue: bool, timeout: float, ledger: str | None
 ) -> int:
     """Write the script of a failure, having seen it fail, to ``out`` or standard output; returns the exit code."""
-    book = ledgers.load(ledger or ledgers.DEFAULT_PATH)
+    book = load_ledger(ledger or DEFAULT_LEDGER)
     name, witness, entry, also = _subject(subject, book)
     chosen = parse_target(target or _default_target(name, entry))
     if out is not None and not out.absolute().parent.is_dir():
@@ -60,7 +60,7 @@ def _subject(subject: str, book: Ledger) -> tuple[str, WitnessFile, Entry | None
         return entry.id, book.witnesses[entry.id], entry, []
     path = Path(subject)
     if path.suffix == ".json":
-        return path.stem, ledgers.read_witness(path), None, []
+        return path.stem, read_witness(path), None, []
     raise unknown("ledger entry, issue or witness file", subject, [e.id for e in book.entries])
 
 

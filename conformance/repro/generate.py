@@ -1,7 +1,7 @@
 """From a stored failure to a script that shows it on the target of this process.
 
 Every attempt is a whole script. It is run here, in the worker, and kept when it says that the bug is there and names what the
-failure names; a run in a fresh interpreter follows (:mod:`conformance.repro.executing`).
+failure names; a run in a fresh interpreter follows (:mod:`timm_conformance.repro.execution`).
 """
 
 from __future__ import annotations
@@ -17,22 +17,21 @@ from functools import partial
 import torch
 from msgspec.structs import replace
 
-import reference
-
-from .. import bounds
+from .. import reference
 from ..families import FAMILIES
 from ..invariants import INVARIANTS
 from ..invariants.equivalence import fits, output
 from ..invariants.naflex import classic_trial
-from ..ledger import WitnessFile
-from ..loaders import Loader, Unsupported
-from ..trial import Trial
-from . import looks, script
-from .calling import calls, direct, in_place
-from .looks import Look
-from .mending import can_mend, mended
-from .redrawn import Circumstances, Redrawn, matches
+from ..ledger.witnesses import WitnessFile
+from ..targets.loader import Loader, Unsupported
+from ..trials import bounds
+from ..trials.trial import Trial
+from . import assertions, script
+from .assertions import Look
+from .entry_points import calls, direct, in_place
 from .script import About
+from .scriptable_case import Circumstances, Redrawn, matches
+from .substitute import can_mend, mended
 
 
 @dataclass(frozen=True)
@@ -121,16 +120,16 @@ def _scripts(witness: WitnessFile, redrawn: Redrawn, about: About) -> Iterator[A
         look = _forward(redrawn, classic=name != "native-forward")
         if look is not None:
             yield from _each(redrawn, about, lambda state: look, "got: +output")
-    elif name in looks.MANNERS:
+    elif name in assertions.MANNERS:
         found = direct(redrawn)
         if found is not None:
             call, convert = found
-            look = looks.manners(name, convert, redrawn.case.dtype, redrawn.input_size)
+            look = assertions.manners(name, convert, redrawn.case.dtype, redrawn.input_size)
             yield Attempt(script.text(about, redrawn.code, call, look), _named(witness.tensor))
     else:
         for deviation in redrawn.created_deviations() if name == "create-model" else redrawn.deviations():
             if matches(deviation, witness.kind, witness.tensor, redrawn.family):
-                look_at = partial(looks.values, deviation, redrawn.given) if deviation.kind == "value" else _loads
+                look_at = partial(assertions.values, deviation, redrawn.given) if deviation.kind == "value" else _loads
                 yield from _each(redrawn, about, look_at, _SAYS[deviation.kind].format(re.escape(deviation.tensor)))
 
 
@@ -146,23 +145,23 @@ _SAYS = {
 def _raised(witness: WitnessFile, redrawn: Redrawn, about: About) -> Iterator[Attempt]:
     """What raises, whatever is looked at. What a trial itself finds wrong, a strict load finds wrong in its own words."""
     says = "" if witness.tensor == "convert()" else re.escape(witness.kind.removeprefix("raises-"))
-    runs = looks.forward(redrawn.image) if witness.invariant.endswith("-forward") else looks.LOADS
+    runs = assertions.forward(redrawn.image) if witness.invariant.endswith("-forward") else assertions.LOADS
     yield from _each(redrawn, about, lambda state: runs, says)
 
 
 def _refusals(witness: WitnessFile, redrawn: Redrawn, about: About) -> Iterator[Attempt]:
     """That a damaged checkpoint is refused, or that the refusal leaves everything as it was."""
     if witness.invariant != "untouched-after-refusal":
-        yield from _each(redrawn, about, lambda state: looks.refused(redrawn.damage), "got: +a model")
+        yield from _each(redrawn, about, lambda state: assertions.refused(redrawn.damage), "got: +a model")
         return
     found = direct(redrawn)
     call = in_place(redrawn) if found is None else found[0]
-    look = looks.untouched(redrawn.damage, model=witness.kind == "model-written")
+    look = assertions.untouched(redrawn.damage, model=witness.kind == "model-written")
     yield Attempt(script.text(about, redrawn.code, call, look), _named(witness.tensor))
 
 
 def _loads(state: str) -> Look:
-    return looks.LOADS
+    return assertions.LOADS
 
 
 def _named(tensor: str) -> str:
@@ -185,7 +184,7 @@ def _forward(redrawn: Redrawn, classic: bool) -> Look | None:
     loaded, model = redrawn.loaded, trial.model()
     if not loaded.ok or not fits(model, loaded.raw):
         return None
-    image = looks.image(redrawn.image)
+    image = assertions.image(redrawn.image)
     if classic:
         other = classic_trial(trial)
         state = other.convert(redrawn.given)
@@ -196,4 +195,4 @@ def _forward(redrawn: Redrawn, classic: bool) -> Look | None:
     bound = float(bounds.rounding(want, torch.float32).max()) * 8
     if not bool((got - want).abs().max() > bound):
         return None
-    return looks.output(want.flatten(), got.flatten(), redrawn.image, bound)
+    return assertions.output(want.flatten(), got.flatten(), redrawn.image, bound)

@@ -8,12 +8,13 @@ from importlib.metadata import version
 
 from packaging.version import Version
 
-from .. import releases
 from ..families import FAMILIES
-from ..ledger import Entry, WitnessFile
-from ..targets import parse_target
-from .executing import execute
-from .handing import Script
+from ..ledger.entries import Entry
+from ..ledger.witnesses import WitnessFile
+from ..targets import releases
+from ..targets.target import parse_target
+from .execution import execute
+from .verification import Script
 
 
 def issue_text(witness: WitnessFile, entry: Entry | None, script: Script, timeout: float) -> str:

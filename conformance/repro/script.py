@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from . import plain
+from . import source_code
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ def inside(lines: Iterable[str]) -> list[str]:
 
 
 def _docstring(about: About) -> list[str]:
-    title = textwrap.wrap(about.title.rstrip(".") + ".", plain.WIDTH - 4)
-    paragraphs = [line for p in about.paragraphs for line in ("", *textwrap.wrap(p, plain.WIDTH))]
+    title = textwrap.wrap(about.title.rstrip(".") + ".", source_code.WIDTH - 4)
+    paragraphs = [line for p in about.paragraphs for line in ("", *textwrap.wrap(p, source_code.WIDTH))]
     lines = [*title, *paragraphs]
     lines[0] = f'"""{lines[0]}'
     return [*lines[:-1], f'{lines[-1]}"""'] if len(lines) == 1 else [*lines, '"""']

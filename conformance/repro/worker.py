@@ -1,4 +1,4 @@
-"""Writes the scripts of a target's failures, in a process with the target's timm (:mod:`conformance.asking`)."""
+"""Writes the scripts of a target's failures, in a process with the target's timm."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .. import asking
 from ..errors import UserError, cannot_start, one_line, unknown
-from ..ledger import WitnessFile
-from ..targets import Target, parse_target
+from ..ledger.witnesses import WitnessFile
+from ..targets import subprocess_call
+from ..targets.target import Target, parse_target
 
 if TYPE_CHECKING:  # asking takes no torch, answering does
-    from ..loaders import Loader
+    from ..targets.loader import Loader
     from .script import About
 
 
@@ -40,7 +40,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     ``text`` is empty where no plain checkpoint shows them; ``mistake`` is what went wrong in the writing. ``says`` is a
     pattern that the script's output has to match. ``ended`` and ``resampled`` are lines of timm:
-    :class:`conformance.repro.where.Trace`.
+    :class:`timm_conformance.repro.trace.Trace`.
     """
 
     names: list[str]
@@ -54,7 +54,7 @@ class Answer(msgspec.Struct, frozen=True):
 def ask(target: Target, failures: list[Stored], timeout: float) -> list[Answer]:
     """The scripts for failures of a target, one for each cause. Raises :class:`UserError`."""
     request = Request(target.spec, failures)
-    return asking.ask(__name__, request, list[Answer], f"target {target.spec!r}", timeout)
+    return subprocess_call.ask(__name__, request, list[Answer], f"target {target.spec!r}", timeout)
 
 
 def answers(request: Request) -> list[Answer]:
@@ -62,7 +62,7 @@ def answers(request: Request) -> list[Answer]:
     import torch
 
     from ..invariants import INVARIANTS
-    from ..loaders import Loader
+    from ..targets.loader import Loader
     from .causes import collapse
 
     torch.set_num_threads(1)
@@ -115,4 +115,4 @@ def _dependencies(loader: Loader) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(asking.serve(answers, Request))
+    sys.exit(subprocess_call.serve(answers, Request))

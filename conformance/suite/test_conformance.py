@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conformance.plugin import report
+from ..plugin import report
 
 
 def test_witness(vit_session, vit_witness):

@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .. import ledger as ledgers
 from ..errors import EXIT_EXPECTED, EXIT_FAILURE, UserError, choose
 from ..families import FAMILIES
-from ..publishing import folder
+from ..ledger.entries import DEFAULT_LEDGER, load_ledger
+from ..report.publish import folder
 from . import schema
-from .choosing import VECTORS_JSON, chosen
-from .making import Made, digest, make
+from .generation import Made, digest, make
+from .selection import VECTORS_JSON, chosen
 
 INDEX = "index.json"
 JSON_SCHEMA = "schema.json"
@@ -52,7 +52,7 @@ def _count(made: Mapping[str, Made]) -> str:
 
 def generate(names: Iterable[str] = ()) -> dict[str, Made]:
     """The vectors of the named families, all by default. Raises :class:`UserError` for a name that does not exist."""
-    entries = ledgers.load(ledgers.DEFAULT_PATH).entries
+    entries = load_ledger(DEFAULT_LEDGER).entries
     return {name: make(FAMILIES[name], chosen(FAMILIES[name]), entries) for name in choose("family", names, FAMILIES)}
 
 

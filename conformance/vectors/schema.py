@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..cases import Case, Size
+from ..cases.case import Case, Size
 
 SCHEMA = 1
 # Of the vectors: the first number changes when a vector that was there says something else, the second when some are added.

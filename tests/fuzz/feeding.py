@@ -7,16 +7,17 @@ from pathlib import Path
 
 import torch
 
-import reference
-from conformance import ledger, results
-from conformance.cases import Case
-from conformance.check.reading import read
-from conformance.check.sanity import sane
-from conformance.declaring import declared_size
-from conformance.errors import UserError
-from conformance.families import FAMILIES
-from reference import LoadError
 from tests.small_vit import Model
+from timm_conformance import reference
+from timm_conformance.cases.case import Case
+from timm_conformance.check.reading import read
+from timm_conformance.check.sanity import sane
+from timm_conformance.errors import UserError
+from timm_conformance.families import FAMILIES
+from timm_conformance.ledger.witnesses import read_witness
+from timm_conformance.reference import LoadError
+from timm_conformance.results import records
+from timm_conformance.targets.declared_size import declared_size
 
 
 def feed(path: Path, case: Case) -> str:
@@ -26,12 +27,12 @@ def feed(path: Path, case: Case) -> str:
     tried; the first refusal is raised at the end. Anything but :class:`UserError` and :class:`LoadError` passes through.
     """
     if path.name.endswith("witness.json"):
-        ledger.read_witness(path)
+        read_witness(path)
         return "witness"
     if path.suffix == ".json":
         return _case(path)
     if path.suffix == ".ndjson":
-        found = results.Results(results.read(path))
+        found = records.Results(records.read(path))
         return f"{min(len(found.records), 1)} or more records, {len(found.targets) and 'with'} targets"
     content = read(path)
     first: list[Exception] = []
@@ -58,6 +59,6 @@ def _case(path: Path) -> str:
     """A case on its own: text that is none is refused by msgspec, in one line."""
     try:
         Case.from_json(path.read_bytes()).describe()
-    except results.UNREADABLE as error:
+    except records.UNREADABLE as error:
         raise UserError(str(error)) from None
     return "case"

@@ -17,14 +17,15 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from conformance import checkpoints
-from conformance.cases import Case
-from conformance.ledger import DEFAULT_PATH, WITNESSES
+from timm_conformance.cases.case import Case
+from timm_conformance.checkpoints import files, wrappers
+from timm_conformance.ledger.entries import DEFAULT_LEDGER
+from timm_conformance.ledger.witnesses import WITNESSES
 
 from .states import Pool, is_dense, mutated, tensors_of
 
 Draw = st.DrawFn
-_WITNESSES = sorted((DEFAULT_PATH.parent / WITNESSES).glob("*.json"))
+_WITNESSES = sorted((DEFAULT_LEDGER.parent / WITNESSES).glob("*.json"))
 _NUMBERS = (0, 1, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1)
 _DEEP = "nested deeply"
 _JSON = st.sampled_from(
@@ -95,7 +96,7 @@ def checkpoint_files(draw: Draw, case: Case, pool: Pool) -> Input:
     container = draw(st.sampled_from(["pth", "pth", "safetensors", "npz", "pt"]), label="container")
     inside = draw(st.booleans(), label="change tensors")
     try:
-        content = draw(mutated(case, pool)) if inside else checkpoints.wrap(tensors_of(case, False), case.wrapper)
+        content = draw(mutated(case, pool)) if inside else wrappers.wrap(tensors_of(case, False), case.wrapper)
         file = _packed(content, container)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):  # torch or the container cannot hold it
         hypothesis.reject()
@@ -119,7 +120,7 @@ def _packed(content: dict[Any, Any], container: str) -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, tensor in kept.items():
             member = io.BytesIO()
-            np.lib.format.write_array(member, checkpoints.array(tensor))
+            np.lib.format.write_array(member, files.array(tensor))
             archive.writestr(f"{name}.npy", member.getvalue())
     return buffer.getvalue()
 

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, Phase, Verbosity
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 from hypothesis.strategies import SearchStrategy
 
-from conformance.cases import Case
-from conformance.drawing import Drawing
-from conformance.families import FAMILIES
-from conformance.profiles import profile
+from timm_conformance.cases.case import Case
+from timm_conformance.cases.profiles import profile
+from timm_conformance.drawing.drawing import Drawing
+from timm_conformance.families import FAMILIES
 
 from .feeding import feed
 from .files import OUTCOME, Input, inputs, stored

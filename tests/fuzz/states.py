@@ -11,10 +11,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from conformance import checkpoints
-from conformance.cases import Case
-from conformance.families import FAMILIES
-from reference.detect import WRAPPERS
+from timm_conformance.cases.case import Case
+from timm_conformance.checkpoints import state_dicts, wrappers
+from timm_conformance.families import FAMILIES
+from timm_conformance.reference.detect import WRAPPERS
 
 Draw = st.DrawFn
 State = dict[Any, Any]
@@ -64,8 +64,8 @@ class Pool:
 def tensors_of(case: Case, foreign: bool) -> State:
     """The upstream tensors of a case, text tower and all where there is one."""
     family = FAMILIES[case.family]
-    beside = checkpoints.foreign(family, case) if foreign else {}
-    return beside | checkpoints.encode(family, case, checkpoints.truth(family, case))
+    beside = state_dicts.foreign(family, case) if foreign else {}
+    return beside | state_dicts.encode(family, case, state_dicts.truth(family, case))
 
 
 @st.composite
@@ -90,7 +90,7 @@ def nested(draw: Draw, case: Case, state: State) -> State:
     how = draw(st.sampled_from(["family", "family", "twice", "halves", "loop", "deep"]), label="nesting")
     wrapper = draw(st.sampled_from(WRAPPERS), label="wrapper")
     if how == "family" and all(isinstance(k, str) and is_dense(v) for k, v in state.items()):
-        return checkpoints.wrap(state, case.wrapper)
+        return wrappers.wrap(state, case.wrapper)
     if how == "twice":
         return {wrapper: state, "state_dict": dict(state), "epoch": 3}
     if how == "halves":

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from conformance.errors import UserError
-from reference import LoadError
+from timm_conformance.errors import UserError
+from timm_conformance.reference import LoadError
 
 ROOT = Path(__file__).resolve().parents[2]
 _OURS = tuple(str(ROOT / package) + os.sep for package in ("conformance", "reference"))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conformance import checkpoints
+from timm_conformance.checkpoints import files
 
 from .clip import siglip_model
 from .model import TINY, Upstream, weights
@@ -162,7 +162,7 @@ def big_vision_read_by_open_clip() -> Upstream:
     file = {**made.checkpoint, **_text_tower()}
     model = siglip_model(32, "none", text_width=32)
     with tempfile.TemporaryDirectory(prefix="timm-conformance-") as folder:
-        load_big_vision_weights(model, str(checkpoints.write(file, "bare", "npz", Path(folder))))
+        load_big_vision_weights(model, str(files.write(file, "bare", "npz", Path(folder))))
     return replace(
         made,
         origin="open_clip_torch: open_clip/convert.py load_big_vision_weights",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from conformance.cases import Geometry
+from timm_conformance.cases.case import Geometry
 
 from .model import TINY, Upstream, randomise, saved
 from .packages import load

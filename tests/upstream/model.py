@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conformance import bounds
-from conformance.cases import Case, Geometry
-from conformance.families import FAMILIES, Family
+from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.families import FAMILIES, Family
+from timm_conformance.trials import bounds
 
 # The grid every weight lies on. Files hold float32, and so does the sum of two weights: no rounding on either side.
 _STEP = 2.0**-12
@@ -79,7 +79,7 @@ class Upstream:
     def limit(self) -> float:
         """How far a correct forward pass in float64 may be from upstream's.
 
-        As in the suite (``conformance.bounds.forward``) one unit of upstream's precision for each product in the longest
+        As in ``timm_conformance.trials.bounds.forward``, one unit of upstream's precision for each product in the longest
         chain, but these add up like a random walk: the square root of their number; amplified as much as upstream's own
         output moves under a small relative change of the image. The change is the cube root of the unit: far above
         rounding, far below what is not linear any more.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from conformance.cases import Geometry, Size
+from timm_conformance.cases.case import Geometry, Size
 
 from .model import PATCH4, TINY, Upstream, randomise, saved
 from .packages import load, stub

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import reference
-from conformance import bounds, checkpoints
-from conformance.cases import Case, Geometry
-from conformance.families import FAMILIES
-from conformance.loaders import Loader
-from conformance.targets import MODEL_RELEASE, parse_target
+from timm_conformance import reference
+from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.checkpoints import files, state_dicts
+from timm_conformance.families import FAMILIES
+from timm_conformance.targets.loader import Loader
+from timm_conformance.targets.target import MODEL_RELEASE, parse_target
+from timm_conformance.trials import bounds
 
 from . import packages
 
@@ -44,13 +45,13 @@ def test_timm_and_the_reference_read_the_same_bfloat16_file(wrapper: str, tmp_pa
     case = Case(family.name, ARCH, source, destination, dtype="bfloat16", wrapper=wrapper)
     loader = Loader(parse_target(f"timm=={MODEL_RELEASE}"))
     model = loader.model(family, case, destination, source.img_size)
-    upstream = checkpoints.encode(family, case, checkpoints.truth(family, case))
-    path = checkpoints.write(upstream, wrapper, "npz", tmp_path)
+    upstream = state_dicts.encode(family, case, state_dicts.truth(family, case))
+    path = files.write(upstream, wrapper, "npz", tmp_path)
     timm = importlib.import_module("timm.models.vision_transformer")
     prefix = "img/" if wrapper.startswith("img/") else ""
     timm._load_weights(model, str(path), prefix=prefix, load_bfloat16=True)
     got = model.state_dict()
-    for name, want in reference.load_state_dict(checkpoints.read(path), model).items():
+    for name, want in reference.load_state_dict(files.read(path), model).items():
         assert want.dtype == torch.bfloat16
         error = (got[name].to(torch.float64) - want.to(torch.float64)).abs()
         assert bool((error <= bounds.rounding(want, torch.bfloat16)).all()), name

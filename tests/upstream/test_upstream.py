@@ -12,16 +12,19 @@ import torch
 from packaging.version import Version
 from torch import Tensor, nn
 
-import reference
-from conformance import bounds, cases, checkpoints, ledger
-from conformance.declaring import declared_size
-from conformance.loaders import Loader
-from conformance.problems import same
-from conformance.targets import MODEL_RELEASE, parse_target
-from reference import FORMATS, Facts, Format
-from reference.embeddings import resample_position_window
-from reference.formats.rules import Drop, match
 from tests.documents import compared_families
+from timm_conformance import reference
+from timm_conformance.cases.regimes import regimes
+from timm_conformance.checkpoints import state_dicts
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
+from timm_conformance.reference import FORMATS, Facts, Format
+from timm_conformance.reference.embeddings import resample_position_window
+from timm_conformance.reference.formats.rules import Drop, match
+from timm_conformance.targets.declared_size import declared_size
+from timm_conformance.targets.loader import Loader
+from timm_conformance.targets.target import MODEL_RELEASE, parse_target
+from timm_conformance.trials import bounds
+from timm_conformance.trials.problems import same
 
 from . import beit3, clip, dino, flax_vit, masked, mobileclip, packages, radio
 from .model import Upstream
@@ -58,7 +61,7 @@ def model_for(loader: Loader, upstream: Upstream) -> nn.Module:
 
 def convert(loader: Loader, upstream: Upstream, model: nn.Module) -> dict[str, Tensor]:
     """What a loader makes of the checkpoint, through a real file where that is what timm reads."""
-    checkpoint = checkpoints.copy(upstream.checkpoint, "cpu")
+    checkpoint = state_dicts.copy(upstream.checkpoint, "cpu")
     return loader.convert(upstream.suite_family, upstream.arch, checkpoint, model)
 
 
@@ -114,14 +117,14 @@ def assert_fails_as_the_ledger_says(
     upstream: Upstream, state: dict[str, Tensor], right: dict[str, Tensor], model: nn.Module
 ) -> None:
     """timm's state dict is right but for the one bug: each difference is that ledger entry's, and there is one."""
-    entry = ledger.load(ledger.DEFAULT_PATH).entry(upstream.known)
+    entry = load_ledger(DEFAULT_LEDGER).entry(upstream.known)
     assert entry is not None
     assert entry.applies_to(Version(MODEL_RELEASE))
     family, case = upstream.suite_family, upstream.case
-    regimes = cases.regimes(case, family.num_prefix_tokens(case.arch)) | family.tags(case)
+    met = regimes(case, family.num_prefix_tokens(case.arch)) | family.tags(case)
     problems = same(right, state)
     assert problems
-    assert [p for p in problems if not entry.covers(family.name, "native-identity", p.kind, p.tensor, regimes)] == []
+    assert [p for p in problems if not entry.covers(family.name, "native-identity", p.kind, p.tensor, met)] == []
     if state.keys() == model.state_dict().keys():
         return
     with pytest.raises(RuntimeError, match=r"(Missing|Unexpected) key"):

@@ -1,0 +1,106 @@
+"""A case: everything that determines one check, small, frozen, JSON both ways."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+Size = tuple[int, int]
+DTYPES = ("float32", "float16", "bfloat16")
+CONTENTS = ("normal", "integers", "ramp", "one-hot", "constant")
+# Those that a forward pass can be judged on: LayerNorm divides by the variance of a token.
+VARIED = ("normal", "integers", "ramp")
+WRAPPERS = ("bare", "model", "state_dict", "model.state_dict")
+DECLARED = ("true", "absent", "default")
+CONTAINERS = ("safetensors", "memory", "pth")
+NPZ = ("npz",)
+# What is done to a checkpoint that has to be refused then; damage.py does it.
+DAMAGES = ("missing", "wider", "cut", "transposed", "deeper")
+
+
+class Geometry(msgspec.Struct, frozen=True):
+    """Patch size and grid of position tokens, each ``(height, width)``."""
+
+    patch_size: Size
+    grid_size: Size
+
+    @property
+    def img_size(self) -> Size:
+        """Image size in pixels, ``(height, width)``."""
+        return self.patch_size[0] * self.grid_size[0], self.patch_size[1] * self.grid_size[1]
+
+    @property
+    def tokens(self) -> int:
+        """Number of patch tokens."""
+        return self.grid_size[0] * self.grid_size[1]
+
+    def transposed(self) -> Geometry:
+        """Height and width exchanged."""
+        return Geometry(self.patch_size[::-1], self.grid_size[::-1])
+
+    def __str__(self) -> str:
+        (ph, pw), (gh, gw) = self.patch_size, self.grid_size
+        return f"patch {ph}x{pw}, grid {gh}x{gw}"
+
+
+class Contents(msgspec.Struct, frozen=True):
+    """How tensor values are made: a kind (see ``CONTENTS``) and a seed. Structure is drawn, floats never are."""
+
+    kind: str = "normal"
+    seed: int = 0
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One check's inputs.
+
+    ``arch`` holds the family's own architecture options. ``declared`` says what the caller tells the loader about the
+    checkpoint's input size: its ``true`` value, nothing (``absent``), or the registered model's ``default``.
+    ``model_name`` is a registered timm model of the family, used where the end-user path is exercised; there the caller
+    may ask for other ``in_chans`` and ``num_classes`` than the checkpoint's (None: the checkpoint's).
+    """
+
+    family: str
+    arch: dict[str, Any]
+    source: Geometry
+    destination: Geometry
+    dtype: str = "float32"
+    contents: Contents = Contents()
+    wrapper: str = "bare"
+    declared: str = "true"
+    container: str = "safetensors"
+    model_name: str = ""
+    in_chans: int | None = None
+    num_classes: int | None = None
+
+    @property
+    def native(self) -> bool:
+        """Whether the model has exactly the checkpoint's geometry."""
+        return self.source == self.destination
+
+    @property
+    def damage(self) -> str:
+        """What kind of damage is done to its checkpoint where that is to be refused."""
+        return DAMAGES[self.contents.seed % len(DAMAGES)]
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal cases give equal text."""
+        return msgspec.json.encode(self, order="sorted").decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Case:
+        """Inverse of :meth:`to_json`. Raises ``msgspec.ValidationError`` naming the offending field."""
+        return msgspec.json.decode(text, type=cls)
+
+    def describe(self) -> str:
+        """The case in words, one line."""
+        words = [f"{self.source} -> {self.destination}"] if not self.native else [f"{self.source} (native)"]
+        words += [self.dtype, f"{self.contents.kind} values", f"input_size {self.declared}"]
+        if self.wrapper != "bare":
+            words.append(f"wrapped in {self.wrapper}")
+        if self.in_chans is not None:
+            words.append(f"asked for {self.in_chans} channels")
+        if self.num_classes is not None:
+            words.append(f"asked for {self.num_classes} classes")
+        arch = ", ".join(f"{k}={v}" for k, v in self.arch.items())
+        return f"{self.family}: {'; '.join(words)}; {arch}"

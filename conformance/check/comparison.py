@@ -1,0 +1,162 @@
+"""A user's checkpoint on the target, judged as the suite judges a case: tensor by tensor, and by what the model computes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+
+import torch
+from msgspec.structs import replace
+from torch import Tensor, nn
+
+from .. import reference
+from ..cases.case import Case
+from ..cases.regimes import regimes
+from ..families import Family
+from ..invariants.equivalence import same_outputs
+from ..reference.destination import Destination
+from ..reference.loader import Source
+from ..targets.loader import Loader
+from ..trials.problems import Problem
+from ..trials.trial import Trial
+from .float64 import InFloat64
+from .loading import Loaded
+from .protocol import Difference
+
+# Memory of one block's attention, in bytes, above which the upstream forward is not run: its products are written out.
+_ATTENTION = 2**30
+_AXES = (".rel_pos_h", ".rel_pos_w")
+
+
+class Checked(Trial):
+    """A checkpoint that was read for a model, the reference's state dict (``right``), and what became of it in the target."""
+
+    def __init__(
+        self,
+        family: Family,
+        case: Case,
+        loader: Loader,
+        source: Source,
+        destination: Destination,
+        right: Mapping[str, Tensor],
+        loaded: Loaded,
+    ) -> None:
+        super().__init__(family, case, loader)
+        self.source, self.destination = source, destination
+        self.format, self.resampling, self.prefix_rows = source.format, source.resampling, source.prefix_rows
+        self.right, self.outcome = right, loaded
+
+    @cached_property
+    def truth(self) -> dict[str, Tensor]:
+        """The checkpoint in timm's layout, as the reference reads it."""
+        return self.source.state
+
+    @cached_property
+    def tables(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Old and new windows, from the tensors: those of a real model are its own."""
+        found = {name: (old, self.destination.windows[name]) for name, old in self.source.windows.items()}
+        for name in (k for k in self.truth if k.endswith(_AXES)):
+            old, new = len(self.truth[name]), self.destination.shapes[name][0]
+            found[name] = ((old + 1) // 2,), ((new + 1) // 2,)
+        return found
+
+    @cached_property
+    def regimes(self) -> frozenset[str]:
+        """The case's regimes; any of the family's own where the model does not say what they ask for."""
+        try:
+            return super().regimes
+        except KeyError:
+            return regimes(self.case, self.prefix_tokens) | self.family.own_regimes
+
+    @cached_property
+    def created(self) -> dict[str, Tensor]:
+        """The reference's tensors, but for a classifier that is the model's own."""
+        state = self.family.canonical(self.case, dict(self.right))
+        return {k: v for k, v in state.items() if not v.is_meta}
+
+    def differences(self) -> Iterator[Problem]:
+        """Where the target's tensors are not the reference's; names of a refused load that the model does not have."""
+        given = self.outcome.given
+        yield from self.compare_all(self.family.canonical(self.case, dict(given)), self.created, self.created_bound)
+        if self.outcome.failure is not None:
+            for name in given.keys() - self.right.keys():
+                yield Problem("unexpected-key", name, f"{name} is unexpected")
+
+    def compare(
+        self, name: str, got: Tensor, want: Tensor, bound: Tensor | float, kind: str = "value"
+    ) -> list[Problem]:
+        """As a trial does, but a tensor that should have been left alone is no multiple of a bound of 0."""
+        found = super().compare(name, got, want, bound, kind)
+        if not found or got.shape != want.shape or torch.as_tensor(bound).any():
+            return found
+        worst = float((got.to(torch.float64) - want.to(torch.float64)).abs().max())
+        return [Problem(kind, name, f"{name} is off by {worst:.3g}, and nothing had to be done to it")]
+
+    # -- the forward pass --------------------------------------------------------------------------------------------
+
+    def native(self) -> Checked:
+        """The same at the checkpoint's own geometry, classes and channels, without what was compared tensor by tensor.
+
+        What the target loaded is kept where it is that already, else it is to be loaded again.
+        """
+        case = replace(self.case, destination=self.case.source, in_chans=None, num_classes=None)
+        source = dataclasses.replace(self.source, state={})
+        embed = getattr(self.outcome.model, "patch_embed", None)
+        cut = getattr(embed, "img_size", None) not in (None, self.family.img_size(case.arch, case.source))
+        loaded = Loaded() if cut or case != self.case else self.outcome
+        other = Checked(self.family, case, self.loader, source, self.destination, {}, loaded)
+        other.tables = self.tables
+        return other
+
+    def incomparable(self) -> str | None:
+        """Why the upstream forward cannot be run on this checkpoint, or None."""
+        geometry, windows = self.case.source, [old for old, _ in self.tables.values()]
+        if self.family.name.startswith("swin") and windows[:1] != [geometry.grid_size]:
+            return "the reference's forward of Swin is that of images no larger than a window"
+        heads, tokens = self.case.arch["num_heads"], geometry.tokens
+        if 8 * 2 * heads * tokens**2 > _ATTENTION:
+            return f"attention over {tokens} tokens, written out in float64, takes too much memory"
+        return None
+
+    def outputs(self, upstream: Mapping[str, Tensor]) -> Iterator[Problem]:
+        """Where the loaded model computes something else than the upstream forward on the ``upstream`` tensors.
+
+        Raises :class:`reference.LoadError` where that cannot be run.
+        """
+        arch = {**self.case.arch, "patch_size": self.case.source.patch_size}
+
+        def exact(image: Tensor, nudged: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
+            with torch.inference_mode(), InFloat64(nudged):
+                return reference.forward(upstream, image, arch)
+
+        self.upstream_output = exact
+        yield from same_outputs(self, computed=_output, images=1)
+
+    def model(self, *_: object, **__: object) -> nn.Module:
+        """The model the target loaded."""
+        return self.outcome.model
+
+    @property
+    def raw(self) -> dict[str, Tensor]:
+        """What the target loaded into it."""
+        return dict(self.outcome.model.state_dict())
+
+
+def _output(model: nn.Module, state: Mapping[str, Tensor], image: Tensor) -> Tensor:
+    """What a model makes of an image with the tensors it holds."""
+    with torch.inference_mode(), InFloat64():
+        return model(image)
+
+
+def grouped(problems: Iterable[Problem], explain: Callable[[Problem], list[str]]) -> list[Difference]:
+    """Problems of the same kind in the same tensor of all blocks as one, the worst of them in words."""
+    groups: dict[tuple[str, str], list[Problem]] = defaultdict(list)
+    for problem in problems:
+        groups[problem.kind, problem.tensor].append(problem)
+    found = []
+    for (kind, tensor), alike in groups.items():
+        worst = max(alike, key=lambda p: float("inf") if p.fraction is None else p.fraction)
+        found.append(Difference(kind, tensor, len(alike), worst.message, worst.fraction, explain(worst)))
+    return found

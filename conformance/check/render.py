@@ -1,0 +1,100 @@
+"""An answer as text: a line for each thing found, labelled, without colour or a table, fit for a log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..cases.case import Geometry, Size
+from ..report.terminal import make_console
+from .protocol import Answer, Difference, Forward
+
+_LABEL = 12
+# What an exit code means here.
+_MEANS = {
+    0: "the target loads what the reference does",
+    1: "the target refuses the checkpoint, or makes something else of it than the reference",
+    2: "the reference cannot use the checkpoint",
+}
+
+
+def say(answer: Answer, checkpoint: Path) -> None:
+    """Print an answer about a checkpoint."""
+    console = make_console()
+    for label, line in lines(answer, checkpoint):
+        console.print(f"{label:{_LABEL}}{line}", markup=False, soft_wrap=True)
+
+
+def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
+    """Labels, empty where the line above has it, and lines."""
+    out = [("checkpoint", f"{checkpoint}, {answer.container}")]
+    if answer.format:
+        keys = ", ".join(answer.evidence)
+        families = [name for name in answer.families if name != answer.format]
+        also = f"; as the family {', '.join(families)}" if families else ""
+        out.append(("format", f"{answer.format}, by {keys}{also}"))
+    if answer.source and answer.destination:
+        source, destination = (_geometry(g, answer.stride) for g in (answer.source, answer.destination))
+        out.append(("geometry", source if source == destination else f"{source} -> {destination}"))
+        out += [("", line) for line in _counts(answer)]
+    if answer.refused:
+        out.append(("reference", f"cannot use it: {answer.refused}"))
+        out.append(("target", f"{answer.target}, {answer.model}: {_all_the_same(answer)}"))
+    else:
+        out.append(("target", f"{answer.target}, {answer.model}: {_loads(answer)}"))
+        out += _labelled("differs", [_difference(d) for d in answer.differences if d.text != answer.error])
+        out.append(("forward", _forward(answer.forward)))
+        if answer.forward.taken:
+            taken = ", ".join(f"{k}={v}" for k, v in answer.forward.taken.items())
+            out.append(("", f"taken from the model, since no tensor says it: {taken}"))
+    out += _labelled("fixed", [f"{answer.fixed}, the reference's conversion"] if answer.fixed else [])
+    out += _labelled("known", answer.known)
+    out += _labelled("to do", answer.advice)
+    return [*out, ("exit code", f"{answer.exit_code}: {_MEANS[answer.exit_code]}")]
+
+
+def _labelled(label: str, found: list[str]) -> list[tuple[str, str]]:
+    return [(label if n == 0 else "", line) for n, line in enumerate(found)]
+
+
+def _geometry(geometry: Geometry, stride: Size) -> str:
+    height, width = (n * s for n, s in zip(geometry.img_size, stride))
+    return f"{geometry} ({height}x{width} pixels)"
+
+
+def _counts(answer: Answer) -> list[str]:
+    pairs = (("classes", answer.classes), ("channels", answer.in_chans))
+    counts = [f"{old} {what} -> {new}" for what, (old, new) in pairs if old != new]
+    windows = ["{}x{}".format(*window) for window in answer.windows or ()]
+    return [*counts, *([f"relative positions of windows {' -> '.join(dict.fromkeys(windows))}"] if windows else [])]
+
+
+def _loads(answer: Answer) -> str:
+    if not answer.loaded:
+        known = [_known(d.entries) for d in answer.differences if d.text == answer.error]
+        return f"refuses it: {answer.error}{''.join(known)}"
+    if answer.differences:
+        return "loads it without complaint, but not as the reference does"
+    within = f", the worst at {answer.fraction:.2g} of what rounding allows" if answer.fraction else ", bit for bit"
+    return f"loads it; {answer.tensors} tensors agree with the reference{within}"
+
+
+def _all_the_same(answer: Answer) -> str:
+    if not answer.loaded:
+        return f"refuses it, too: {answer.error}"
+    return f"loads it all the same, without complaint: {answer.tensors} tensors of the model"
+
+
+def _difference(found: Difference) -> str:
+    count = f" ({found.count} tensors {found.tensor})" if found.count > 1 else ""
+    return f"{found.text}{count}{_known(found.entries)}"
+
+
+def _known(entries: list[str]) -> str:
+    return f" [{', '.join(entries)}]" if entries else ""
+
+
+def _forward(found: Forward) -> str:
+    if found.verdict == "agrees":
+        return f"agrees with the upstream model at the checkpoint's own size, at {found.fraction:.2g} of what rounding allows"
+    beside = " from the upstream model" if found.verdict == "differs" else ""
+    return f"{found.verdict}{beside}: {found.text}{_known(found.entries)}"

@@ -1,0 +1,5 @@
+"""``python -m timm_conformance.cli``."""
+
+from .main import main
+
+main()

@@ -1,0 +1,81 @@
+"""What ``list`` shows: the registries, as tables or JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.table import Table
+
+from ..ledger.entries import DEFAULT_LEDGER, load_ledger
+from ..report.terminal import make_console
+from ..targets import releases
+
+
+def _families() -> list[dict[str, Any]]:
+    from ..drawing.catalogue import models_of
+    from ..families import FAMILIES
+
+    return [
+        {
+            "name": f.name,
+            "module": f.module,
+            "first_release": f.first_release,
+            "source": f.source,
+            "models": [m.name for m in models_of(f)],
+        }
+        for f in FAMILIES.values()
+    ]
+
+
+def _invariants() -> list[dict[str, Any]]:
+    from ..invariants import INVARIANTS
+
+    return [
+        {"name": i.name, "theme": i.theme, "promise": i.promise, "catches": i.catches, "regimes": list(i.regimes)}
+        for i in INVARIANTS.values()
+    ]
+
+
+def _ledger(path: str | None) -> list[dict[str, Any]]:
+    book = load_ledger(path or DEFAULT_LEDGER)
+    fields = ("id", "kind", "title", "releases", "families", "link", "explanation")
+    return [{name: getattr(e, name) for name in fields} for e in book.entries]
+
+
+def _releases() -> list[dict[str, Any]]:
+    return [{"release": r, "target": f"timm=={r}"} for r in releases.cached()]
+
+
+# Columns of each table; the JSON has everything.
+_COLUMNS = {
+    "families": ("name", "module", "first_release", "models", "source"),
+    "invariants": ("name", "theme", "promise"),
+    "ledger": ("id", "kind", "releases", "title"),
+    "releases": ("release", "target"),
+}
+
+
+def show(what: str, form: str, ledger: str | None = None) -> None:
+    """Print one registry."""
+    rows = {"families": _families, "invariants": _invariants, "releases": _releases}.get(
+        what, lambda: _ledger(ledger)
+    )()
+    if form == "json":
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    table = Table(header_style="bold")
+    for column in _COLUMNS[what]:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(column, row[column]) for column in _COLUMNS[what]))
+    console = make_console()
+    console.print(table)
+    if what == "releases" and not rows:
+        console.print(f"no release is cached in {releases.cache_dir()}; `timm-conformance run` fetches what it needs")
+
+
+def _text(column: str, value: Any) -> str:
+    if column == "models":
+        return f"{len(value)}, e.g. {value[0]}" if value else "0"
+    return ", ".join(value) if isinstance(value, list) else str(value)

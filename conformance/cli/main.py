@@ -1,0 +1,263 @@
+"""The command line: a thin layer over plain functions. torch is imported only when a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import EXIT_USAGE, UserError
+
+_REPEATED = {"multiple": True, "metavar": "NAME"}
+
+
+class _Group(click.Group):
+    """Turns a user's mistake into one line and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"timm-conformance: {error}", err=True)
+            sys.exit(EXIT_USAGE)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="timm-conformance")
+def main() -> None:
+    """Conformance suite for timm's Vision Transformer checkpoint loaders.
+
+    Exit codes: 0 as expected; 1 new failure, or a ledger entry that no longer fails; 2 usage or environment;
+    3 vacuous (an invariant met no case, or missed a regime it must meet).
+    """
+
+
+@main.command()
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.option("--family", **_REPEATED, help="Judge this family only (repeatable).")
+@click.option("--invariant", **_REPEATED, help="Judge this invariant only (repeatable).")
+@click.option("--profile", default="gate", show_default=True, metavar="NAME", help="smoke, gate or deep.")
+@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True)
+@click.option(
+    "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores", help="Targets side by side."
+)
+@click.option("--seed", type=int, show_default="0; with --minutes a random one", help="Seed of the drawn cases.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help="Hunt: draw rounds of cases by seeds from --seed upwards, until N minutes are over.",
+)
+@click.option("--releases", "specifier", metavar="SPEC", help="Judge every release this admits, e.g. '>=0.9'.")
+@click.option("--shard", metavar="I/N", help="Judge the I-th of N shares of the work; merge puts them together.")
+@click.option(
+    "--resume/--fresh",
+    default=None,
+    help="Go on with the results in DIR, or judge everything again [default: resume with --releases].",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(1), default=300, show_default=True, help="Seconds without a sign of life."
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default="results", show_default=True, metavar="DIR"
+)
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML.")
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def run(targets: tuple[str, ...], **options: Any) -> None:
+    """Judge TARGETs, by default timm==0.9.16 timm==1.0.31 reference, or every release SPEC admits.
+
+    A target is timm==VERSION, path:DIR, installed, reference, or loader:MODULE:FUNCTION.
+    """
+    from .run import RunOptions, run_targets
+
+    sys.exit(run_targets(RunOptions(targets, **options)))
+
+
+@main.command(name="list")
+@click.argument("what", type=click.Choice(["families", "invariants", "ledger", "releases"]))
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--ledger", metavar="FILE|none", help="Ledger to list [default: the project's].")
+def list_(what: str, form: str, ledger: str | None) -> None:
+    """List families, invariants, ledger entries or cached releases."""
+    from .listing import show
+
+    show(what, form, ledger)
+
+
+@main.command()
+@click.argument("names", nargs=-1, required=True, metavar="[ID|FILE|DIR]... TARGET...")
+@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True)
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores")
+@click.option("--timeout", type=click.FloatRange(1), default=300, show_default=True)
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def replay(names: tuple[str, ...], **options: Any) -> None:
+    """Replay stored witnesses on TARGETs: FAILS, FIXED or ERROR.
+
+    An ID is a ledger entry, a FILE a witness a run wrote, a DIR a folder of them; none given means every ledger entry.
+    """
+    from .replay import replay_witnesses
+
+    sys.exit(replay_witnesses(names, **options))
+
+
+@main.command()
+@click.argument("subject", metavar="ID|ISSUE|FILE")
+@click.option("--target", metavar="TARGET", help="The target to show it on [default: a release that has it].")
+@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write it to FILE.")
+@click.option("--issue", is_flag=True, help="Write the text of an upstream report, with the script in it.")
+@click.option("--timeout", type=click.FloatRange(1), default=300, show_default=True)
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def repro(subject: str, **options: Any) -> None:
+    """Write a standalone script of a failure: torch and timm alone, exit code 1 while it is there, 0 when not.
+
+    An ID is a ledger entry, an ISSUE the number of an upstream one that the ledger knows, a FILE a witness a run wrote.
+    """
+    from ..repro.command import repro as write
+
+    sys.exit(write(subject, **options))
+
+
+_FOLDER = click.Path(path_type=Path)
+
+
+@main.command()
+@click.argument("results", type=_FOLDER, metavar="DIR")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML.")
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def report(results: Path, **options: Any) -> None:
+    """Write summary.md and report.html of the results in DIR again, and show them."""
+    from .results import report as write
+
+    sys.exit(write(results, **options))
+
+
+@main.command()
+@click.argument("results", type=_FOLDER, nargs=-1, required=True, metavar="DIR...")
+@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="DIR")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML.")
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def merge(results: tuple[Path, ...], **options: Any) -> None:
+    """Lay results over one another: shards become the whole run, later ones replace what they judged again."""
+    from .results import merge as lay
+
+    sys.exit(lay(results, **options))
+
+
+@main.command()
+@click.argument("old", type=_FOLDER, metavar="A")
+@click.argument("new", type=_FOLDER, metavar="B")
+@click.option("--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True)
+def diff(old: Path, new: Path, form: str) -> None:
+    """Compare results A with later ones B: new failures (exit code 1), fixed, changed, newly not run."""
+    from .results import diff as compare
+
+    sys.exit(compare(old, new, form=form))
+
+
+@main.command()
+@click.argument("subject", metavar="FAMILY:INVARIANT|ID|FILE")
+@click.option("--releases", "specifier", default=">=0.9", show_default=True, metavar="SPEC", help="Releases to search.")
+@click.option("--every", is_flag=True, help="Look at every release, not only where the ends differ.")
+@click.option("--profile", default="smoke", show_default=True, metavar="NAME", help="smoke, gate or deep.")
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores")
+@click.option("--timeout", type=click.FloatRange(1), default=300, show_default=True)
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def bisect(subject: str, **options: Any) -> None:
+    """Find the releases between which a promise, or a stored failure, starts or stops to fail.
+
+    FAMILY:INVARIANT draws cases, an ID of the ledger or a witness FILE is replayed.
+    """
+    from .bisect import bisect as search
+
+    sys.exit(search(subject, **options))
+
+
+@main.command()
+@click.option(
+    "-o", "--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="[default: the project's]"
+)
+@click.option("--family", "families", **_REPEATED, help="Of this family only (repeatable).")
+@click.option("--check", is_flag=True, help="Compare what is stored with what would be written, within the tolerances.")
+def vectors(families: tuple[str, ...], out: Path | None, check: bool) -> None:
+    """Write the golden vectors: tiny checkpoints of every family, with what a correct loader makes of them.
+
+    With --check, exit code 1 says that something stored is not what is generated.
+    """
+    from ..vectors.folder import command
+    from ..vectors.selection import FOLDER
+
+    sys.exit(command(families, out or FOLDER, check))
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path), metavar="CHECKPOINT")
+@click.option("--model", required=True, metavar="NAME", help="The timm model it is for, as create_model takes it.")
+@click.option("--patch-size", metavar="P|PxQ", help="Patch size asked of the model [default: the model's].")
+@click.option("--img-size", metavar="S|SxT", help="Image size asked of the model [default: the model's].")
+@click.option("--num-classes", type=click.IntRange(0), metavar="N", help="[default: the checkpoint's]")
+@click.option("--in-chans", type=click.IntRange(1), metavar="C", help="[default: the checkpoint's]")
+@click.option(
+    "--input-size", metavar="S|SxT", help="Image size the checkpoint was trained at [default: as the model declares]."
+)
+@click.option("--target", default="timm==1.0.31", show_default=True, metavar="TARGET")
+@click.option("--fix", metavar="OUT.safetensors", help="Write the reference's conversion, for a strict load.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--timeout", type=click.FloatRange(1), default=1800, show_default=True, help="Seconds the whole check may take."
+)
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def check(checkpoint: Path, **options: Any) -> None:
+    """Check a CHECKPOINT of your own (.safetensors, .pth, .pt, .bin, .npz): does TARGET load what it holds?
+
+    Exit code 0: as the reference does; 1: TARGET refuses it or makes something else of it; 2: it cannot be used.
+    """
+    from ..check.command import check as examine
+
+    sys.exit(examine(checkpoint, **options))
+
+
+@main.command()
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.option("--function", "functions", multiple=True, metavar="GLOB", help="Of these functions only (repeatable).")
+@click.option("--family", "families", **_REPEATED, help="Judge by this family's cases only (repeatable).")
+@click.option("--profile", default="gate", show_default=True, metavar="NAME", help="smoke, gate or deep.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn cases.")
+@click.option(
+    "--sample", type=click.IntRange(0), default=0, metavar="N", help="Judge N mutants drawn at random [default: all]."
+)
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores")
+@click.option("--listed", is_flag=True, help="Put those listed as equivalent to every case as well, not to a few.")
+@click.option(
+    "--resume/--fresh", help="Go on with what DIR has: judge what it lacks, and what survived, again. [default: fresh]"
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="results/mutants",
+    show_default=True,
+    metavar="DIR",
+)
+@click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
+def mutants(targets: tuple[str, ...], **options: Any) -> None:
+    """Break TARGETs' loaders in a few thousand small ways, and see which promises notice. By default timm==1.0.31.
+
+    Exit code 0: every mutant is killed, or listed as equivalent; 1: some survived, each shown with the line it changes.
+    """
+    from ..mutation.command import mutants as judge
+
+    sys.exit(judge(targets or ("timm==1.0.31",), **options))
+
+
+@main.command()
+def doctor() -> None:
+    """Show the environment: versions, shims in use, releases cached, CUDA seen."""
+    from .doctor import examine
+
+    sys.exit(examine())
+
+
+if __name__ == "__main__":
+    main()

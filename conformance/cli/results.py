@@ -1,0 +1,77 @@
+"""Commands on results that are there already: report, merge, diff."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from ..errors import EXIT_EXPECTED, EXIT_FAILURE
+from ..ledger.entries import DEFAULT_LEDGER, load_ledger
+from ..report import publish
+from ..report.terminal import make_console
+from ..results.diffing import KINDS, Difference, difference
+from ..results.records import Results
+from ..results.shards import parse_shard
+
+
+def report(path: Path, *, junit: Path | None, ledger: str | None) -> int:
+    """Write the reports of results again, with today's ledger; returns the exit code they amount to."""
+    return _conclude([publish.read(path)], path if path.is_dir() else path.parent, junit, ledger)
+
+
+def merge(paths: Sequence[Path], *, out: Path, junit: Path | None, ledger: str | None) -> int:
+    """Lay results over one another, later ones over earlier ones, shards in their order; returns the exit code."""
+    parts = [publish.read(path) for path in paths]
+    if all(part.footers and part.footers[-1].shards for part in parts):
+        parts.sort(key=lambda part: parse_shard(part.footers[-1].shards[0]))
+    return _conclude(parts, publish.folder(out), junit, ledger)
+
+
+def _conclude(parts: Sequence[Results], out: Path, junit: Path | None, ledger: str | None) -> int:
+    console, book = make_console(), load_ledger(ledger or DEFAULT_LEDGER)
+    found, gaps, code = publish.concluded(parts, book)
+    publish.publish(found, gaps, code, book, out, junit)
+    publish.show(console, found, gaps, book, publish.store_witnesses(found, out), {})
+    console.print(f"results in {out}; exit code {code}", style="bold", markup=False)
+    return code
+
+
+def diff(old: Path, new: Path, *, form: str) -> int:
+    """Print what differs between two results; returns 1 when there is a new failure."""
+    found = difference(publish.read(old), publish.read(new))
+    {"table": _lines, "markdown": _markdown, "json": _json}[form](found)
+    return EXIT_FAILURE if any(d.kind == "new-failure" for d in found) else EXIT_EXPECTED
+
+
+def _where(d: Difference) -> str:
+    return "  ".join(part for part in (d.target, ":".join(filter(None, (d.family, d.invariant)))) if part)
+
+
+def _grouped(found: list[Difference]) -> dict[str, list[Difference]]:
+    return {title: same for kind, title in KINDS.items() if (same := [d for d in found if d.kind == kind])}
+
+
+def _lines(found: list[Difference]) -> None:
+    console = make_console()
+    for title, same in _grouped(found).items():
+        console.print(f"{title} ({len(same)})", style="bold red" if same[0].kind == "new-failure" else "bold")
+        for d in same:
+            console.print(f"  {_where(d)}: {d.text}", markup=False, soft_wrap=True)
+    console.print(
+        ", ".join(f"{len(same)} {title.lower()}" for title, same in _grouped(found).items()) or "no difference"
+    )
+
+
+def _markdown(found: list[Difference]) -> None:
+    for title, same in _grouped(found).items():
+        print(f"## {title}\n")
+        print("\n".join(f"- {_where(d)}: {d.text}" for d in same) + "\n")
+    if not found:
+        print("No difference.")
+
+
+def _json(found: list[Difference]) -> None:
+    print(json.dumps(msgspec.to_builtins(found), indent=2, ensure_ascii=False))

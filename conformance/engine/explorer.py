@@ -1,0 +1,279 @@
+"""Draw once, judge all: explore a family's cases on one loader and judge every invariant on each.
+
+Drawing and loading are expensive, judging is cheap, so one case serves all invariants. Each new failure is then shrunk on
+its own, by Hypothesis, over the very sequence of draws that found it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+
+import torch
+
+from ..cases.case import Case
+from ..drawing.drawing import Drawing
+from ..drawing.strategies import Stratum, strata_of
+from ..families import Family
+from ..invariants import INVARIANTS, Invariant
+from ..ledger.entries import Entry, Ledger
+from ..ledger.witnesses import WitnessFile
+from ..results import records
+from ..targets.loader import Loader
+from ..trials.deviations import observe
+from ..trials.problems import Problem
+from ..trials.trial import Trial
+from .judging import Tally, inapplicable, judge
+
+# Judgements a shrink may spend; past it the smallest failing case so far is reported.
+_SHRINK_BUDGET = 200
+_MAX_SHRUNK = 3
+
+
+class Explorer:
+    """Explores families on one loader with a ledger's knowledge."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        ledger: Ledger,
+        invariants: Iterable[Invariant],
+        drawing: Drawing,
+        note: Callable[[records.Record], None] = lambda record: None,
+    ) -> None:
+        self.loader = loader
+        self.ledger = ledger
+        self.entries = ledger.active(loader.release)
+        self.invariants = list(invariants)
+        self.drawing = drawing
+        self.note = note
+        self.target = loader.target.spec
+
+    # -- judging -----------------------------------------------------------------------------------------------------
+
+    def attribute(self, trial: Trial, invariant: Invariant, problem: Problem) -> Entry | None:
+        """The ledger entry a problem belongs to, or None when it is new."""
+        name, family = invariant.name, trial.family.name
+        return next(
+            (e for e in self.entries if e.covers(family, name, problem.kind, problem.tensor, trial.regimes)), None
+        )
+
+    def explore(self, family: Family) -> list[records.Verdict]:
+        """Verdicts of every invariant for one family; what became of its cases is noted."""
+        if not self.loader.supports(family):
+            reason = f"timm {self.loader.timm_version} does not know the format (first release: {family.first_release})"
+            return [self._not_applicable(family, i, reason) for i in self.invariants]
+        tallies = {i.name: Tally() for i in self.invariants if i.concerns(family)}
+        loaded: list[records.LoadedCase | None] = []
+        for stratum, drawn in self.drawing.cases(family).items():
+            for case in drawn:
+                trial = Trial(family, case, self.loader)
+                self._judge_all(tallies, trial, stratum)
+                loaded.append(observe(trial))
+            self._report_alive(family, tallies)
+            if loaded and self.drawing.over:
+                break
+        self.note(records.Loads(self.target, family.name, [case for case in loaded if case is not None]))
+        if self.drawing.focused:
+            self._meet(family, tallies)
+        verdicts = {i.name: self._verdict(family, i, tallies[i.name]) for i in self._concerned(tallies)}
+        return [
+            verdicts.get(i.name) or self._not_applicable(family, i, "has nothing to judge here")
+            for i in self.invariants
+        ]
+
+    def _concerned(self, tallies: dict[str, Tally]) -> list[Invariant]:
+        return [i for i in self.invariants if i.name in tallies]
+
+    def _not_applicable(self, family: Family, invariant: Invariant, reason: str) -> records.Verdict:
+        """An invariant that meets no case of a family."""
+        return records.Verdict(self.target, family.name, invariant.name, "not-applicable", reason=reason)
+
+    def _meet(self, family: Family, tallies: dict[str, Tally]) -> None:
+        """Judge cases of regimes that a few cases of one family happened to miss, until none is left or none is found."""
+
+        def unmet(trial: Trial | None = None) -> list[Invariant]:
+            """Invariants that still want a regime; with a trial, those whose it is in and that can judge it."""
+            wanting = []
+            for invariant in self._concerned(tallies):
+                met = tallies[invariant.name].regimes
+                missing = {r for r in invariant.regimes if not met[r] and family.reaches(r, invariant.name)}
+                if missing and (trial is None or (missing & trial.regimes and not inapplicable(invariant, trial))):
+                    wanting.append(invariant)
+            return wanting
+
+        for stratum in strata_of(family):
+            if self.drawing.over or not unmet():
+                return
+            for case in self.drawing.more(family, stratum):
+                trial = Trial(family, case, self.loader)
+                if unmet(trial):
+                    self._judge_all(tallies, trial, stratum)
+            self._report_alive(family, tallies)
+
+    def _report_alive(self, family: Family, tallies: dict[str, Tally]) -> None:
+        """Every case was judged by every invariant, so each tally has counted them all."""
+        cases = max((t.cases.total() for t in tallies.values()), default=0)
+        self.note(records.Progress(self.target, family.name, cases))
+
+    def _judge_all(self, tallies: dict[str, Tally], trial: Trial, stratum: Stratum) -> None:
+        # What a model keeps of its own initialisation is the same every time.
+        torch.manual_seed(trial.case.contents.seed)
+        outcomes = {i.name: self._tally(tallies[i.name], i, trial, stratum) for i in self._concerned(tallies)}
+        lacking = self.loader.lacking(trial.family, trial.case) is not None
+        broken = not {"fail", "known"}.isdisjoint(outcomes.values())
+        for invariant in self._concerned(tallies):
+            if lacking or (broken and outcomes[invariant.name] == "blocked"):
+                tallies[invariant.name].excused.update({"any", *trial.regimes.intersection(invariant.regimes)})
+
+    def _tally(self, tally: Tally, invariant: Invariant, trial: Trial, stratum: Stratum) -> str:
+        """Judge one case, count it, and return the outcome."""
+        result = judge(invariant, trial)
+        outcome = result.outcome
+        if result.reason:
+            tally.reasons[result.reason] += 1
+        if result.worst is not None:
+            tally.worst = max(tally.worst or 0.0, result.worst)
+        if outcome == "fail":
+            owners = {(p.kind, p.tensor): (p, self.attribute(trial, invariant, p)) for p in result.problems}
+            for key, (problem, entry) in owners.items():
+                if entry is not None:
+                    tally.known[entry.id] += 1
+                elif key in tally.new:
+                    tally.new[key][-1] += 1
+                else:
+                    tally.new[key] = [problem, trial.case, stratum, 1]
+            if all(entry is not None for _, entry in owners.values()):
+                outcome = "known"
+        tally.cases[outcome] += 1
+        if outcome in records.JUDGED:
+            tally.regimes.update({"any", *trial.regimes.intersection(invariant.regimes)})
+        return outcome
+
+    def _verdict(self, family: Family, invariant: Invariant, tally: Tally) -> records.Verdict:
+        failures = [
+            self._failure(family, invariant, *found, shrink=n < _MAX_SHRUNK)
+            for n, found in enumerate(tally.new.values())
+        ]
+        counts = tally.cases
+        verdict = next((o for o in ("error", "fail", "known", "pass") if counts[o]), "not-applicable")
+        reasons = "; ".join(reason for reason, _ in tally.reasons.most_common(3))
+        return records.Verdict(
+            target=self.target,
+            family=family.name,
+            invariant=invariant.name,
+            verdict=verdict,
+            cases=dict(sorted(counts.items())),
+            regimes=dict(sorted(tally.regimes.items())),
+            excused=sorted(tally.excused - tally.regimes.keys()),
+            known=dict(sorted(tally.known.items())),
+            failures=failures,
+            worst=tally.worst,
+            reason=reasons if verdict in ("not-applicable", "error") else "",
+        )
+
+    def _failure(
+        self,
+        family: Family,
+        invariant: Invariant,
+        problem: Problem,
+        case: Case,
+        stratum: Stratum,
+        count: int,
+        shrink: bool,
+    ) -> records.Failure:
+        if shrink:
+            problem, case = self._shrink(family, invariant, problem, case, stratum)
+        tags = fingerprint_regimes(Trial(family, case, self.loader))
+        signature = f"{invariant.name}:{family.name}:{problem.kind}:{problem.tensor}"
+        return records.Failure(
+            f"{signature}[{tags}]",
+            problem.kind,
+            problem.tensor,
+            problem.message,
+            case,
+            count,
+            problem.fraction,
+            self.drawing.seed,
+        )
+
+    def _shrink(
+        self, family: Family, invariant: Invariant, problem: Problem, case: Case, stratum: Stratum
+    ) -> tuple[Problem, Case]:
+        """The smallest case Hypothesis finds that still shows the same new problem."""
+        key = (problem.kind, problem.tensor)
+        smallest = (problem, case)
+        answers: dict[str, Problem | None] = {}
+
+        def visit(candidate: Case) -> None:
+            nonlocal smallest
+            text = candidate.to_json()
+            if text not in answers and len(answers) < _SHRINK_BUDGET:
+                trial = Trial(family, candidate, self.loader)
+                found = [p for p in judge(invariant, trial).problems if (p.kind, p.tensor) == key]
+                answers[text] = next((p for p in found if self.attribute(trial, invariant, p) is None), None)
+            answer = answers.get(text)
+            if answer is not None:
+                smallest = (answer, candidate)
+                raise _Shown
+
+        with contextlib.suppress(_Shown):
+            self.drawing.shrink(family, stratum, visit)
+        return smallest
+
+    # -- witnesses ---------------------------------------------------------------------------------------------------
+
+    def replay(self, entry_id: str, witness: WitnessFile, family: Family) -> records.Witness:
+        """Replay a stored witness: inside the entry's range it must fail as recorded, outside it must pass.
+
+        One that no entry owns must pass, but for what some entry explains. A bug may show on a GPU alone; what a library does
+        wrong on the CPU it may do right on a GPU.
+        """
+        entry = self.ledger.entry(entry_id)
+        must_fail = entry is not None and entry.applies_to(self.loader.release)
+        if not self.loader.supports(family):
+            return records.Witness(
+                self.target, entry_id, "not-applicable", True, "the release does not know the format"
+            )
+        torch.manual_seed(0)
+        trial = Trial(family, witness.case, self.loader)
+        if must_fail and not entry.meets(trial.regimes):
+            reason = f"shows where {' or '.join(entry.regime)}, which a run on {self.loader.device} never is"
+            return records.Witness(self.target, entry_id, "not-applicable", True, reason)
+        hiding = self._hiding(trial, entry)
+        if hiding is not None:
+            return records.Witness(self.target, entry_id, "not-applicable", True, f"hidden by {hiding.id}")
+        judgement = judge(INVARIANTS[witness.invariant], trial)
+        if judgement.outcome in ("error", "blocked"):
+            return records.Witness(self.target, entry_id, "error", False, f"cannot be judged: {judgement.reason}")
+        if judgement.outcome == "not-applicable":
+            return records.Witness(self.target, entry_id, "not-applicable", not must_fail, judgement.reason)
+        shown = next((p for p in judgement.problems if (p.kind, p.tensor) == (witness.kind, witness.tensor)), None)
+        if shown is None:
+            others = "; ".join(p.message for p in judgement.problems)
+            message = f"another failure instead: {others}" if others else ""
+            elsewhere = must_fail and entry.kind == "dependency" and "off-cpu" in trial.regimes
+            return records.Witness(self.target, entry_id, "fixed", elsewhere or not must_fail, message)
+        explained = entry is None and self.attribute(trial, INVARIANTS[witness.invariant], shown) is not None
+        return records.Witness(self.target, entry_id, "fails", must_fail or explained, shown.message, shown.fraction)
+
+    def _hiding(self, trial: Trial, entry: Entry | None) -> Entry | None:
+        """The bug that shows on a GPU alone, and there keeps a case from being loaded and showing its own."""
+        if "off-cpu" not in trial.regimes:
+            return None
+        load = INVARIANTS["strict-load"]
+        owners = [self.attribute(trial, load, problem) for problem in judge(load, trial).problems]
+        return next((e for e in owners if e not in (None, entry) and e.regime == ["off-cpu"]), None)
+
+
+class _Shown(Exception):
+    """A candidate shows the failure being shrunk."""
+
+
+def fingerprint_regimes(trial: Trial) -> str:
+    """How a case's geometry, dtype and declaration set it apart from the plainest one, as part of a fingerprint."""
+    telling = {"equal-count-other-shape", "half-precision", "declared-absent", "declared-default"}
+    shapes = {
+        r for r in trial.regimes if r.startswith(("patch-", "grid-")) and not r.endswith(("native", "non-square"))
+    }
+    return "+".join(sorted(shapes | telling & trial.regimes | trial.family.tags(trial.case))) or "plain"

@@ -1,0 +1,5 @@
+"""``python -m timm_conformance.history``."""
+
+from .fixes import main
+
+main()

@@ -1,0 +1,204 @@
+"""Loader fixes that timm's releases themselves show: ``python -m timm_conformance.history``.
+
+A fix is a case that breaks a promise in one release and keeps it in the next. Every release judges the gate's cases without
+ledger, witness or shrinking; then each fix must be one that the ledger knows, as an entry whose range ends there, and each
+entry whose range ends must have been seen to end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+from packaging.version import Version
+
+from ..errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, UserError
+from ..families import FAMILIES
+from ..ledger.entries import DEFAULT_LEDGER, Entry, Ledger, load_ledger
+from ..targets import releases
+from ..targets.subprocess_call import ask
+from .observations import Observations, Observed, Request
+
+_NOTE = "<!-- Written by `python -m timm_conformance.history --out docs/history.md`. -->"
+
+
+@dataclass(frozen=True)
+class Fix:
+    """One way in which cases of a family break a promise in release ``old``, and no longer do in ``new``, the one after.
+
+    ``entry`` is the ledger entry whose range ends there, empty where there is none; ``cases`` are numbers of drawn cases.
+    ``passes`` says that one of them keeps the promise in ``new``; otherwise each breaks it in another way.
+    """
+
+    old: str
+    new: str
+    entry: str
+    kind: str
+    tensor: str
+    invariant: str
+    family: str
+    cases: frozenset[int]
+    passes: bool
+
+
+def fixes(seen: Mapping[str, Observations], book: Ledger) -> list[Fix]:
+    """The fixes between neighbours of the releases seen, oldest first.
+
+    A failure that another one took the place of is a fix where a ledger entry of it ends.
+    """
+    found: list[Fix] = []
+    for (old, before), (new, after) in pairwise(seen.items()):
+        ending = [entry for entry, _, _ in ends(book, [old, new])]
+        cases: dict[tuple[str, ...], dict[int, bool]] = {}
+        for family in before.keys() & after.keys():
+            for number, (was, now) in enumerate(zip(before[family], after[family], strict=True)):
+                for invariant, kind, tensor in _gone(was, now):
+                    owner = _owner(ending, family, invariant, kind, tensor, was.regimes)
+                    passes = invariant in now.passed
+                    if owner or passes:
+                        cases.setdefault((owner, kind, tensor, invariant, family), {})[number] = passes
+        found += [Fix(old, new, *key, frozenset(some), any(some.values())) for key, some in sorted(cases.items())]
+    return found
+
+
+def _gone(was: Observed, now: Observed) -> Iterator[tuple[str, str, str]]:
+    """Failures of a case that a later release judges too and does not show."""
+    for invariant, problems in was.failed.items():
+        if invariant in now.passed or invariant in now.failed:
+            left = {tuple(problem) for problem in problems} - {tuple(p) for p in now.failed.get(invariant, ())}
+            yield from ((invariant, kind, tensor) for kind, tensor in left)
+
+
+def _owner(
+    entries: Iterable[Entry], family: str, invariant: str, kind: str, tensor: str, regimes: frozenset[str]
+) -> str:
+    return next((e.id for e in entries if e.covers(family, invariant, kind, tensor, regimes)), "")
+
+
+def ends(book: Ledger, versions: Sequence[str]) -> Iterator[tuple[Entry, str, str]]:
+    """Each ledger entry that a CPU can show, with the last release that has it and the first that no longer has."""
+    for entry in book.entries:
+        for old, new in pairwise(versions) if entry.regime != ["off-cpu"] else ():
+            if entry.applies_to(Version(old)) and not entry.applies_to(Version(new)):
+                yield entry, old, new
+
+
+def unknown(found: Iterable[Fix]) -> list[str]:
+    """Fixes that no ledger entry ends with, one line each."""
+    return [
+        f"{f.old} -> {f.new}: {f.invariant}:{f.family}:{f.kind}:{f.tensor} is mended, and no ledger entry ends there"
+        for f in found
+        if not f.entry
+    ]
+
+
+def unseen(found: Sequence[Fix], book: Ledger, versions: Sequence[str]) -> list[str]:
+    """Ends of ledger entries that no drawn case shows, one line each."""
+    shown = {(f.entry, f.old) for f in found}
+    return [
+        f"{old} -> {new}: ledger entry {entry.id} ends there, and no case of the gate shows it"
+        for entry, old, new in ends(book, versions)
+        if (entry.id, old) not in shown
+    ]
+
+
+def page(found: Sequence[Fix], seen: Mapping[str, Observations], gaps: Sequence[str]) -> str:
+    """The fixes as a page: by ledger entry, and each with what showed it."""
+    versions = list(seen)
+    cases = max(sum(len(observed) for observed in one.values()) for one in seen.values())
+    lines = ["# History", "", _NOTE, ""]
+    lines += [
+        f"{len(versions)} releases of timm, {versions[0]} to {versions[-1]}, judged the gate's {cases} cases (seed 0)",
+        "of the formats they know, without ledger, witnesses or shrinking. A fix is a case that breaks a promise in one",
+        "release and keeps it in the next. `nox -s history` fails where a fix has no [ledger](ledger.md) entry that",
+        "ends there, or an entry ends and no case shows it.",
+        "",
+        "| last release with it | first without | ledger entry | families | promises that show it unaided | cases | now |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (old, new, entry), group in groupby(found, key=lambda f: (f.old, f.new, f.entry)):
+        same = list(group)
+        owner = f"[`{entry}`](ledger.md#{entry})" if entry else "none"
+        now = "pass" if any(f.passes for f in same) else "fail otherwise"
+        lines.append(f"| {old} | {new} | {owner} | {_told(same)} | {now} |")
+    lines += ["", *(f"- {gap}" for gap in gaps)] if gaps else []
+    lines += [
+        "",
+        "## What was mended",
+        "",
+        "| first without | ledger entry | failure | families | promises | cases |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (_, new, entry, kind, tensor), group in groupby(found, key=lambda f: (f.old, f.new, f.entry, f.kind, f.tensor)):
+        owner = f"`{entry}`" if entry else "none"
+        failure = f"`{kind}` `{tensor}`" if tensor else f"`{kind}`"
+        lines.append(f"| {new} | {owner} | {failure} | {_told(list(group))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _told(same: Sequence[Fix]) -> str:
+    """Families, promises and the number of cases of what is one fix, as three cells."""
+    cases = {(f.family, number) for f in same for number in f.cases}
+    return f"{_names(f.family for f in same)} | {_names(f.invariant for f in same)} | {len(cases)}"
+
+
+def _names(names: Iterable[str]) -> str:
+    """Names in words: all of a few, else three and how many more."""
+    order = sorted(set(names))
+    shown = ", ".join(f"`{name}`" for name in (order if len(order) <= 6 else order[:3]))
+    return shown if len(order) <= 6 else f"{shown} and {len(order) - 3} more"
+
+
+def look(versions: Sequence[str], jobs: int, timeout: float) -> dict[str, Observations]:
+    """What each release makes of the gate's cases; says so as each is done. Raises :class:`UserError`."""
+    with TemporaryDirectory(prefix="timm-conformance-") as folder, ThreadPoolExecutor(jobs) as pool:
+
+        def one(version: str) -> Observations:
+            request = Request(f"timm=={version}", list(FAMILIES), "gate", 0, folder)
+            answer = ask("timm_conformance.history.observations", request, Observations, request.target, timeout)
+            broken = sum(1 for observed in answer.values() for case in observed if case.failed)
+            print(
+                f"timm=={version}: {broken} of {sum(map(len, answer.values()))} cases break a promise",
+                file=sys.stderr,
+                flush=True,
+            )
+            return answer
+
+        return dict(zip(versions, pool.map(one, versions), strict=True))
+
+
+@click.command()
+@click.option("--releases", "specifier", default=">=0.9", show_default=True, metavar="SPEC", help="Releases to judge.")
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores")
+@click.option(
+    "--timeout", type=click.FloatRange(1), default=1800, show_default=True, help="Seconds a release may take."
+)
+@click.option(
+    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the page to FILE."
+)
+def main(specifier: str, jobs: int, timeout: float, out: Path | None) -> None:
+    """Hold the ledger to the fixes that timm's releases show.
+
+    Exit code 1: a fix that the ledger does not know, or one it knows that the gate's cases do not show.
+    """
+    try:
+        versions, _ = releases.matching(specifier)
+        book = load_ledger(DEFAULT_LEDGER)
+        seen = look(versions, jobs, timeout)
+    except UserError as error:
+        print(f"timm_conformance.history: {error}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    found = fixes(seen, book)
+    gaps = [*unknown(found), *unseen(found, book, versions)]
+    text = page(found, seen, gaps)
+    print(text)
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
+    sys.exit(EXIT_FAILURE if gaps else EXIT_EXPECTED)

@@ -1,0 +1,175 @@
+"""The ledger of known bugs of timm: what fails, where, since when, why, and the witness that proves it.
+
+Known does not mean blind. An entry attributes only failures with its family, its signature (``invariant:kind:tensor``),
+inside its regime and its release range; everything else stays a new failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import Version
+
+from ..cases.fixtures import FIXTURES
+from ..errors import UserError
+from ..results.records import UNREADABLE
+from .witnesses import WITNESSES, WitnessFile, read_witness
+
+DEFAULT_LEDGER = FIXTURES / "ledger.toml"
+# Scripts that show an entry's bug, by its id.
+REPRODUCERS = FIXTURES / "reproducers"
+
+
+class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
+    """One known bug.
+
+    kind         bug, limitation (documented by timm as unsupported) or dependency (another library is at fault)
+    releases     the timm releases that have it, as a version specifier
+    families     families it shows in; ``*`` matches any text, ``!name`` takes a family out again
+    shows        signatures ``invariant:kind:tensor`` of its failures; ``*`` and ``?`` match any text
+    regime       classes of cases that show it, one of which must hold; ``a & b`` demands both, ``!a`` its absence
+    torch        for a dependency: the torch versions that have it
+    view_of      the entry whose fault this is, as another invariant sees it
+    explanation  two sentences: what happens, and why
+    """
+
+    id: str
+    kind: Literal["bug", "limitation", "dependency"]
+    title: str
+    releases: str
+    families: list[str]
+    shows: list[str]
+    regime: list[str]
+    explanation: str
+    link: str = ""
+    torch: str = ""
+    view_of: str = ""
+
+    @cached_property
+    def range(self) -> SpecifierSet:
+        """``releases``, parsed."""
+        return SpecifierSet(self.releases, prereleases=True)
+
+    def applies_to(self, release: Version | None) -> bool:
+        """Whether a target has this bug; the reference and user loaders (None) never have."""
+        if release is None or not self.range.contains(release, prereleases=True):
+            return False
+        if not self.torch:
+            return True
+        import torch
+
+        return SpecifierSet(self.torch).contains(Version(torch.__version__).base_version, prereleases=True)
+
+    def concerns(self, family: str) -> bool:
+        """Whether the entry names a family; among several patterns the last that matches decides."""
+        named = [not pattern.startswith("!") for pattern in self.families if fnmatchcase(family, pattern.lstrip("!"))]
+        return bool(named) and named[-1]
+
+    def claims(self, family: str, invariant: str) -> bool:
+        """Whether the entry says that this invariant fails for this family."""
+        return self.concerns(family) and any(fnmatchcase(invariant, s.split(":")[0]) for s in self.shows)
+
+    def covers(self, family: str, invariant: str, kind: str, tensor: str, regimes: frozenset[str]) -> bool:
+        """Whether a failure is this bug showing."""
+        signature = f"{invariant}:{kind}:{tensor}"
+        return (
+            self.concerns(family)
+            and any(fnmatchcase(signature, pattern) for pattern in self.shows)
+            and self.meets(regimes)
+        )
+
+    def meets(self, regimes: frozenset[str]) -> bool:
+        """Whether a case of these regimes can show the bug."""
+        return any(_holds(condition, regimes) for condition in self.regime)
+
+
+def _terms(condition: str) -> list[tuple[bool, str]]:
+    parts = [part.strip() for part in condition.split("&")]
+    return [(not part.startswith("!"), part.lstrip("! ")) for part in parts]
+
+
+def _holds(condition: str, regimes: frozenset[str]) -> bool:
+    return all((name == "any" or name in regimes) is wanted for wanted, name in _terms(condition))
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    entry: list[Entry] = []
+    schema: int = 1
+
+
+class Ledger:
+    """Entries with their witnesses."""
+
+    def __init__(self, entries: Iterable[Entry] = (), witnesses: dict[str, WitnessFile] | None = None) -> None:
+        self.entries = list(entries)
+        self.witnesses = witnesses or {}
+
+    def active(self, release: Version | None) -> list[Entry]:
+        """The entries a release is said to have."""
+        return [e for e in self.entries if e.applies_to(release)]
+
+    def entry(self, entry_id: str) -> Entry | None:
+        """The entry with this id."""
+        return next((e for e in self.entries if e.id == entry_id), None)
+
+    def witness(self, name: str) -> WitnessFile:
+        """The witness of the entry with this id, or in the file of this name. Raises :class:`UserError`."""
+        return self.witnesses.get(name) or read_witness(Path(name))
+
+
+def load_ledger(path: str | Path) -> Ledger:
+    """Read a ledger and the witnesses beside it (``witnesses/ID.json``). ``none`` is the empty ledger.
+
+    Raises :class:`UserError`, one line, for a file that cannot be read or says something impossible.
+    """
+    if str(path) == "none":
+        return Ledger()
+    path = Path(path)
+    try:
+        entries = msgspec.toml.decode(path.read_bytes(), type=_File).entry
+    except OSError as error:
+        raise UserError(
+            f"ledger {path}: {error.strerror or error}; name another with --ledger FILE, or --ledger none"
+        ) from None
+    except UNREADABLE as error:
+        raise UserError(f"ledger {path} cannot be read: {error}") from None
+    witnesses = {}
+    for entry in entries:
+        _lint(entry, path)
+        witnesses[entry.id] = read_witness(path.parent / WITNESSES / f"{entry.id}.json")
+    ids = [e.id for e in entries]
+    lost = next((e for e in entries if e.view_of and e.view_of not in ids), None)
+    if lost:
+        raise UserError(f"ledger {path}, entry {lost.id!r}: view_of = {lost.view_of!r} is no entry")
+    twice = sorted({i for i in ids if ids.count(i) > 1})
+    if twice:
+        raise UserError(f"ledger {path}: entry {twice[0]!r} appears twice")
+    return Ledger(entries, witnesses)
+
+
+def _lint(entry: Entry, path: Path) -> None:
+    from ..families import FAMILIES
+
+    where = f"ledger {path}, entry {entry.id!r}"
+    for field in ("releases", "torch"):
+        text = getattr(entry, field)
+        try:
+            impossible = SpecifierSet(text).is_unsatisfiable()
+        except InvalidSpecifier:
+            raise UserError(
+                f"{where}: {field} = {text!r} is no version range; write for example '>=0.9.0,<1.0.3'"
+            ) from None
+        if impossible:
+            raise UserError(f"{where}: no version can satisfy {field} = {text!r}")
+    unknown = [f for f in entry.families if not any(fnmatchcase(name, f.lstrip("!")) for name in FAMILIES)]
+    if unknown or not entry.families:
+        raise UserError(f"{where}: " + (f"unknown family {unknown[0]!r}" if unknown else "names no family"))
+    bad = [s for s in entry.shows if s.count(":") < 2]
+    if bad or not entry.shows or not entry.regime:
+        raise UserError(f"{where}: needs shows = ['invariant:kind:tensor', ...] and regime = [...]")

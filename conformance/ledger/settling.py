@@ -1,0 +1,56 @@
+"""Results settled by the ledger: records in order, stale entries marked, value changes found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from ..families import FAMILIES
+from ..results.changes import changes
+from ..results.records import Results, TargetError, Verdict
+from .entries import Entry, Ledger
+
+
+def settled(results: Results, book: Ledger, targets: Sequence[str] = ()) -> Results:
+    """The results in their order, with what only the whole of them tells: stale ledger entries and value changes.
+
+    Targets come in the order given, others after them as they appeared; families and invariants as in their registries.
+    """
+    order = list(dict.fromkeys((*targets, *results.targets)))
+    stale = [
+        (witness.target, entry)
+        for witness in results.witnesses
+        if witness.replay == "fixed" and not witness.expected and (entry := book.entry(witness.id)) is not None
+    ]
+    invariants = list(dict.fromkeys(i for h in results.headers for i in h.invariants))
+    families = list(FAMILIES)
+    witnesses = sorted(results.witnesses, key=lambda w: (order.index(w.target), _place(w.id, book)))
+    loads = sorted(results.loads, key=lambda r: (order.index(r.target), families.index(r.family)))
+    verdicts = sorted(
+        (_marked(v, stale) for v in results.verdicts),
+        key=lambda v: (order.index(v.target), families.index(v.family), _index(v.invariant, invariants)),
+    )
+    headers = sorted(results.headers, key=lambda h: order.index(h.target))
+    errors = [TargetError(t, results.errors[t]) for t in order if t in results.errors]
+    changed = sorted(changes(results), key=lambda c: (order.index(c.target), families.index(c.family)))
+    return Results([*headers, *errors, *witnesses, *loads, *verdicts, *changed, *results.rounds])
+
+
+def _place(name: str, book: Ledger) -> tuple[int, str]:
+    return _index(name, [e.id for e in book.entries]), name
+
+
+def _index(name: str, names: list[str]) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def _marked(verdict: Verdict, stale: list[tuple[str, Entry]]) -> Verdict:
+    """``fixed`` where the ledger says that a promise is broken, and its witness says that it no longer is.
+
+    Where there is a reason, a loader's owner said so (:mod:`timm_conformance.ledger.known_failures`), and it stays.
+    """
+    if verdict.verdict not in ("pass", "fixed") or verdict.reason:
+        return verdict
+    claimed = any(t == verdict.target and e.claims(verdict.family, verdict.invariant) for t, e in stale)
+    return replace(verdict, verdict="fixed" if claimed else "pass")

@@ -1,0 +1,106 @@
+"""What a set of results amounts to, shown and written: every report of a run, a merge, or results read again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from ..errors import UserError
+from ..families import FAMILIES
+from ..ledger.entries import Ledger
+from ..ledger.settling import settled
+from ..ledger.witnesses import witnesses_of, write_witness
+from ..results import records
+from ..results.merging import footer_of, overlay, shards_of
+from ..results.outcome import exit_code, vacuous
+from ..results.records import Results
+from . import html, junit, markdown, terminal
+from .terminal import Paths
+
+RESULTS = "results.ndjson"
+SUMMARY = "summary.md"
+REPORT = "report.html"
+
+
+def folder(out: Path, option: str = "--out") -> Path:
+    """The folder to write to, made where it is not there. Raises :class:`UserError`."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option} {out}: {error.strerror}") from None
+    return out
+
+
+def read(path: Path) -> Results:
+    """Results from a file, or from the folder a run wrote. Raises :class:`UserError` where there are none."""
+    file = path / RESULTS if path.is_dir() else path
+    try:
+        found = records.read(file)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    if not found:
+        what = "it holds no results" if file.is_file() else f"there is no {file}"
+        raise UserError(f"{path}: {what}; name a folder that a run wrote, or its {RESULTS}")
+    return Results(found)
+
+
+def gaps_of(found: Results, parts: Sequence[Results]) -> list[str]:
+    """What was not judged: shards that are missing beside others, or what the whole run met no case of.
+
+    One shard alone is not asked: what it did not meet, another may have. A hunt whose first round was cut off has met
+    what it had the time for.
+    """
+    held, missing = shards_of(parts)
+    if missing:
+        here = ", ".join(held)
+        return [f"shard {shard} is missing: results of {here} are here" for shard in missing if len(held) > 1]
+    if found.rounds and not any(r.whole for r in found.rounds):
+        return []
+    families = found.families
+    return vacuous(found, families, narrowed=len(families) < len(FAMILIES))
+
+
+def concluded(parts: Sequence[Results], book: Ledger, targets: Sequence[str] = ()) -> tuple[Results, list[str], int]:
+    """Results laid over one another and settled, ending in a footer, with what was not judged, and the exit code."""
+    found = settled(overlay(parts), book, targets)
+    gaps = gaps_of(found, parts)
+    code = exit_code(found, gaps)
+    found.add(footer_of(parts, code))
+    return found, gaps, code
+
+
+def publish(
+    found: Results, gaps: list[str], code: int, book: Ledger, out: Path, junit_path: Path | None = None
+) -> None:
+    """Write results, summary and report to a folder, and JUnit XML where asked."""
+    found.write(out / RESULTS)
+    (out / SUMMARY).write_text(markdown.summary(found, book, gaps, code), encoding="utf-8")
+    (out / REPORT).write_text(html.render(found, book, gaps), encoding="utf-8")
+    if junit_path is not None:
+        junit.write(found, junit_path)
+
+
+def show(console: Console, found: Results, gaps: Iterable[str], book: Ledger, witnesses: Paths, scripts: Paths) -> None:
+    """The results on a terminal, with the files that show each new failure again."""
+    terminal.print_table(console, found)
+    terminal.print_known(console, found, book)
+    terminal.print_changes(console, found)
+    terminal.print_failures(console, found, witnesses, scripts)
+    for gap in gaps:
+        console.print(f"? not judged: {gap}", style="yellow", markup=False, soft_wrap=True)
+    console.print()
+    for line in terminal.denominator(found):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def store_witnesses(found: Results, out: Path) -> Paths:
+    """Write a witness file for each new failure; returns them by target and fingerprint."""
+    return {
+        (verdict.target, failure.fingerprint): write_witness(
+            witnesses_of(verdict.target, out), verdict.invariant, failure
+        )
+        for verdict in found.verdicts
+        for failure in verdict.failures
+    }

@@ -1,0 +1,67 @@
+"""Going on with a run: what an earlier one computed that this one would compute again, and what is left to do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from msgspec.structs import replace
+
+from ..engine.digests import source_digest, suite_digest
+from ..errors import UserError
+from ..ledger.entries import Ledger
+from ..results.merging import overlay
+from ..results.records import Header, Loads, Results, Verdict, Witness
+from .plan import Plan
+
+
+def finished(earlier: Results, plan: Plan, book: Ledger, ledger: str) -> Results:
+    """The families of an earlier run that were judged to the end on a target, by this suite, on the plan's cases.
+
+    An error is no end: what caused it may be gone. A hunt's are none: they are sums over seeds, the last of them cut off.
+    ``ledger`` is the file the plan judges by.
+    """
+    suite, wanted = suite_digest(ledger), _invariants(plan)
+    headers = [h for h in earlier.headers if h.target in plan.targets and _same_run(h, plan, suite)]
+    if not headers or earlier.rounds:
+        return Results()
+    kept: list[Header] = []
+    done: set[tuple[str, str]] = set()
+    for header in headers:
+        families = [f for f in header.families if _judged(earlier, header.target, f) >= wanted]
+        done.update((header.target, f) for f in families)
+        kept.append(replace(header, families=families))
+    records = [r for r in earlier.records if isinstance(r, Loads | Verdict) and (r.target, r.family) in done]
+    replayed = [w for w in earlier.witnesses if w.replay != "error" and (w.target, _family_of(w, book)) in done]
+    return overlay([Results([*(h for h in kept if h.families), *replayed, *records])])
+
+
+def remaining(plan: Plan, done: Results) -> Plan:
+    """The plan without what is done."""
+    over = {(v.target, v.family) for v in done.verdicts}
+    shares = {t: tuple(f for f in plan.families_of(t) if (t, f) not in over) for t in plan.targets}
+    left = {t: families for t, families in shares.items() if families}
+    return dataclasses.replace(plan, targets=tuple(left), shares=left)
+
+
+def _same_run(header: Header, plan: Plan, suite: str) -> bool:
+    drawn = (header.profile, header.seed, header.focused, header.device)
+    chosen = plan.selection
+    asked = (chosen.profile, chosen.seed, chosen.focused, chosen.device)
+    return header.suite == suite and header.source == source_digest(header.target) and drawn == asked
+
+
+def _invariants(plan: Plan) -> set[str]:
+    from ..invariants import INVARIANTS
+
+    return set(plan.selection.invariants or INVARIANTS)
+
+
+def _judged(results: Results, target: str, family: str) -> set[str]:
+    return {v.invariant for v in results.of(target, family) if v.verdict != "error"}
+
+
+def _family_of(witness: Witness, book: Ledger) -> str:
+    try:
+        return book.witness(witness.id).case.family
+    except UserError:  # a file that is gone
+        return ""
