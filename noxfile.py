@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from zipfile import ZipFile
 
 import nox
 
@@ -156,6 +157,64 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports", config, env={"PYTHONPATH": str(package)})
     with session.chdir(package):
         session.run("mypy", "--config-file", config, "-p", "timm_conformance")
+
+
+def _contents(wheel: Path) -> list[str]:
+    return sorted(ZipFile(wheel).namelist())
+
+
+# What a wheel must be able to do in an empty folder: arguments, and the exit code where it is not 0.
+_FEW = ("--family", "openai_clip", "--profile", "smoke")
+_CHECKED = "vit_tiny_patch16_224.augreg_in21k"
+_MAIN_COMMANDS: tuple[tuple[tuple[str, ...], int], ...] = (
+    (("timm-conformance", "--help"), 0),
+    (("timm-conformance", "--version"), 0),
+    (("timm-conformance", "doctor"), 0),
+    (("timm-conformance", "list", "families"), 0),
+    (("timm-conformance", "list", "invariants"), 0),
+    (("timm-conformance", "list", "ledger"), 0),
+    (("timm-conformance", "run", "reference", *_FEW), 0),
+    (("timm-conformance", "run", "timm==0.9.16", *_FEW, "--out", "results/0.9.16"), 0),
+    (("timm-conformance", "report", "results/0.9.16"), 0),
+    (("timm-conformance", "replay", "clip-early-return", "timm==0.9.16"), 0),
+    (("timm-conformance", "repro", "clip-early-return", "-o", "repro.py"), 0),
+    (("timm-conformance", "vectors", "--check"), 0),
+    (("timm-conformance", "vectors"), 2),  # a checkout's are written by default
+    (("python", "-m", "timm_conformance.cli.docs"), 2),  # as are its pages
+    (("timm-conformance", "check", "tiny.safetensors", "--model", _CHECKED), 0),
+    (("pytest", "--pyargs", "timm_conformance.suite", "--vit-target", "reference", "--vit-family", "openai_clip"), 0),
+)
+# A checkpoint of a real model, with random weights.
+_CHECKPOINT = f"""
+from timm_conformance.targets.target import activate, parse_target
+activate(parse_target("timm==1.0.31"))
+import timm
+from safetensors.torch import save_file
+save_file(timm.create_model("{_CHECKED}").state_dict(), "tiny.safetensors")
+"""
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the sdist and the wheel in dist/, install the wheel, and run the main commands in an empty folder."""
+    session.install(*_group("build"), *_PINNED)
+    scratch = Path(session.create_tmp()).resolve()
+    for folder in (ROOT / "dist", scratch):
+        shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", "dist")  # the sdist, and the wheel from it
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(scratch / "direct"))
+    (wheel,), (direct,) = (ROOT / "dist").glob("*.whl"), (scratch / "direct").glob("*.whl")
+    if _contents(wheel) != _contents(direct):
+        differing = sorted({*_contents(wheel)} ^ {*_contents(direct)})
+        session.error(f"the sdist and the checkout build wheels of different files: {', '.join(differing)}")
+    session.run("python", "-m", "venv", str(scratch / "venv"))
+    programs, empty = scratch / "venv" / "bin", scratch / "empty"
+    session.run(str(programs / "python"), "-m", "pip", "install", "--quiet", str(wheel), *_PINNED, external=True)
+    empty.mkdir()
+    with session.chdir(empty):
+        session.run(str(programs / "python"), "-c", _CHECKPOINT, external=True)
+        for (program, *arguments), code in _MAIN_COMMANDS:
+            session.run(str(programs / program), *arguments, external=True, success_codes=[code])
 
 
 @nox.session

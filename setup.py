@@ -1,6 +1,11 @@
-"""The folders ``conformance``, ``reference`` and ``fixtures`` become the package ``timm_conformance`` and two of its parts."""
+"""The folders ``conformance``, ``reference`` and ``fixtures`` become the package ``timm_conformance`` and two of its parts.
 
-from setuptools import find_packages, setup
+MANIFEST.in names the files that go with the modules.
+"""
+
+import shutil
+
+from setuptools import find_namespace_packages, find_packages, setup
 
 FOLDERS = {
     "timm_conformance": "conformance",
@@ -8,15 +13,11 @@ FOLDERS = {
     "timm_conformance.fixtures": "fixtures",
 }
 
-setup(
-    package_dir=FOLDERS,
-    packages=[
-        ".".join([name, *rest])
-        for name, folder in FOLDERS.items()
-        for rest in ([], *([p] for p in find_packages(folder)))
-    ],
-    package_data={
-        "timm_conformance": ["py.typed", "*/*.css", "*/*.ini", "*/*.j2", "*/*.js", "*/*.json"],
-        "timm_conformance.fixtures": ["**/*"],
-    },
-)
+# A wheel that is built here would contain what an earlier build left, modules that are gone among it.
+shutil.rmtree("build/lib", ignore_errors=True)
+
+packages = [f"timm_conformance.{package}" for package in find_packages("conformance")]
+packages += [f"timm_conformance.reference.{package}" for package in find_packages("reference")]
+packages += [f"timm_conformance.fixtures.{folder}" for folder in find_namespace_packages("fixtures", exclude=["*__*"])]
+
+setup(package_dir=FOLDERS, packages=[*FOLDERS, *packages])

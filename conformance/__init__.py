@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import run_conformance
-    from .plugin import vit_conformance
+    from .suite.parametrize import vit_conformance
 
 __all__ = ["run_conformance", "vit_conformance"]
 
-_HOMES = {"run_conformance": ".api", "vit_conformance": ".plugin"}
+_HOMES = {"run_conformance": ".api", "vit_conformance": ".suite.parametrize"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The suite as a function: judge a loader, or targets, without pytest and without a command line."""
+"""The suite as a function: judges a loader, or targets, without pytest and without the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .errors import UserError, choose
 from .families import FAMILIES
 from .invariants import INVARIANTS
 from .ledger.entries import DEFAULT_LEDGER, Ledger, load_ledger
-from .report.publish import concluded
+from .report.publish import conclude
 from .results.records import Footer, Record, Results
 from .runner.plan import Plan
 from .runner.run import run
@@ -38,19 +38,19 @@ def run_conformance(
     """Judge a loader and return every verdict; the footer's exit code is that of ``timm-conformance run``.
 
     loader          a function ``(checkpoint, model) -> state_dict``, judged in this process; or targets such as
-                    ``"timm==1.0.31"``, one or several, each in processes of its own
-    families        their names, or None for all; a family that is named draws a whole profile of cases
-    invariants      their names, or None for all
-    profile, seed   how much is drawn, and which cases
+                    ``"timm==1.0.31"``, one or several, each judged in separate processes
+    families        names of families, or None for all; each named family draws a whole profile of cases
+    invariants      names of invariants, or None for all
+    profile, seed   how many cases are drawn, and which
     device          cpu or cuda
     known_failures  for a function: ``FAMILY:INVARIANT`` or a fingerprint, with wildcards, to the reason
-    timm            for a function: what destination models are built with, a version or ``"installed"``; by default the
-                    installed timm, and where there is none the newest release the gate runs on
+    timm            for a function: the timm that builds the destination models, a version or ``"installed"``; by default
+                    the installed timm, or the newest release that the gate runs on if none is installed
     ledger          for targets: a file of known bugs, or ``"none"``; by default the project's
-    jobs            for targets: processes side by side, by default as many as cores
-    watch           is given every record as it comes
+    jobs            for targets: worker processes at the same time, by default as many as cores
+    watch           called with every record as it arrives
 
-    Raises :class:`timm_conformance.errors.UserError`, one line, for an unknown name or target, and for a timm that cannot be had.
+    Raises :class:`timm_conformance.errors.UserError`, in one line, for an unknown name or target, or an unavailable timm.
     """
     started = time.monotonic()
     selection = Selection(
@@ -74,7 +74,7 @@ def run_conformance(
             raise UserError("known_failures and timm go with a function; targets have a ledger, and name their timm")
         targets = [loader] if isinstance(loader, str) else list(dict.fromkeys(loader))
         if not targets:
-            raise UserError("no target is named; write for example 'timm==1.0.31', or a function")
+            raise UserError("no target is given; pass for example 'timm==1.0.31', or a function")
         for target in targets:
             parse_target(target)
         profile_of(profile)
@@ -82,7 +82,7 @@ def run_conformance(
         plan = Plan(tuple(targets), selection, jobs=jobs or os.cpu_count() or 1)
         collected = run(plan, watch)
     collected.add(Footer(round(time.monotonic() - started, 3)))
-    found, _, _ = concluded([collected], book, targets)
+    found, _, _ = conclude([collected], book, targets)
     return found
 
 

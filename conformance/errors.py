@@ -1,4 +1,4 @@
-"""Mistakes a user can make: one clear line saying what, where and what to do. They exit with code 2, never a traceback."""
+"""User errors: one line that says what is wrong, where, and what to do. They end with exit code 2 and no traceback."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ class UserError(Exception):
 
 
 def one_line(text: object) -> str:
-    """What somebody else's exception says: white space folded, what does not print spelled out, cut where it becomes a page."""
+    """The text of another library's exception in one line of at most 300 characters, with unprintable characters escaped."""
     folded = " ".join(str(text).split())[:300]
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in folded)
 
 
 def cannot_start(error: Exception) -> str:
-    """Why a target cannot start, in one line; a user's mistake in its own words."""
+    """Why a target cannot start, in one line. A :class:`UserError` keeps its own text."""
     if isinstance(error, UserError):
         return str(error)
     return f"cannot start the target: {type(error).__name__}: {one_line(error)}"
 
 
 def choose(kind: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
-    """The named entries of a registry in its own order, all of them when none is named. Raises :func:`unknown`."""
+    """The named entries of a registry, in the registry's order; all of them if none is named. Raises :func:`unknown`."""
     names, known = [names] if isinstance(names, str) else list(names), list(known)
     for name in names:
         if name not in known:
@@ -38,7 +38,7 @@ def choose(kind: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that does not exist, with the nearest one that does."""
+    """The error for a name that does not exist. It proposes the nearest name that does."""
     known = list(known)
     near = get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

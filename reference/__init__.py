@@ -20,10 +20,10 @@ from .resize import BICUBIC_ANTIALIAS, BILINEAR, Resampling
 def forward(checkpoint: Mapping, image: Tensor, arch: Mapping) -> Tensor:
     """Output of the upstream model of a checkpoint on ``image`` ``(batch, in_chans, height, width)``.
 
-    ``arch`` holds what the tensors do not say: ``num_heads`` always, ``act``, ``eps``, ``global_pool``,
-    ``no_embed_class``, ``patch_size`` (linear patch embeddings), ``stem_padding``, ``stem_constants`` and ``pre_logits``
-    where they differ from the format's defaults. Raises :class:`LoadError`, one line, when the tensors, the image and ``arch``
-    make no model together.
+    ``arch`` holds the hyperparameters that the tensors do not give. ``num_heads`` is always needed. ``act``, ``eps``,
+    ``global_pool``, ``no_embed_class``, ``patch_size`` (linear patch embeddings), ``stem_padding``, ``stem_constants`` and
+    ``pre_logits`` are needed if they differ from the format's defaults. Raises :class:`LoadError`, one line, if tensors, image
+    and ``arch`` do not fit together.
     """
     state_dict = unwrap(checkpoint)
     form = detect(state_dict)

@@ -1,9 +1,10 @@
-"""What the loader needs to know of a model, whichever timm built it."""
+"""The properties of a model that the loader needs, read from a model of any timm release."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from .formats.naflex_native import NAFLEX_NATIVE
 
 KERNEL = "patch_embed.proj.weight"
 _TABLE = "relative_position_bias_table"
-# The convolution that meets the image: of a plain model, of a ResNet stem alone or in front of its stages, of MobileCLIP's.
+# Names of the convolution that reads the image: in a plain model, in a ResNet stem without and with stages, in MobileCLIP.
 FIRST = (
     KERNEL,
     "patch_embed.backbone.conv.weight",
@@ -24,13 +25,13 @@ FIRST = (
 
 @dataclass(frozen=True)
 class Destination:
-    """What the loader needs to know of a model: every tensor's shape, its patch, grid and window sizes.
+    """The properties of a model that the loader needs: shapes of all tensors, and sizes of patch, grid and windows.
 
-    ``shapes`` are by the names a VisionTransformer gives its tensors; ``naflex`` says whether the model has its own.
-    ``facts`` are what decoding a checkpoint for the model takes from it.
-    ``patch_size`` is the kernel's; ``stride`` says how many pixels one pixel of it stands for, above 1 behind a
-    convolutional stem. Without a kernel of its own (MobileCLIP) the stem is the patch embedding: patch size 1. ``windows``
-    are those of its relative position bias tables, by the table's name; ``floating`` are the tensors that are no integers.
+    ``shapes`` have the tensor names of a VisionTransformer; ``naflex`` says whether the model has a NaFlexViT's names.
+    ``facts`` are the model's properties that decoding a checkpoint needs. ``patch_size`` is the kernel's, in pixels of the
+    kernel; ``stride`` is the number of image pixels for each of them, above 1 behind a convolutional stem. Without a kernel of
+    its own (MobileCLIP) the stem is the patch embedding, and the patch size is 1. ``windows`` are those of the relative position
+    bias tables, by the table's name. ``floating`` are the names of floating-point tensors.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -47,13 +48,14 @@ class Destination:
         """Read a timm VisionTransformer, or anything with its attributes. Raises :class:`LoadError`."""
         tensors = model.state_dict()
         if NAFLEX_NATIVE.evidence(tensors):
-            embeds = model.embeds
+            embeds: Any = model.embeds
+            patch_size: tuple[int, int] = tuple(embeds.patch_size)
             last = getattr(embeds, "channels_last", True)
-            facts = Facts(embeds.in_chans, tuple(embeds.patch_size), channels_last=last)
+            facts = Facts(embeds.in_chans, patch_size, channels_last=last)
             classic = NAFLEX_NATIVE.decode({k: v.to("meta") for k, v in tensors.items()}, facts)
             shapes = {k: tuple(v.shape) for k, v in classic.items()}
-            grid = tuple(embeds.pos_embed_grid_size or (1, 1))
-            return cls(shapes, facts.patch_size, grid, (1, 1), {}, _floating(classic), facts, naflex=True)
+            grid_size: tuple[int, int] = tuple(embeds.pos_embed_grid_size or (1, 1))
+            return cls(shapes, patch_size, grid_size, (1, 1), {}, _floating(classic), facts, naflex=True)
         shapes = {k: tuple(v.shape) for k, v in tensors.items()}
         embed = getattr(model, "patch_embed", None)
         grid, image = getattr(embed, "grid_size", None), getattr(embed, "img_size", None)
@@ -66,9 +68,11 @@ class Destination:
             raise LoadError(
                 f"{type(model).__name__} has a grid of {grid[0]}x{grid[1]}: its image is smaller than a patch"
             )
-        patch = shapes[KERNEL][-2:] if KERNEL in shapes else (1, 1)
-        stride = tuple(i // (g * p) for i, g, p in zip(image, grid, patch)) if image else (1, 1)
-        owners = {k: model.get_submodule(k.removesuffix(_TABLE).rstrip(".")) for k in shapes if k.endswith(_TABLE)}
+        patch = (shapes[KERNEL][-2], shapes[KERNEL][-1]) if KERNEL in shapes else (1, 1)
+        stride = (image[0] // (grid[0] * patch[0]), image[1] // (grid[1] * patch[1])) if image else (1, 1)
+        owners: dict[str, Any] = {
+            k: model.get_submodule(k.removesuffix(_TABLE).rstrip(".")) for k in shapes if k.endswith(_TABLE)
+        }
         windows = {k: tuple(owner.window_size) for k, owner in owners.items()}
         return cls(shapes, patch, tuple(grid), stride, windows, _floating(tensors), Facts(shapes[first][1], patch))
 

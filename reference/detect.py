@@ -1,4 +1,4 @@
-"""Which format a checkpoint is: found from its keys, one answer or an error that names the keys seen."""
+"""Detects the format of a checkpoint from its keys: exactly one format, or an error that names the keys seen."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _KERNEL = "patch_embed.proj.weight"
 
 
 def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, out of ``model``, ``state_dict`` and ``encoder`` wrappers nested up to eight deep.
+    """The tensors of a checkpoint, taken out of wrappers such as ``model``, ``state_dict`` and ``encoder``, up to eight deep.
 
-    A wrapper's name counts only where it holds tensors, or a wrapper that does. Flax trees (an open ``.npz`` file is one)
-    lose their prefix, and scanned blocks become single ones. Raises :class:`LoadError` when what is left is no mapping of
-    names to tensors.
+    A key is a wrapper only if it holds tensors, or another wrapper that does. Flax trees, such as an open ``.npz`` file, lose
+    their prefix, and scanned blocks become single ones. Raises :class:`LoadError` if the result is no mapping of names to
+    tensors.
     """
     if not isinstance(checkpoint, Mapping):
         raise LoadError(f"a checkpoint is a dict of tensors, this is a {type(checkpoint).__name__}")
@@ -44,14 +44,17 @@ def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
 
 
 def _special(tensor: Tensor) -> str:
-    """How a tensor is stored, other than as a dense one."""
+    """How a tensor is stored if it is not dense; empty for a dense tensor."""
     if tensor.is_nested or tensor.is_quantized:
         return "nested" if tensor.is_nested else "quantized"
     return "" if tensor.layout == torch.strided else str(tensor.layout).removeprefix("torch.")
 
 
 def _holds_tensors(entry: object) -> bool:
-    """Whether a wrapper's entry holds tensors, or a wrapper that does; each level's dicts once, for they may hold each other."""
+    """Whether a wrapper's entry holds tensors, or a wrapper that does.
+
+    Each dict is visited once per level, since dicts may hold each other.
+    """
     level = [entry]
     for _ in range(_MAX_NESTING):
         dicts = {id(e): e for e in level if isinstance(e, Mapping)}.values()
@@ -62,10 +65,11 @@ def _holds_tensors(entry: object) -> bool:
 
 
 def detect(state_dict: Mapping[str, Tensor], names: Collection[str] = ()) -> Format:
-    """The format of an unwrapped checkpoint. Raises :class:`LoadError` when none or several fit.
+    """The format of an unwrapped checkpoint. Raises :class:`LoadError` if none or several fit.
 
-    ``names`` are the tensors of the model it is meant for. A checkpoint of just these, whatever its classifiers, with a
-    convolution as its patch kernel is the model's own: DeiT-III's names are also those of timm's Eva, whose they are.
+    ``names`` are the tensors of the destination model. A checkpoint with exactly these names, classifiers aside, and a
+    convolution as its patch kernel is the model's own. This decides names that several formats share, for example those that
+    DeiT-III and timm's Eva have in common.
     """
     own = _but_classifiers(names)
     if own and own == _but_classifiers(state_dict) and (_KERNEL not in own or state_dict[_KERNEL].ndim == 4):

@@ -1,4 +1,4 @@
-"""What depends on the input in a Vision Transformer checkpoint: the patch kernel and the absolute position grid."""
+"""Resampling of the tensors that depend on the image size: the patch kernel and the absolute position grid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .resize import BICUBIC_ANTIALIAS, Resampling, axis_matrix, axis_pinv, resize_rows, working
 
-# Entries of a product at a time: 1 or 2 MiB, which a cache holds and malloc need not fetch anew for every one.
+# Entries of a product that are computed at a time: 1 or 2 MiB fit into a cache, and malloc reuses the memory.
 _BLOCK = 1 << 18
 
 
@@ -20,8 +20,8 @@ def resample_patch_kernel(weight: Tensor, patch_size: tuple[int, int], how: Resa
     With ``B`` the matrix that resizes an ``h x w`` patch to ``patch_size``, the new kernel is ``w @ pinv(B)``: the
     minimum-norm solution of ``<B x, w_new> = <x, w>`` for every patch ``x``, exact when both axes grow (FlexiViT, Beyer et
     al. 2022, arXiv:2212.08013, section 3.4; ``google-research/big_vision`` ``big_vision/models/proj/flexi/vit.py``).
-    The matrix is float64, the products are of :func:`~reference.resize.working` dtype, the result of the kernel's, on its
-    device; the same tensor when the size does not change.
+    The matrix is float64, the products have the :func:`.resize.working` dtype, and the result has the kernel's dtype and
+    device. Returns the same tensor if the size does not change.
     """
     old, how, dtype = tuple(weight.shape[-2:]), how.of_kernels, working(weight)
     if old == tuple(patch_size):
@@ -30,7 +30,7 @@ def resample_patch_kernel(weight: Tensor, patch_size: tuple[int, int], how: Resa
     kernels, block = weight.reshape(-1, *old), max(1, _BLOCK // max(prod(old), prod(patch_size)))
     out = kernels.new_empty(len(kernels), prod(patch_size))
     for some, into in zip(kernels.split(block), out.split(block)):
-        # A product puts the axis it makes in front, which is what BLAS does fastest: (n, h, w), (new_w, n, h), (new_h, new_w, n).
+        # Each product puts its new axis first, which is fastest in BLAS: (n, h, w), (new_w, n, h), (new_h, new_w, n).
         product = cols @ some.to(dtype).reshape(-1, old[1]).T
         product = rows @ product.reshape(-1, old[0]).T
         into.copy_(product.to(weight.dtype).reshape(-1, len(some)).T)
@@ -47,9 +47,9 @@ def resample_position_grid(
 ) -> Tensor:
     """Resample the grid rows of ``pos_embed`` ``(1, num_prefix_tokens + old_h * old_w, embed_dim)``.
 
-    The prefix rows come first and are kept bit for bit; the rest is read row-major as ``old_grid`` and resized to
-    ``new_grid``. The matrices are float64, the products are of :func:`~reference.resize.working` dtype, the result of the
-    input's; the same tensor when the grid does not change.
+    The prefix rows come first and are kept bit for bit. The other rows are the cells of ``old_grid``, row by row, and are
+    resized to ``new_grid``. The matrices are float64, the products have the :func:`.resize.working` dtype, and the result has
+    the input's dtype. Returns the same tensor if the grid does not change.
     """
     tokens = pos_embed.shape[1] - num_prefix_tokens
     if tokens != old_grid[0] * old_grid[1]:
@@ -69,8 +69,8 @@ def resample_position_window(
 ) -> Tensor:
     """Positions of a RADIO model: the square grid ``pos_embed`` ``(1, side * side, embed_dim)``, resized and cropped.
 
-    Resized to the square of the new grid's longer side, of which the top left ``new_grid`` is kept. The same tensor when
-    nothing changes. Source: ``NVlabs/RADIO`` ``radio/vit_patch_generator.py: _get_pos_embeddings``.
+    The grid is resized to a square with the new grid's longer side. Its top left part of size ``new_grid`` is kept. Returns the
+    same tensor if nothing changes. Source: ``NVlabs/RADIO`` ``radio/vit_patch_generator.py: _get_pos_embeddings``.
     """
     side = max(new_grid)
     square = resample_position_grid(pos_embed, old_grid, (side, side), 0, how)
@@ -82,11 +82,11 @@ def resample_position_window(
 
 @torch.no_grad()
 def adapt_input_channels(weight: Tensor, in_chans: int) -> Tensor:
-    """A kernel ``(embed_dim, channels, h, w)`` for images of ``in_chans`` channels.
+    """A kernel ``(embed_dim, channels, h, w)`` adapted to images of ``in_chans`` channels.
 
-    One channel gets the sum over channels: a grey image gets the answer it got in colour. Otherwise channels repeat in turn,
-    scaled by ``channels / in_chans``, so that a kernel of equal channels keeps its answer. Computed in float64, returned
-    in the kernel's dtype; the same tensor when the number does not change. Source:
+    A single channel is the sum over channels, so a grey image gives the same result as before in colour. Otherwise channels
+    repeat in turn, scaled by ``channels / in_chans``, so a kernel of equal channels gives the same result. The sums are float64,
+    the result has the kernel's dtype. Returns the same tensor if the number does not change. Source:
     ``huggingface/pytorch-image-models`` ``timm/models/_manipulate.py: adapt_input_conv``.
     """
     channels = weight.shape[1]

@@ -1,4 +1,4 @@
-"""The one exception the reference raises for a checkpoint it cannot load: one line saying what, where and what to do."""
+"""The exception that the reference raises for a checkpoint it cannot load: one line that says what, where and what to do."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class LoadError(ValueError):
 
 
 def some(names: Iterable[str], limit: int = 4) -> str:
-    """``names`` as readable text of one line, the first ``limit`` spelled out and the rest counted.
+    """``names`` as one line of text: the first ``limit`` names, and the number of the others.
 
-    A name is whatever a file says: one that would not print is quoted, a long one is cut.
+    Names come from a file. A name with unprintable characters is quoted, and a long one is cut.
     """
     names = list(names)
     text = ", ".join((n if n.isprintable() else repr(n))[:_LONGEST] for n in names[:limit])

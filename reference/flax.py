@@ -1,4 +1,4 @@
-"""Flax parameter trees as ``.npz`` files hold them: arrays to tensors, prefixes, scanned blocks.
+"""Flax parameter trees from ``.npz`` files: converts arrays to tensors, removes prefixes, and splits scanned blocks.
 
 Sources: ``google-research/vision_transformer`` ``vit_jax/checkpoint.py`` (``opt/target/``); ``google-research/big_vision``
 ``big_vision/utils.py`` (flattened trees, bfloat16 as raw ``|V2``), ``big_vision/models/vit.py: Encoder`` (``scan``: one stack
@@ -22,7 +22,7 @@ _MAX_DEPTH = 1024
 
 
 def tensor(array: np.ndarray) -> Tensor:
-    """A NumPy array as a tensor of its own; ``|V2`` is how NumPy stores bfloat16. Raises :class:`LoadError`."""
+    """A NumPy array as a tensor with its own memory. ``|V2`` becomes bfloat16. Raises :class:`LoadError`."""
     if array.dtype.kind == "V" and array.dtype.itemsize == 2 and array.dtype.names is None:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     try:
@@ -32,7 +32,7 @@ def tensor(array: np.ndarray) -> Tensor:
 
 
 def tensors(tree: Mapping) -> dict:
-    """The entries of a mapping, an open ``.npz`` file too, with arrays as tensors. Raises :class:`LoadError` naming the key."""
+    """The entries of a mapping or an open ``.npz`` file, with arrays as tensors. Raises :class:`LoadError` naming the key."""
     out = {}
     for key in tree:
         try:
@@ -44,9 +44,9 @@ def tensors(tree: Mapping) -> dict:
 
 
 def plain(tree: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The image tower of a flattened tree, without its prefix and with scanned blocks one by one; others as they are.
+    """The image tower of a flattened tree, without its prefix and with scanned blocks as single ones.
 
-    Raises :class:`LoadError` for a stack of more blocks than there can be.
+    Another mapping is returned as it is. Raises :class:`LoadError` for a stack of more than 1024 blocks.
     """
     prefix = next((p for p in PREFIXES if p + ANCHOR in tree), None)
     if prefix is None:

@@ -1,7 +1,7 @@
-"""The pieces of a Vision Transformer forward pass, on plain tensors.
+"""The operations of a Vision Transformer forward pass on plain tensors.
 
-Each format composes them over its own upstream tensor names, so output equivalence has an opinion that shares no code
-with decoding or with timm. Run it in float64: then a difference is one of meaning, not of rounding.
+Each format combines them with its own upstream tensor names. So a forward pass shares no code with decoding or with timm, and
+its output is an independent check. Run it in float64: then a difference is no rounding error.
 
 Sources: Dosovitskiy et al. 2020 (arXiv:2010.11929); ``openai/CLIP`` ``clip/model.py``; ``facebookresearch/dinov2``
 ``dinov2/models/vision_transformer.py`` and ``dinov2/layers/swiglu_ffn.py``.
@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+Activation = Callable[[Tensor], Tensor]
+
+ACTIVATIONS: dict[str, Activation] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
@@ -51,7 +53,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bias: Tensor | float
 
 def self_attention(qkv: Tensor, num_heads: int, bias: Tensor | float = 0.0) -> Tensor:
     """Attention of packed projections ``qkv`` ``(batch, n, 3 * dim)``: the first third is q, the second k, the last v."""
-    return attend(*qkv.chunk(3, dim=-1), num_heads, bias)
+    q, k, v = qkv.chunk(3, dim=-1)
+    return attend(q, k, v, num_heads, bias)
 
 
 def patchify(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -63,7 +66,7 @@ def patchify(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def num_blocks(state: Mapping[str, Tensor], pattern: str) -> int:
-    """How many consecutive blocks ``pattern`` (with ``{i}``) finds a tensor for, counted from 0."""
+    """Number of consecutive blocks, from 0, for which ``pattern`` with ``{i}`` names a tensor of ``state``."""
     count = 0
     while pattern.format(i=count) in state:
         count += 1

@@ -1,6 +1,6 @@
 """The corrected loader: unwrap -> detect -> decode -> resample -> complete.
 
-Every format goes through the same resampling, whatever its conversion: the promise timm 0.9.x broke (timm issue #2120).
+Every format goes through the same resampling after its own conversion. timm 0.9.x violated this (timm issue #2120).
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from .resize import Resampling
 
 _GRID = "pos_embed"
 _AXIS_TABLES = (".rel_pos_h", ".rel_pos_w")
-# Models without a bias of queries and values take checkpoints in which it was trained to nothing (DINOv3).
+# A model without query and value biases loads a checkpoint in which these biases are zeros (DINOv3).
 _ATTENTION_BIASES = (".q_bias", ".v_bias")
-# A float8 is no number without its scale.
+# Dtypes of weights. float8 is not among them, since its values need a scale.
 _WEIGHTS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint as it is read for a model, before anything is resampled.
+    """A checkpoint as read for a model, before anything is resampled.
 
-    ``state`` is by the names a VisionTransformer gives its tensors, positions as a list of ``prefix_rows`` and then of
-    ``grid_size`` tokens (None where there are none), ``patch_size`` that of its kernel. ``windows`` are those of its relative
+    ``state`` has the tensor names of a VisionTransformer. Its positions are a list of ``prefix_rows`` rows, then the rows of a
+    grid of ``grid_size`` (None without positions). ``patch_size`` is that of its kernel. ``windows`` are those of its relative
     position bias tables, by the table's name.
     """
 
@@ -66,7 +66,7 @@ class Source:
         return _read(checkpoint, model, Destination.of(model), input_size, resampling, keep_classifier)
 
     def fitted(self, model: nn.Module) -> dict[str, Tensor]:
-        """What :func:`load_state_dict` returns for the model that it was read for. Raises :class:`LoadError`."""
+        """The result of :func:`load_state_dict` for the model that it was read for. Raises :class:`LoadError`."""
         return _fitted(self, model, Destination.of(model))
 
 
@@ -80,20 +80,21 @@ def load_state_dict(
 ) -> dict[str, Tensor]:
     """The state dict that ``model.load_state_dict(..., strict=True)`` needs, from a checkpoint of any known format.
 
-    ``input_size`` is the image size ``(height, width)`` the checkpoint was trained at; by default what the model declares
-    in ``pretrained_cfg["input_size"]``. It decides the source grid where the number of position tokens alone does not:
+    ``input_size`` is the image size ``(height, width)`` that the checkpoint was trained at. Its default is the model's
+    declaration, ``pretrained_cfg["input_size"]``. The source grid follows from the first rule that applies:
 
-    1. declared, and ``input_size // patch_size`` accounts for every token: that grid (an ``input_size`` passed here must);
-    2. as many tokens as the model has: the model's own grid, so without a declaration, or with a true one, a model's own
-       checkpoint always reloads unchanged;
-    3. a square number of tokens: that square; anything else is undecidable and an error.
+    1. an input size is declared, and ``input_size // patch_size`` accounts for every position token: that grid. An
+       ``input_size`` passed here must account for them;
+    2. the model has as many tokens: the model's grid. So without a declaration, or with a true one, a model's own checkpoint
+       always loads unchanged;
+    3. the number of tokens is square: that square. Any other number is undecidable and an error.
 
-    ``resampling`` is the format's own unless given: FlexiViT weights in timm's layout want ``BILINEAR``, and nothing in
-    them says so. A model for images of other channels gets its first convolution adapted; with ``keep_classifier`` it keeps
-    its own classifier, whose number of classes may then differ.
+    ``resampling`` is the format's own unless given. FlexiViT weights in timm's layout need ``BILINEAR``, which their tensors do
+    not show. If the model has another number of input channels, the first convolution is adapted. With ``keep_classifier``
+    the model keeps its own classifier, whose number of classes may differ.
 
-    ``checkpoint`` is never modified; tensors that need no change are returned as they are. dtype and device are kept.
-    Raises :class:`LoadError`, one line, when the format is unknown or the result would not fit the model.
+    ``checkpoint`` is never modified. Tensors that need no change are returned as they are. dtype and device are kept.
+    Raises :class:`LoadError`, one line, if the format is unknown or the result would not fit the model.
     """
     destination = Destination.of(model)
     source = _read(checkpoint, model, destination, input_size, resampling, keep_classifier)
@@ -122,7 +123,8 @@ def _read(
         state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIERS)} | own
     state = _for_model(state, destination)
     declared = _declared(input_size, model)
-    patch_size = tuple(state[KERNEL].shape[-2:]) if KERNEL in state else (1, 1)
+    kernel = state.get(KERNEL)
+    patch_size = (1, 1) if kernel is None else (kernel.shape[-2], kernel.shape[-1])
     pixels = (patch_size[0] * destination.stride[0], patch_size[1] * destination.stride[1])
     claimed = (declared[0] // pixels[0], declared[1] // pixels[1]) if declared else None
     state, grid, rows = _positions(state, destination, form, claimed, input_size)
@@ -131,7 +133,7 @@ def _read(
 
 
 def _declared(input_size: tuple[int, int] | None, model: nn.Module) -> tuple[int, int] | None:
-    """The checkpoint's image size ``(height, width)``, as passed or as the model declares it."""
+    """The checkpoint's image size ``(height, width)``, as passed, else as the model declares it; None if neither does."""
     declared = input_size or (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
     return (declared[-2], declared[-1]) if declared else None
 
@@ -155,7 +157,7 @@ def _positions(
     position, new = state[_GRID], destination.grid_size
     rows = destination.shapes[_GRID][1] - new[0] * new[1] if len(destination.shapes[_GRID]) == 3 else 0
     if position.ndim == 4:
-        return state | {_GRID: position.flatten(1, 2)}, tuple(position.shape[1:3]), rows
+        return state | {_GRID: position.flatten(1, 2)}, (position.shape[1], position.shape[2]), rows
     if form.windowed:
         side = isqrt(position.shape[1])
         if side * side != position.shape[1]:
@@ -180,7 +182,7 @@ def _windows(
 
 
 def _resampled(source: Source, destination: Destination) -> dict[str, Tensor]:
-    """A checkpoint at the model's patch, grid and windows; positions as the model stores them: a list of tokens, or a grid."""
+    """The checkpoint resampled to the model's patch, grid and windows. Positions become a list or a grid, as in the model."""
     state, new, how = dict(source.state), destination.grid_size, source.resampling
     if KERNEL in state:
         state[KERNEL] = resample_patch_kernel(state[KERNEL], destination.patch_size, how)
@@ -199,13 +201,13 @@ def _resampled(source: Source, destination: Destination) -> dict[str, Tensor]:
 
 
 def _with_channels(state: dict[str, Tensor], destination: Destination) -> dict[str, Tensor]:
-    """The first convolution adapted to the model's input channels."""
+    """The state with its first convolution adapted to the model's input channels."""
     first = next(k for k in reversed(FIRST) if k in state)
     return state | {first: adapt_input_channels(state[first], destination.shapes[first][1])}
 
 
 def _for_model(state: dict[str, Tensor], destination: Destination) -> dict[str, Tensor]:
-    """Drop a classifier or zero biases the model has no place for; refuse other names, and what cannot be resampled."""
+    """Drop a classifier or zero biases that the model lacks. Raises :class:`LoadError` for other misfits of names and axes."""
     shapes = destination.shapes
     for head in CLASSIFIERS:
         if not any(name.startswith(head) for name in shapes):
@@ -214,7 +216,7 @@ def _for_model(state: dict[str, Tensor], destination: Destination) -> dict[str, 
     names = (("missing", [k for k in shapes if k not in state]), ("unexpected", [k for k in state if k not in shapes]))
     if any(found for _, found in names):
         raise LoadError("checkpoint does not fit the model: " + "; ".join(f"{t}: {some(n)}" for t, n in names if n))
-    empty = [f"{k} {tuple(v.shape)}" for k, v in state.items() if not v.numel() and prod(shapes[k])]
+    empty = [f"{k} {tuple(v.shape)}" for k, v in state.items() if not v.numel() and prod(shapes[k])]  # type: ignore[arg-type] # mypy asks for literals here
     if empty:
         raise LoadError(f"checkpoint has tensors without values: {some(empty)}")
     integers = [k for k, v in state.items() if k in destination.floating and v.dtype not in _WEIGHTS]
@@ -235,7 +237,7 @@ def _misfit(key: str, tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> 
 
 
 def _is_zero(tensor: Tensor) -> bool:
-    """Whether a bias adds nothing; one on the meta device, of which nobody knows, is given the benefit of the doubt."""
+    """Whether a bias is zero. A bias on the meta device has no values and counts as zero."""
     return tensor.is_meta or not bool(tensor.any())
 
 
@@ -249,7 +251,7 @@ def _source_grid(
         return claimed
     if insisted is not None:
         raise LoadError(
-            f"input_size {tuple(insisted)} is not the checkpoint's: it gives {claimed[0]}x{claimed[1]} position tokens, "
+            f"input_size {tuple(insisted)} is not the checkpoint's: it gives {claimed[0]}x{claimed[1]} position tokens, "  # type: ignore[index] # claimed is insisted's
             f"the checkpoint has {tokens}"
         )
     if tokens == model_grid[0] * model_grid[1]:
@@ -263,7 +265,7 @@ def _source_grid(
 
 
 def _source_window(key: str, rows: int, known: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-    """The window whose offsets fill ``rows`` rows of a bias table: a ``known`` one (declared, the model's), else a square."""
+    """The window with ``rows`` offsets in its bias table: one of the ``known`` (declared, the model's), else a square."""
     for window in known:
         if prod(offsets(window)) == rows:
             return window
@@ -277,7 +279,7 @@ def _source_window(key: str, rows: int, known: tuple[tuple[int, int], ...]) -> t
 
 
 def _complete(state: dict[str, Tensor], destination: Destination) -> dict[str, Tensor]:
-    """Refuse what a strict load would refuse."""
+    """The state itself. Raises :class:`LoadError` for shapes that a strict load would refuse."""
     shapes = destination.shapes
     wrong = [_misfit(k, v, shapes) for k, v in state.items() if v.shape != shapes[k]]
     if wrong:

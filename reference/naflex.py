@@ -1,6 +1,6 @@
-"""Positions of prefix tokens on their way into a NaFlexViT, whose positions cover patches only.
+"""Positions of prefix tokens for a NaFlexViT, whose own positions cover patches only.
 
-A position that a checkpoint stores for its class or register token is a constant added to that token: the sum is the token.
+A position of a class or register token is a constant that is added to the token. So the two are added when loading.
 
 Source: ``huggingface/pytorch-image-models`` ``timm/models/naflexvit.py: checkpoint_filter_fn``.
 """
@@ -24,11 +24,11 @@ def prefix_rows(
     claimed: tuple[int, int] | None,
     stored: bool | None = None,
 ) -> tuple[int, ...]:
-    """How many rows of ``pos_embed`` belong to each prefix token tensor: none, or one a token.
+    """Number of rows of ``pos_embed`` for each prefix token tensor: none, or one row for each token.
 
-    Where the format does not say whether they are ``stored``, decided as a source grid is: by the declared image size's
-    grid, by the model's, or by being a square, whichever first accounts for the rest. Raises :class:`LoadError` when that
-    leaves two answers or none.
+    ``stored`` says whether the checkpoint has them; None if the format does not decide it. Then three rules are tried in order:
+    the remaining rows fill the grid of the declared image size, or the model's grid, or a square. The first rule that fits
+    exactly one reading decides. Raises :class:`LoadError` if no rule does.
     """
     counts = tuple(state[k].shape[1] if k in state else 0 for k in _TOKENS)
     total = state[_GRID].shape[1]
@@ -51,15 +51,15 @@ def prefix_rows(
 
 
 def fold_prefix_rows(state: Mapping[str, Tensor], counts: tuple[int, ...]) -> tuple[dict[str, Tensor], Tensor]:
-    """The state with the prefix rows of its positions added to its prefix tokens, and the positions left.
+    """The state with the prefix rows of its positions added to its prefix tokens, and the remaining positions.
 
-    Raises :class:`LoadError` where they are of another width.
+    Raises :class:`LoadError` if tokens and rows have different shapes.
     """
     out, position = dict(state), state[_GRID]
     for name, count in zip(_TOKENS, counts):
         if count:
             rows = position[:, :count]
-            if out[name].shape != rows.shape:  # a sum would repeat a token of one channel
+            if out[name].shape != rows.shape:  # a sum would broadcast a token of one channel
                 found = " and ".join(str(tuple(t.shape)) for t in (out[name], rows))
                 raise LoadError(f"{name} and its rows of {_GRID} have shapes {found}, which do not add up")
             out[name] = out[name] + rows

@@ -1,8 +1,8 @@
 """Relative position biases: tables with a row for every offset between two tokens of a window, resized to another window.
 
-A window of ``(h, w)`` tokens has offsets ``-(h-1)..h-1`` down and ``-(w-1)..w-1`` across. Near offsets matter most, so
-BEiT does not stretch the table evenly: it takes the old rows to lie at distances ``0, 1, 1+q, 1+q+q^2, ...`` that reach
-the new window's farthest offset, and reads off the new integer offsets between them. The nearest neighbours keep their bias.
+A window of ``(h, w)`` tokens has offsets ``-(h-1)..h-1`` down and ``-(w-1)..w-1`` across. Near offsets matter most, so BEiT
+does not stretch the table evenly. It places the old rows at distances ``0, 1, 1+q, 1+q+q^2, ...`` that reach the new window's
+farthest offset, and interpolates at the new integer offsets. The nearest neighbours keep their bias.
 
 Sources: ``microsoft/unilm`` ``beit/run_class_finetuning.py`` (which interpolates by cubic splines);
 ``huggingface/pytorch-image-models`` ``timm/layers/pos_embed_rel.py: resize_rel_pos_bias_table`` (piecewise linear, as here);
@@ -23,14 +23,15 @@ Window = tuple[int, ...]
 
 
 def offsets(window: Window) -> tuple[int, ...]:
-    """How many offsets each axis of a window has."""
+    """Number of offsets on each axis of a window."""
     return tuple(2 * side - 1 for side in window)
 
 
 def _distances(old: int, new: int) -> list[float]:
-    """Where the offsets beyond 0 of an axis of ``old`` offsets lie on one of ``new``: a geometric progression of steps.
+    """Distances of the positive offsets of an axis with ``old`` offsets, on an axis with ``new`` offsets.
 
-    The ratio is found as the source finds it, by bisection of 1.01 to 1.5 until the interval is 1e-6 long.
+    The steps between them are a geometric progression. Its ratio is found as in the source, by bisection of 1.01 to 1.5 until
+    the interval is 1e-6 long.
     """
     low, high = 1.01, 1.5
     while high - low > 1e-6:
@@ -50,8 +51,8 @@ def _distances(old: int, new: int) -> list[float]:
 def offset_matrix(old: int, new: int) -> Tensor:
     """Matrix ``(new, old)``, float64, that resizes one axis of ``old`` offsets to ``new``, both odd. Cached: do not modify it.
 
-    Not the identity for equal sizes: the smallest ratio of steps is 1.01. A window that changes on one axis alone is resized
-    on both, as the source does.
+    It is not the identity for equal sizes, since the smallest ratio of steps is 1.01. As in the source, a window that changes
+    on one axis is resized on both.
     """
     beyond = _distances(old, new)
     at = torch.tensor([*(-d for d in reversed(beyond)), 0.0, *beyond], dtype=torch.float64)
@@ -71,8 +72,8 @@ def offset_matrix(old: int, new: int) -> Tensor:
 def resize_bias_table(table: Tensor, old: Window, new: Window) -> Tensor:
     """Resize a table ``((2h-1) * (2w-1) + extra, num_heads)`` of window ``old`` ``(h, w)`` to window ``new``.
 
-    The extra rows (the class token's) come last and are kept bit for bit. The matrices are float64, the products are of
-    :func:`~reference.resize.working` dtype, the result of the table's, on its device; the same tensor when the window does
+    The extra rows (the class token's) come last and are kept bit for bit. The matrices are float64, the products have the
+    :func:`.resize.working` dtype, and the result has the table's dtype and device. Returns the same tensor if the window does
     not change. Raises ``ValueError`` for a table of another window.
     """
     if tuple(old) == tuple(new):
@@ -89,8 +90,8 @@ def resize_bias_table(table: Tensor, old: Window, new: Window) -> Tensor:
 def resize_axis_table(table: Tensor, new: int) -> Tensor:
     """Resize SAM's decomposed table ``(2s-1, head_dim)`` of one axis to a window of ``new`` tokens, linearly.
 
-    Of a float64 matrix and a product of :func:`~reference.resize.working` dtype, returned in the table's; the same tensor when
-    the window does not change.
+    The matrix is float64, the product has the :func:`.resize.working` dtype, and the result has the table's dtype. Returns the
+    same tensor if the window does not change.
     """
     rows = 2 * new - 1
     if len(table) == rows:
@@ -100,15 +101,18 @@ def resize_axis_table(table: Tensor, new: int) -> Tensor:
 
 
 def attention_bias(table: Tensor, window: Window) -> Tensor:
-    """Biases ``(num_heads, n, n)`` of ``n`` tokens, queries first, from a table of ``window`` ``(h, w)``: of its patches, row
-    by row, before them the class token where the table has its three rows: it to patches, patches to it, it to itself."""
+    """Biases ``(num_heads, n, n)`` of ``n`` tokens, queries first, from a table of ``window`` ``(h, w)``.
+
+    The tokens are the window's patches, row by row. The class token comes before them if the table has its three rows: class
+    token to patches, patches to class token, class token to itself.
+    """
     index = _pairs(tuple(window), len(table) > prod(offsets(window)))
     return table[index.to(table.device)].permute(2, 0, 1)
 
 
 @lru_cache(maxsize=64)
 def _pairs(window: tuple[int, int], class_token: bool) -> Tensor:
-    """The row of a table that each pair of tokens reads. Cached: do not modify it."""
+    """Index ``(n, n)`` of the table's row for each pair of tokens. Cached: do not modify it."""
     (h, w), (rows, cols) = window, offsets(window)
     y, x = (t.flatten() for t in torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
     index = (y[:, None] - y + h - 1) * cols + (x[:, None] - x + w - 1)
@@ -119,7 +123,7 @@ def _pairs(window: tuple[int, int], class_token: bool) -> Tensor:
 
 
 def transpose_bias_table(table: Tensor, window: Window) -> Tensor:
-    """The table of the same biases with height and width exchanged, ``window`` ``(h, w)`` being the one it has."""
+    """The table of ``window`` ``(h, w)`` with height and width exchanged."""
     rows, cols = offsets(window)
     grid = table[: rows * cols].reshape(rows, cols, -1).transpose(0, 1)
     return torch.cat([grid.flatten(0, 1), table[rows * cols :]])

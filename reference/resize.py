@@ -1,10 +1,10 @@
-"""Resampling as plain matrices, made in float64 from closed-form kernels.
+"""Resampling by plain matrices, made in float64 from closed-form kernels.
 
-Everything the loaders resample is separable: resizing an ``(h, w)`` image is ``A_h @ image @ A_w.T`` with one small
-matrix an axis, so the two-dimensional operator is ``kron(A_h, A_w)`` and its pseudo-inverse ``kron(pinv(A_h), pinv(A_w))``.
+All resampling of the loaders is separable: resizing an ``(h, w)`` image is ``A_h @ image @ A_w.T`` with one small matrix for
+each axis. So the two-dimensional operator is ``kron(A_h, A_w)``, and its pseudo-inverse is ``kron(pinv(A_h), pinv(A_w))``.
 
-No ``torch.nn.functional.interpolate`` here: its antialiased CPU kernel is wrong when the other axis has length 1 (seen
-with torch 2.13), and an oracle may not share a fault with what it judges.
+This module does not use ``torch.nn.functional.interpolate``. Its antialiased CPU kernel is wrong if the other axis has length
+1 (seen with torch 2.13), and the reference must not share a bug with the loaders that it judges.
 
 Kernels: the triangle for bilinear; Keys' cubic (R. Keys, "Cubic Convolution Interpolation for Digital Image Processing",
 1981) for bicubic, with a = -0.5 when antialiased (PIL's choice) and a = -0.75 when not (OpenCV's choice), as torch does
@@ -15,19 +15,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-MODES = ("bilinear", "bicubic")
+Mode = Literal["bilinear", "bicubic"]
+MODES: tuple[Mode, ...] = ("bilinear", "bicubic")
 
-# Between the smallest kept (>= 0.2 of the largest) and the largest dropped (<= 1e-15 of it) singular value of any
-# resampling matrix of one axis lies a gap of fourteen decades, so the cut-off is not a tuning knob.
+# Relative cut-off of singular values. In any resampling matrix of one axis, the smallest value kept is >= 0.2 of the largest and
+# the largest dropped is <= 1e-15 of it. The gap has fourteen decades, so the exact cut-off does not matter.
 _RANK_CUTOFF = 1e-9
 
-# NumPy makes these small matrices in half the time that torch takes for its first few operations.
+# NumPy makes these small matrices in half the time of torch's first few operations.
 Array = NDArray[np.float64]
 
 
@@ -35,7 +37,7 @@ Array = NDArray[np.float64]
 class Resampling:
     """How a format resamples: ``mode`` bilinear or bicubic, ``antialias``, ``align_corners`` (torch's meanings)."""
 
-    mode: str = "bicubic"
+    mode: Mode = "bicubic"
     antialias: bool = True
     align_corners: bool = False
 
@@ -47,7 +49,7 @@ class Resampling:
 
     @property
     def of_kernels(self) -> Resampling:
-        """How patch kernels are resized: half-pixel always, for a patch has no corners to align."""
+        """How patch kernels are resized: always with half-pixel positions, since a patch has no corners to align."""
         return replace(self, align_corners=False)
 
 
@@ -60,7 +62,7 @@ def _triangle(x: Array) -> Array:
 
 
 def _cubic(x: Array, a: float) -> Array:
-    """Keys' two cubics by what is left of ``|x|`` to 2 and to 1, so that no piece has to be chosen."""
+    """Keys' two cubic pieces, written with ``max(2 - |x|, 0)`` and ``max(1 - |x|, 0)``, so that no case distinction is needed."""
     far = np.maximum(2 - np.abs(x), 0)
     near = np.maximum(far - 1, 0)
     return far * far * (a - a * far) + near * near * (4 * a + 3 - 2 * near)
@@ -119,19 +121,19 @@ def resize_matrix(old: tuple[int, int], new: tuple[int, int], how: Resampling = 
 
 
 def working(tensor: Tensor) -> torch.dtype:
-    """The dtype in which a tensor is multiplied by these matrices: float32 at least, and its own where that is wider.
+    """The dtype in which a tensor is multiplied by these matrices: its own, but at least float32.
 
-    So a caller who wants the exact result passes float64. For float32 and below, the rounding of the products is a
-    hundredth of what a loader in float32 may be off by, and they take half of the memory, and of the time.
+    Pass float64 to get the exact result. In float32, the rounding of the products is a hundredth of the error bound of a
+    float32 loader, and they take half of the memory and time.
     """
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def resize_rows(table: Tensor, rows: Tensor, cols: Tensor, out: Tensor | None = None) -> Tensor:
-    """Resize a grid whose cells are rows of a table ``(h * w, channels)``, by a matrix ``(new, old)`` for each axis.
+    """Resize a grid whose cells are the rows of a table ``(h * w, channels)``, by a matrix ``(new, old)`` for each axis.
 
-    Returns ``(new_h * new_w, channels)``, computed and returned in :func:`working` dtype: ``rows @ image @ cols.T`` of each
-    channel, in the layout that needs no transposition. Written into ``out`` where given, contiguous and of that dtype.
+    Returns ``(new_h * new_w, channels)`` in :func:`working` dtype: ``rows @ image @ cols.T`` of each channel, without a
+    transposition. ``out``, contiguous and of that dtype, receives the result if given.
     """
     dtype = working(table)
     rows, cols = rows.to(dtype), cols.to(dtype)

@@ -1,4 +1,4 @@
-"""Rotary position embedding in two dimensions: rotate pairs of a head's channels by angles of the token's row and column.
+"""Rotary position embedding in two dimensions: pairs of a head's channels rotate by angles of the token's row and column.
 
 Sources: Su et al. 2021 (arXiv:2104.09864); ``baaivision/EVA`` ``EVA-02/asuka/rope.py``; ``facebookresearch/perception_models``
 ``core/vision_encoder/rope.py``; ``facebookresearch/dinov3`` ``dinov3/layers/rope_position_encoding.py``.
@@ -22,10 +22,10 @@ def interleaved_angles(
     column_first: bool = False,
     temperature: float = 10000.0,
 ) -> Tensor:
-    """Angles ``(tokens, head_dim)`` for :func:`rotate_pairs`, float64: half of the channels for each axis, every one twice.
+    """Angles ``(tokens, head_dim)`` for :func:`rotate_pairs`, float64. Each axis has half of the channels, each angle two.
 
-    A token's position is its row and column, plus ``offset``, scaled to ``reference_grid`` where given (EVA-02). Rows come
-    first (EVA-02), or columns (Perception Encoder).
+    A token's position is its row and column plus ``offset``, scaled to ``reference_grid`` if given (EVA-02). Rows come first
+    (EVA-02), or columns with ``column_first`` (Perception Encoder).
     """
     exponents = torch.arange(0, head_dim // 2, 2, dtype=torch.float64) / (head_dim // 2)
     frequencies = temperature**-exponents
@@ -43,7 +43,7 @@ def half_periods(head_dim: int) -> Tensor:
 
 
 def half_angles(grid_size: tuple[int, int], head_dim: int) -> Tensor:
-    """Angles ``(tokens, head_dim)`` for :func:`rotate_halves`, float64: DINOv3's, of patch centres between -1 and 1."""
+    """DINOv3's angles ``(tokens, head_dim)`` for :func:`rotate_halves`, float64, from patch centres between -1 and 1."""
     periods = half_periods(head_dim)
     centres = [(torch.arange(side, dtype=torch.float64) + 0.5) / side * 2 - 1 for side in grid_size]
     places = torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).flatten(0, 1)
@@ -67,8 +67,8 @@ def attend_rotated(
 ) -> Tensor:
     """Attention of heads ``(batch, heads, tokens, head_dim)``, joined in order: ``(batch, tokens, heads * head_dim)``.
 
-    The last tokens, as many as there are ``angles``, are rotated; those before them, class and register tokens, are not. With
-    fewer heads of ``k`` and ``v`` than of ``q``, each serves as many consecutive heads of ``q``.
+    The last ``len(angles)`` tokens are rotated. The class and register tokens before them are not. If ``k`` and ``v`` have
+    fewer heads than ``q``, each of theirs serves several consecutive heads of ``q``.
     """
     prefix = q.shape[2] - len(angles)
     q, k = (torch.cat([t[:, :, :prefix], rotate(t[:, :, prefix:], angles)], dim=2) for t in (q, k))

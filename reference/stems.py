@@ -1,4 +1,4 @@
-"""The convolutional stem of a ResNet hybrid, on plain tensors: weight standardisation, GroupNorm, SAME padding.
+"""The convolutional stem of a ResNet hybrid on plain tensors, with weight standardisation, GroupNorm and SAME padding.
 
 Source: ``google-research/vision_transformer`` ``vit_jax/models_resnet.py`` and ``vit_jax/models_vit.py: VisionTransformer``.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,10 @@ _GROUPS = 32
 
 @dataclass(frozen=True)
 class Constants:
-    """How a framework keeps from dividing by zero: inside the root of the variance, or beside the deviation."""
+    """Constants against division by zero, which differ by framework.
+
+    ``inside`` is added to a weight's variance, ``beside`` to its standard deviation. ``group_norm`` is GroupNorm's eps.
+    """
 
     inside: float
     beside: float
@@ -30,7 +34,7 @@ TIMM = Constants(inside=1e-8, beside=0.0, group_norm=1e-5)
 
 
 def same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
-    """``x`` padded so that ``stride`` divides it up as TensorFlow's SAME does, the odd pixel below and to the right."""
+    """``x`` padded as by TensorFlow's SAME for ``kernel`` and ``stride``. An odd pixel goes below and to the right."""
     pads: list[int] = []
     for size in reversed(x.shape[-2:]):
         total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -40,7 +44,7 @@ def same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
 
 def features(
     image: Tensor,
-    kernel: Callable[[str], Tensor | None],
+    kernel: Callable[[str], Any],
     affine: Callable[[str], tuple[Tensor, Tensor]],
     units: Sequence[int],
     constants: Constants = UPSTREAM,
@@ -75,7 +79,7 @@ def features(
 
 
 def count_units(names: Mapping[str, Tensor], pattern: str) -> list[int]:
-    """Units of each stage that ``pattern`` with ``{stage}`` and ``{unit}``, both from 1, finds a tensor for."""
+    """Number of units of each stage for which ``pattern``, with ``{stage}`` and ``{unit}`` from 1, names a tensor."""
     counts: list[int] = []
     while pattern.format(stage=len(counts) + 1, unit=1) in names:
         unit = 1

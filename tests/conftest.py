@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.other_repository import Project
+from tests.other_repository import Project, build_wheel, install
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,7 +25,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     pytest.skip("needs a CUDA device: none is visible to torch")
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """A wheel of this checkout."""
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def wheel_python(wheel, tmp_path_factory):
+    """The Python of an environment in which the wheel is installed."""
+    return install(wheel, tmp_path_factory.mktemp("environment"))
+
+
 @pytest.fixture
-def project(tmp_path):
-    """A fresh repository of somebody else's."""
-    return Project(tmp_path)
+def project(tmp_path, wheel_python):
+    """A fresh repository of somebody else's, beside an installed wheel."""
+    return Project(tmp_path, wheel_python)

@@ -1,4 +1,4 @@
-"""Loaders that each break one promise, and a perfect one: targets ``loader:tests.fakes:NAME``.
+"""Loaders that each violate one invariant, and a perfect one: targets ``loader:tests.fakes:NAME``.
 
 Every fake is the corrected loader with one part replaced, or with one edit of its input or result.
 """
@@ -331,7 +331,7 @@ def reads_scanned_blocks_in_reverse(checkpoint, model):
 def knows_no_image_prefix(checkpoint, model):
     """Looks for parameters under ``params/``, not under ``params/img/``."""
     known = tuple(p for p in PREFIXES if p != "params/img/")
-    with mock.patch("reference.flax.PREFIXES", known):
+    with mock.patch("timm_conformance.reference.flax.PREFIXES", known):
         return perfect(checkpoint, model)
 
 

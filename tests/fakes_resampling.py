@@ -20,7 +20,7 @@ _GRIDS: dict = {}
 
 def loader_with(checkpoint, model, how=None, **parts):
     """The corrected loader with some functions of its module replaced."""
-    with mock.patch.multiple("reference.loader", **parts):
+    with mock.patch.multiple("timm_conformance.reference.loader", **parts):
         return reference.load_state_dict(checkpoint, model, resampling=how)
 
 

@@ -168,7 +168,8 @@ def archive_without_checksums(folder: Path) -> Path:
 
 @odd
 def methods_hidden_by_attributes(folder: Path) -> Path:
-    weight = Call(torch._utils._rebuild_parameter_with_state, state()["norm.weight"], True, OrderedDict(), {"numel": 3})
+    weight = torch.nn.Parameter(state()["norm.weight"])
+    weight.numel = 3  # an attribute of a parameter is saved with it
     content = state() | {"norm.weight": weight}
     return saved(folder, {"model": Call(OrderedDict, attributes={"values": 3}, items=content)})
 

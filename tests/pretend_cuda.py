@@ -15,14 +15,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from tests.torch_internals import (
+    COPIES,
+    INDEXING,
+    schema,
+    setup_python_backend,
+    tree_leaves,
+    tree_map_only,
+    wrapper_tensor,
+)
 
 NAME = "pretend"
-_aten = torch.ops.aten
-# Their other tensors may be on the CPU: copies between devices, and indices, which CUDA moves itself.
-_COPIES = (_aten.copy_.default, _aten._to_copy.default)
-_INDEXING = (_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default)
 _FACTORIES = (
     "empty.memory_format",
     "empty_strided",
@@ -41,7 +45,7 @@ class Pretend(Tensor):
     @staticmethod
     def __new__(cls, held: Tensor) -> Pretend:
         facts = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
-        return Tensor._make_wrapper_subclass(cls, held.shape, device=f"{NAME}:0", **facts)
+        return wrapper_tensor(cls, held.shape, device=f"{NAME}:0", **facts)
 
     def __init__(self, held: Tensor) -> None:
         self.held = held
@@ -86,9 +90,9 @@ def _held(tensor: Pretend) -> Tensor:
 
 def _others(function: Any, args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
     """Tensors of other devices that CUDA would not take: a number on the CPU it takes where it works element by element."""
-    if function in _COPIES:
+    if function in COPIES:
         return []
-    if function in _INDEXING and isinstance(args[0], Pretend):
+    if function in INDEXING and isinstance(args[0], Pretend):
         args = (args[0], *args[2:])
     scalars = torch.Tag.pointwise in function.tags
     others = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and not isinstance(t, Pretend)]
@@ -97,9 +101,9 @@ def _others(function: Any, args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
 
 def _written(function: Any, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     """The argument that an operation wrote into and returns; it is no new tensor, and its shape must be the old one."""
-    given = dict(zip((a.name for a in function._schema.arguments), args)) | kwargs
-    names = [a.name for a in function._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    if not names or not function._schema.returns:
+    given = dict(zip((a.name for a in schema(function).arguments), args)) | kwargs
+    names = [a.name for a in schema(function).arguments if a.alias_info is not None and a.alias_info.is_write]
+    if not names or not schema(function).returns:
         return None
     (written,) = (given[name] for name in names)
     if isinstance(written, Pretend) and written.shape != written.held.shape:
@@ -118,9 +122,9 @@ def _made(function: Callable[..., Tensor]) -> Callable[..., Pretend]:
 
 def install() -> None:
     """Register the device, once a process."""
-    _setup_privateuseone_for_python_backend(NAME)
+    setup_python_backend(NAME)
     library = torch.library.Library("aten", "IMPL")
     for name in _FACTORIES:
         packet, _, overload = name.partition(".")
-        library.impl(name, _made(getattr(getattr(_aten, packet), overload or "default")), "PrivateUse1")
+        library.impl(name, _made(getattr(getattr(torch.ops.aten, packet), overload or "default")), "PrivateUse1")
     install.library = library  # its registrations live as long as it does

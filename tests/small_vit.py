@@ -78,9 +78,9 @@ class Model(nn.Module):
             *path, leaf = name.split(".")
             module = self
             for part in path:
-                if part not in module._modules:
+                if not hasattr(module, part):
                     module.add_module(part, nn.Module())
-                module = module._modules[part]
+                module = getattr(module, part)
             if leaf == "num_batches_tracked":
                 module.register_buffer(leaf, torch.zeros(shape, dtype=torch.int64))
             else:

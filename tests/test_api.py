@@ -68,7 +68,7 @@ def test_targets_without_pytest():
         ("timm==1.0.31", {"timm": "installed"}, "known_failures and timm go with a function"),
         ("timm==1.0.31", {"profile": "huge"}, "unknown profile 'huge'"),
         ("timm=1.0.31", {}, "unknown target 'timm=1.0.31'"),
-        ([], {}, "no target is named"),
+        ([], {}, "no target is given"),
     ],
 )
 def test_mistakes_without_pytest(loader, asked, says):

@@ -120,10 +120,10 @@ def test_a_run_grows_along_a_line(measured):
 
 
 def test_the_loop_asks_what_the_engine_asks(tmp_path, monkeypatch):
-    """A promise that says nothing of a case is not counted, one that is broken is; nothing it raises stops the loop."""
+    """An invariant that does not apply is not counted, one that fails is; nothing it raises stops the loop."""
     from types import SimpleNamespace
 
-    from timm_conformance.trials.trial import Blocked
+    from timm_conformance.trials.loaded import Blocked
 
     def blocked(trial):
         raise Blocked("elsewhere")

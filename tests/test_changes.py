@@ -15,8 +15,9 @@ from timm_conformance.results.changes import between, differences
 from timm_conformance.results.records import Header, LoadedCase, Loads, Results
 from timm_conformance.targets.loader import Loader
 from timm_conformance.targets.target import parse_target
-from timm_conformance.trials.deviations import DIRECTIONS, _projected, case_id, observe
-from timm_conformance.trials.trial import Loaded, Trial
+from timm_conformance.trials.deviations import DIRECTIONS, _projected, case_id, loaded_case
+from timm_conformance.trials.loaded import Loaded
+from timm_conformance.trials.trial import Trial
 
 
 def loaded(**deviations):
@@ -74,14 +75,14 @@ def trial():
 def altered(trial, **tensors):
     """The trial's load with some tensors changed."""
     state = {**trial.base.state, **tensors}
-    base = Loaded(state, {k: v for k, v in state.items() if v is not None}, None, None)
+    base = Loaded((state, {k: v for k, v in state.items() if v is not None}), None)
     view = SimpleNamespace(undecidable=None, case=trial.case, base=base, expected=trial.expected, bound=trial.bound)
-    return observe(view)
+    return loaded_case(view)
 
 
 def test_the_reference_deviates_in_nothing(trial):
     """What agrees within its bound is not mentioned; the kernel's error is."""
-    seen = observe(trial)
+    seen = loaded_case(trial)
     assert seen.id == case_id(trial.case)
     assert seen.deviations == {}
     assert seen.ratio > 1

@@ -13,7 +13,7 @@ from timm_conformance.checkpoints import state_dicts
 from timm_conformance.families import FAMILIES
 from timm_conformance.reference import load_state_dict
 from timm_conformance.reference.embeddings import adapt_input_channels
-from timm_conformance.trials.problems import same
+from timm_conformance.trials.problems import exact_differences
 
 KERNEL = "patch_embed.proj.weight"
 
@@ -123,7 +123,7 @@ def test_the_convolution_that_meets_the_image_is_adapted_and_nothing_else(family
     state = load_state_dict(upstream, destination)
     want = truth | {first: by_definition(truth[first], channels)}
     assert torch.allclose(state[first], want[first], rtol=1e-6, atol=1e-7)
-    assert not same(want | {first: state[first]}, state)
+    assert not exact_differences(want | {first: state[first]}, state)
     destination.load_state_dict(state, strict=True)
 
 
@@ -135,7 +135,7 @@ def test_a_resampled_kernel_is_adapted_as_well(family: str) -> None:
     state = load_state_dict(upstream, of_channels(family, 4, larger))
     first = FAMILIES[family].first_conv(ARCH | OPTIONS[family])
     assert torch.allclose(state[first], by_definition(plain[first], 4), rtol=1e-6, atol=1e-7)
-    assert not same({**plain, first: state[first]}, state)
+    assert not exact_differences({**plain, first: state[first]}, state)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -144,7 +144,7 @@ def test_a_linear_kernel_of_the_models_own_channels_is_not_adapted(channels: int
     upstream, case = image_encoder(GEOMETRY, "legacy_linear", in_chans=channels)
     truth = state_dicts.truth(FAMILIES["legacy_linear"], case)
     assert upstream[KERNEL].shape == (8, 16 * channels)
-    assert not same(truth, load_state_dict(upstream, of_channels("legacy_linear", channels, GEOMETRY)))
+    assert not exact_differences(truth, load_state_dict(upstream, of_channels("legacy_linear", channels, GEOMETRY)))
 
 
 def test_columns_are_read_as_three_channels_before_as_many_as_the_models() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.check_files import CLIP, TINY, native, save, tensors
-from timm_conformance.check.checker import judged
+from timm_conformance.check.checker import check_checkpoint
 from timm_conformance.check.protocol import Answer, Request
 from timm_conformance.check.render import lines
 from timm_conformance.errors import UserError
@@ -20,13 +20,13 @@ from timm_conformance.targets import subprocess_call
 
 def answer(path: Path, model: str = TINY, **more) -> Answer:
     """The answer of a check on the newest release, in this process."""
-    return judged(Request(str(path), model, **more))
+    return check_checkpoint(Request(str(path), model, **more))
 
 
 def elsewhere(path: Path, model: str, target: str, **more) -> Answer:
     """The answer of a check on another release, in a process of its own."""
     request = Request(str(path), model, target, **more)
-    return subprocess_call.ask("timm_conformance.check.worker", request, Answer, target, 280)
+    return subprocess_call.call("timm_conformance.check.worker", request, Answer, target, 280)
 
 
 def said(found: Answer, path: Path) -> str:

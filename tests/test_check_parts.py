@@ -12,10 +12,10 @@ from tests.check_files import TINY, native, tensors
 from tests.small_vit import GEOMETRY
 from tests.small_vit import model as small_model
 from timm_conformance.check.comparison import grouped
-from timm_conformance.check.detection import evidence, families_of, recognised
+from timm_conformance.check.detection import evidence, families_of, recognise
 from timm_conformance.check.float64 import InFloat64
 from timm_conformance.check.hyperparameters import hyperparameters
-from timm_conformance.check.loading import Loaded, Wanted, create, handed_over, hollow
+from timm_conformance.check.loading import Loaded, RequestedModel, captured_load, create, parameters_on_meta
 from timm_conformance.check.protocol import Difference
 from timm_conformance.reference import FORMATS, LoadError
 from timm_conformance.reference.destination import Destination
@@ -36,7 +36,7 @@ def timm():
 
 def test_a_hollow_model_has_real_buffers_and_no_other_memory():
     """Rotary angles are made at construction, parameters are not; afterwards everything is as before."""
-    model = create(Wanted("eva02_tiny_patch14_224.mim_in22k"))
+    model = create(RequestedModel("eva02_tiny_patch14_224.mim_in22k"))
     assert all(parameter.is_meta for parameter in model.parameters())
     assert model.rope.pos_embed.abs().max() > 0
     assert not nn.Linear(2, 2).weight.is_meta
@@ -45,23 +45,23 @@ def test_a_hollow_model_has_real_buffers_and_no_other_memory():
 @pytest.mark.parametrize("model", ["vit_tiny_r_s16_p8_224.augreg_in21k", "vit_small_patch16_rope_mixed_224.naver_in1k"])
 def test_a_model_that_computes_while_it_is_built_is_solid(model):
     """Behind a ResNet, or with learnt frequencies: built as always."""
-    assert not any(parameter.is_meta for parameter in create(Wanted(model)).parameters())
+    assert not any(parameter.is_meta for parameter in create(RequestedModel(model)).parameters())
 
 
 def test_tensors_are_handed_over_not_copied():
     """A hollow model holds the very tensors of a state dict, and what was given is kept even where it does not fit."""
     state = {"weight": torch.randn(3, 2), "bias": torch.randn(3)}
     loaded = Loaded()
-    with hollow(), handed_over(loaded):
+    with parameters_on_meta(), captured_load(loaded):
         model = nn.Linear(2, 3)
         model.load_state_dict(state)
     assert model.weight.data_ptr() == state["weight"].data_ptr()
-    with handed_over(loaded), pytest.raises(RuntimeError, match="size mismatch"):
+    with captured_load(loaded), pytest.raises(RuntimeError, match="size mismatch"):
         nn.Linear(4, 3).load_state_dict(state)
-    assert loaded.given["weight"] is state["weight"]
+    assert loaded.state_dict["weight"] is state["weight"]
     with pytest.raises(RuntimeError):
         nn.Linear(4, 3).load_state_dict({})
-    assert loaded.given  # what is loaded elsewhere is nobody's business
+    assert loaded.state_dict  # what is loaded elsewhere is nobody's business
 
 
 # -- float64 -----------------------------------------------------------------------------------------------------------
@@ -122,9 +122,9 @@ def test_the_evidence_is_the_keys_a_format_needs(family, keys):
 
 def test_a_models_own_names_may_be_all_that_tells():
     """DeiT-III's names in one of timm's Evas: no format of that module is told by them."""
-    model = create(Wanted("vit_small_patch16_rope_ape_224.naver_in1k"))
+    model = create(RequestedModel("vit_small_patch16_rope_ape_224.naver_in1k"))
     state = {k: torch.zeros(v.shape) for k, v in model.state_dict().items()}
-    form = recognised(state, state, "vit_small_patch16_rope_ape_224.naver_in1k", "eva")
+    form = recognise(state, state, "vit_small_patch16_rope_ape_224.naver_in1k", "eva")
     assert form.name == "timm_native"
     assert evidence(form, state) == ["the model's own names, all of them"]
     assert families_of(form, "vit_small_patch16_rope_ape_224.naver_in1k", "eva") == []
@@ -141,10 +141,10 @@ def test_the_family_with_the_fewest_models_comes_first():
 
 def test_hyperparameters_are_those_of_the_model():
     """What the names of real models stand for."""
-    clip = create(Wanted("vit_base_patch32_clip_quickgelu_224.openai"))
+    clip = create(RequestedModel("vit_base_patch32_clip_quickgelu_224.openai"))
     found = hyperparameters(clip, {}, {})
     assert (found["act"], found["eps"], found["num_heads"], found["mlp_ratio"]) == ("quick_gelu", 1e-5, 12, 4)
-    eva = create(Wanted("eva02_tiny_patch14_224.mim_in22k"))
+    eva = create(RequestedModel("eva02_tiny_patch14_224.mim_in22k"))
     found = hyperparameters(eva, {}, {})
     assert (found["rope"], found["ref_grid"], found["global_pool"], found["depth"]) == ("cat", 16, "avg", 12)
 
@@ -167,7 +167,7 @@ def test_alike_differences_are_one_and_the_worst_speaks():
 
 def test_the_reference_reads_a_checkpoint_before_it_resamples_it():
     """Its own patch, grid and tensors; fitted, it is what a load gives."""
-    model = create(Wanted(TINY, (8, 8), (96, 160)))
+    model = create(RequestedModel(TINY, (8, 8), (96, 160)))
     state = native()
     source = Source.of(state, model)
     assert (source.format.name, source.patch_size, source.grid_size, source.prefix_rows) == (

@@ -103,7 +103,7 @@ def test_run_ends_as_the_ledger_says(clip_run):
     assert {v for (t, _), v in names.items() if t != "timm==0.9.16"} == {"pass"}
 
 
-def test_run_writes_what_it_promises(clip_run):
+def test_run_writes_its_files(clip_run):
     """A table, results with header and footer, a summary, JUnit."""
     done, out = clip_run
     assert "openai_clip" in done.stdout

@@ -76,7 +76,7 @@ def test_create_model_passes_what_is_adapted_as_asked(family: str, asked: dict[s
 def test_create_model_catches_a_wrong_adaptation(
     family: str, wrong: Callable[[Tensor, int], Tensor], channels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reference.loader.adapt_input_channels", wrong)
+    monkeypatch.setattr("timm_conformance.reference.loader.adapt_input_channels", wrong)
     result = judged(family, in_chans=channels)
     assert result.outcome == "fail", result
     first = FAMILIES[family].first_conv(ARCH | OPTIONS[family])

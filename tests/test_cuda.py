@@ -16,7 +16,7 @@ from timm_conformance.cases.selection import Selection
 from timm_conformance.checkpoints import state_dicts
 from timm_conformance.cli import main as cli
 from timm_conformance.engine.judging import judge
-from timm_conformance.engine.session import Session, undisturbed
+from timm_conformance.engine.session import Session, judging_settings
 from timm_conformance.families import FAMILIES
 from timm_conformance.invariants import INVARIANTS
 from timm_conformance.report import publish
@@ -62,7 +62,7 @@ def test_device_auto_says_what_it_skipped(tmp_path):
     done = CliRunner().invoke(cli.main, asked)
     found = publish.read(tmp_path)
     (line,) = found.footers[-1].skipped
-    assert line.startswith(f"not run on CUDA, of which torch sees no device: {len(INVARIANTS)} promises on 1 targets")
+    assert line.startswith(f"not run on CUDA, because torch sees no device: {len(INVARIANTS)} invariants on 1 targets")
     for text in (done.output, *((tmp_path / name).read_text() for name in (publish.SUMMARY, publish.REPORT))):
         assert line in text
 
@@ -106,7 +106,7 @@ def test_tf32_is_off_while_judging_and_as_it_was_afterwards(allowed):
     try:
         for backend in backends:
             backend.allow_tf32 = allowed
-        with undisturbed():
+        with judging_settings():
             assert [backend.allow_tf32 for backend in backends] == [False, False]
         assert [backend.allow_tf32 for backend in backends] == [allowed, allowed]
     finally:
@@ -118,7 +118,7 @@ def test_tf32_is_off_while_judging_and_as_it_was_afterwards(allowed):
 @pytest.mark.parametrize("target", ["reference", f"timm=={MODEL_RELEASE}"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_invariant_holds_on_cuda(name, target):
-    """With checkpoint and model on the GPU every promise is as the ledger says."""
+    """With checkpoint and model on the GPU every invariant is as the ledger says."""
     session = Session(parse_target(target), Selection((name,), profile="smoke", device="cuda"))
     verdicts = session.explore(name).values()
     assert {v.invariant: v.failures or v.reason for v in verdicts if v.verdict in ("fail", "error")} == {}
@@ -130,7 +130,7 @@ def test_cpu_and_cuda_agree_within_the_bound(dtype):
     """The same checkpoint loads into the same tensors on either device."""
     case = Case(CASE.family, CASE.arch, CASE.source, CASE.destination, dtype=dtype)
     trials = [Trial(FAMILIES[case.family], case, Loader(parse_target("reference"), device=d)) for d in ("cpu", "cuda")]
-    with undisturbed("cuda"):
+    with judging_settings("cuda"):
         for trial in trials:
             assert judge(INVARIANTS["reference-agreement"], trial).outcome == "pass"
         there, here = trials

@@ -12,7 +12,7 @@ from timm_conformance.cases.case import DAMAGES, Case, Contents
 from timm_conformance.checkpoints import wrappers
 from timm_conformance.families import FAMILIES
 from timm_conformance.reference import LoadError
-from timm_conformance.trials.damage import EDITS, damages, inflict
+from timm_conformance.trials.damage import EDITS, apply_damage, effective_damages
 from timm_conformance.trials.expectation import Expectation
 
 # Families whose smallest models need nothing that tests/small_vit.py does not know.
@@ -43,13 +43,13 @@ def test_the_reference_refuses_every_damage(family, kind):
     """Every third, for time's sake; it loads the checkpoint that the damage was done to."""
     whole = small(family)
     assert loads(whole, whole.upstream)
-    found = list(damages(whole, list(EDITS[kind](whole))[::3]))
+    found = list(effective_damages(whole, list(EDITS[kind](whole))[::3]))
     assert found
     assert not [damage.what for damage, state in found if loads(whole, state)]
 
 
 def damaged(whole: Expectation, kind: str) -> set[str]:
-    return {damage.tensor for damage, _ in damages(whole, EDITS[kind](whole))}
+    return {damage.tensor for damage, _ in effective_damages(whole, EDITS[kind](whole))}
 
 
 def test_what_may_be_missing_is_no_damage():
@@ -78,7 +78,7 @@ def test_another_geometry_is_no_damage():
     }
     for kind, harmless in changes.items():
         every = [damage.what for damage in EDITS[kind](whole)]
-        counted = [damage.what for damage, _ in damages(whole, EDITS[kind](whole))]
+        counted = [damage.what for damage, _ in effective_damages(whole, EDITS[kind](whole))]
         for start in harmless:
             assert any(what.startswith(start) for what in every)
             assert not any(what.startswith(start) for what in counted)
@@ -91,7 +91,7 @@ def test_stacked_blocks_are_damaged_together():
     key = "Transformer/encoderblock_0/LayerNorm_0/scale"
     for wrapper, apart in (("params/", True), ("params/+scan", False)):
         whole = small("big_vision", wrapper, depth=2, no_embed_class=True, fc_norm=False)
-        _, state = next((d, s) for d, s in damages(whole, EDITS["cut"](whole)) if d.tensor == key)
+        _, state = next((d, s) for d, s in effective_damages(whole, EDITS["cut"](whole)) if d.tensor == key)
         lengths = [len(state[key.replace("_0/L", f"_{i}/L")]) for i in range(2)]
         assert lengths == ([1, 8] if apart else [1, 1])
         assert wrappers.wrap(state, wrapper)
@@ -103,8 +103,8 @@ def test_the_seed_says_what_is_damaged():
     for seed in range(4 * len(DAMAGES)):
         whole = small("openai_clip", seed=seed)
         before = {k: v.clone() for k, v in whole.upstream.items()}
-        damage, state = inflict(whole)
-        again, _ = inflict(Expectation(whole.family, replace(whole.case)))
+        damage, state = apply_damage(whole)
+        again, _ = apply_damage(Expectation(whole.family, replace(whole.case)))
         assert (damage.what, damage.tensor) == (again.what, again.tensor)
         assert whole.case.damage == DAMAGES[seed % len(DAMAGES)]
         assert all(torch.equal(v, whole.upstream[k]) for k, v in before.items())

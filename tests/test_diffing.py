@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from timm_conformance.cases.case import Case, Geometry
 from timm_conformance.cli.main import main
 from timm_conformance.errors import UserError
-from timm_conformance.results.bisection import search, state_of, told, transitions
+from timm_conformance.results.bisection import describe_state, search, state_of, transitions
 from timm_conformance.results.diffing import difference
 from timm_conformance.results.records import Failure, LoadedCase, Loads, Results, TargetError, Verdict, Witness
 
@@ -155,4 +155,8 @@ def test_states_are_what_fails():
     assert state_of(Results([Witness("t", "w", "fails", True)]), "t") == {"w"}
     assert state_of(Results([Witness("t", "w", "fixed", True)]), "t") == frozenset()
     assert state_of(Results([Witness("t", "w", "error", False)]), "t") is None
-    assert [told(s) for s in (None, frozenset(), frozenset({"b", "a"}))] == ["not judged", "passes", "fails: a, b"]
+    assert [describe_state(s) for s in (None, frozenset(), frozenset({"b", "a"}))] == [
+        "not judged",
+        "passes",
+        "fails: a, b",
+    ]

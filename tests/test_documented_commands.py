@@ -144,7 +144,7 @@ def test_every_nox_session_exists(page):
 
 def _plugins_options() -> set[str]:
     parser = mock.Mock()
-    plugin.pytest_addoption(parser)
+    plugin.add_options(parser)
     return {call.args[0] for call in parser.getgroup.return_value.addoption.call_args_list}
 
 

@@ -153,11 +153,11 @@ def test_two_invariants_may_not_share_a_name():
     """Names are identities."""
     with pytest.raises(ValueError, match="two invariants are named strict-load"):
 
-        @invariant(promise="", catches="")
+        @invariant(statement="", catches="")
         def strict_load(trial):
             yield
 
-    assert INVARIANTS["strict-load"].promise
+    assert INVARIANTS["strict-load"].statement
 
 
 GRIDS = {"2x8": (2, 8), "4x4": (4, 4), "3x5": (3, 5), "2x2": (2, 2)}
@@ -213,7 +213,7 @@ def test_exit_codes(records, gaps, code):
     assert outcome.exit_code(Results(records), gaps) == code
 
 
-def test_a_promise_nobody_checked_is_a_gap():
+def test_an_invariant_that_was_not_checked_is_a_gap():
     """No judged case, or a missed regime, is vacuous; blocked and not-applicable cases do not count."""
     full = dict.fromkeys(("any", *INVARIANTS["pi-adjoint"].regimes), 2)
     every = list(FAMILIES)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.small_vit import image_encoder
+from tests.torch_internals import FakeTensorMode
 from timm_conformance.cases.case import Geometry
 from timm_conformance.cases.profiles import profile
 from timm_conformance.drawing.drawing import Drawing
@@ -31,7 +31,7 @@ from timm_conformance.reference.relative import (
     transpose_bias_table,
 )
 from timm_conformance.reference.resize import BICUBIC_ANTIALIAS
-from timm_conformance.targets.caches import caches
+from timm_conformance.targets.caches import cache_clearers
 from timm_conformance.trials.expectation import Expectation
 
 # A GPU's own name would want a torch that is built for it.
@@ -42,7 +42,7 @@ ELSEWHERE = torch.device("lazy")
 def _forget():
     """What is remembered meanwhile may be fake."""
     yield
-    for forget in caches("reference"):
+    for forget in cache_clearers("timm_conformance.reference"):
         forget()
 
 

@@ -1,4 +1,4 @@
-"""Every fake loader is caught by the invariant meant for it; the perfect loader and the reference keep every promise."""
+"""Every fake loader is caught by the invariant meant for it; every invariant holds for the perfect loader and the reference."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_fake_is_caught_by_the_invariant_meant_for_it(fake: Fake) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ["perfect", "reference"])
-def test_correct_loader_keeps_every_promise(name: str, family: str) -> None:
+def test_every_invariant_holds_for_a_correct_loader(name: str, family: str) -> None:
     explorer = Explorer(loader(name), Ledger(), INVARIANTS.values(), Drawing(PROFILES["smoke"], 0, focused=False))
     verdicts = explorer.explore(FAMILIES[family])
     assert [v.invariant for v in verdicts] == list(INVARIANTS)
@@ -239,7 +239,7 @@ def test_exception_is_a_failure_of_the_loader(name: str, kind: str) -> None:
 
 
 def test_a_refusal_counts_only_where_the_whole_checkpoint_is_taken() -> None:
-    """A loader that refuses everything keeps no promise of refusing what is damaged."""
+    """The invariants about damaged checkpoints do not hold for a loader that refuses everything."""
     refuses = [i for i in INVARIANTS.values() if i.name.startswith("refuses-")]
     assert len(refuses) == 2
     for case in smoke_cases("openai_clip", 0):

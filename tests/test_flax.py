@@ -20,7 +20,7 @@ from timm_conformance.invariants import INVARIANTS
 from timm_conformance.reference import FORMATS, LoadError, detect, flax, load_state_dict, unwrap
 from timm_conformance.reference.stems import count_units
 from timm_conformance.targets.loader import _load_in_place
-from timm_conformance.trials.problems import same
+from timm_conformance.trials.problems import exact_differences
 from timm_conformance.trials.trial import Trial
 
 GEOMETRY = Geometry((4, 4), (2, 2))
@@ -137,13 +137,13 @@ def test_the_prefix_under_which_the_patch_kernel_lies_is_taken_off_with_all_besi
                 "txt/Embed_0/embedding": torch.ones(2),
             }
             beside = {k: v for k, v in beside.items() if not k.startswith(prefix)}
-            assert not same(flax.plain(tree), flax.plain(beside | tree)), prefix
-            assert not same(flax.plain(tree), flax.plain(tree | beside)), prefix
+            assert not exact_differences(flax.plain(tree), flax.plain(beside | tree)), prefix
+            assert not exact_differences(flax.plain(tree), flax.plain(tree | beside)), prefix
 
 
 def test_a_tree_without_a_patch_kernel_is_left_as_it_is() -> None:
     tree = {"params/head/kernel": torch.zeros(1), "Transformer/encoderblock/LayerNorm_0/scale": torch.zeros(2, 3)}
-    assert not same(tree, flax.plain(tree))
+    assert not exact_differences(tree, flax.plain(tree))
     assert flax.plain(tree) is not tree
 
 
@@ -159,7 +159,7 @@ def test_stacked_blocks_become_single_ones_in_their_order(prefix: str) -> None:
     got = flax.plain(tree)
     want = {f"Transformer/encoderblock_{i}/MlpBlock_0/Dense_0/bias": stack[i] for i in range(12)}
     beside = {"Transformer/encoder_norm/scale": torch.ones(3), "Transformer/encoderblock_extra": torch.zeros(2)}
-    assert not same(want | beside | {flax.ANCHOR: torch.zeros(1)}, got)
+    assert not exact_differences(want | beside | {flax.ANCHOR: torch.zeros(1)}, got)
 
 
 def test_a_stack_may_have_a_thousand_blocks() -> None:
@@ -194,10 +194,10 @@ def test_a_file_of_every_wrapper_loads_to_the_truth(
     assert floats == {np.dtype("V2" if dtype == "bfloat16" else dtype)}
     assert any("/encoderblock/" in k for k in arrays) == wrapper.endswith("scan")
     assert detect(unwrap(arrays)) is FORMATS[family]
-    assert not same(truth, load_state_dict(arrays, model))
+    assert not exact_differences(truth, load_state_dict(arrays, model))
     with np.load(path) as tree:  # a Mapping that reads an array each time it is asked
         assert not isinstance(tree, dict)
-        assert not same(truth, load_state_dict(tree, model))
+        assert not exact_differences(truth, load_state_dict(tree, model))
 
 
 @every_wrapper
@@ -222,7 +222,7 @@ def test_tensors_written_and_read_are_the_same(dtype: torch.dtype, tmp_path: Pat
         "scalar": torch.tensor(0.1).to(dtype),
     }
     read = files.read(files.write(state, "bare", "npz", tmp_path))
-    assert not same(state, {k: flax.tensor(v) for k, v in read.items()})
+    assert not exact_differences(state, {k: flax.tensor(v) for k, v in read.items()})
 
 
 # -- loaders that write into a model -------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ class InPlace:
     def __init__(self, folder: Path, **how: Any) -> None:
         self.folder, self.how = folder, how
 
-    def lacking(self, family: Family, case: Case) -> None:
+    def unsupported(self, family: Family, case: Case) -> None:
         return None
 
     def model(self, family: Family, case: Case, geometry: Geometry, declared: Any, device: str | None = None) -> Filled:
@@ -279,7 +279,7 @@ def test_what_was_written_into_a_model_is_read_back(family: str, wrapper: str, d
     checkpoint = wrappers.wrap(upstream, wrapper)
     path = files.write(checkpoint, "bare", "npz", tmp_path)
     state = _load_in_place(model, path, checkpoint)
-    assert not same(truth, state)
+    assert not exact_differences(truth, state)
     assert state.keys() == plain.state_dict().keys()
     # A prefix that a loader looks for by itself is left to it.
     assert model.prefix == ("img/" if wrapper.startswith("img/") else "")
@@ -287,7 +287,7 @@ def test_what_was_written_into_a_model_is_read_back(family: str, wrapper: str, d
 
 @pytest.mark.parametrize("invariant", ["strict-load", "native-identity"])
 @every_wrapper
-def test_a_loader_that_fills_a_model_keeps_its_promises(
+def test_invariants_hold_for_a_loader_that_fills_a_model(
     invariant: str, family: str, wrapper: str, tmp_path: Path
 ) -> None:
     result = judged(invariant, family, wrapper, tmp_path)
@@ -309,7 +309,7 @@ def test_a_parameter_left_untouched_is_missing_though_the_model_held_the_right_v
     model.untouched = ("head.weight", "cls_token")
     state = _load_in_place(model, files.write(upstream, "bare", "npz", tmp_path), upstream)
     assert truth.keys() - state.keys() == {"head.weight", "cls_token"}
-    assert not same({k: truth[k] for k in state}, state)
+    assert not exact_differences({k: truth[k] for k in state}, state)
 
 
 def test_a_parameter_written_in_part_has_wrong_values(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_the_same_failure_of_several_cases_is_one_fix():
 
 
 def test_cases_are_judged_as_they_are_drawn(tmp_path):
-    """One family on a real release: every promise, and the failures the ledger knows of."""
+    """One family on a real release: every invariant, and the failures the ledger knows of."""
     request = observations.Request(f"timm=={MODEL_RELEASE}", ["openai_clip"], "smoke", 0, str(tmp_path))
     cases = observations.observe(request)["openai_clip"]
     assert cases == observations.observe(request)["openai_clip"]

@@ -17,9 +17,9 @@ from tests.small_vit import GEOMETRY, image_encoder, model
 from timm_conformance import reference
 from timm_conformance.check import reading
 from timm_conformance.check.protocol import Request
-from timm_conformance.check.reading import kind, read
-from timm_conformance.check.sanity import sane
-from timm_conformance.check.worker import answered
+from timm_conformance.check.reading import container_of, read
+from timm_conformance.check.sanity import require_weights
+from timm_conformance.check.worker import answer_request
 from timm_conformance.checkpoints.files import write
 from timm_conformance.errors import UserError
 
@@ -30,7 +30,7 @@ _LIMITS = Limits(seconds=5, memory=100 * 2**20)
 def load(path: Path) -> dict:
     """A file as ``check`` takes it, as far as the reference."""
     content = read(path)
-    sane(reference.unwrap(content))
+    require_weights(reference.unwrap(content))
     return reference.load_state_dict(content, model(GEOMETRY))
 
 
@@ -74,7 +74,7 @@ def test_every_dtype_is_read_and_the_kind_is_told_by_the_content(
 ) -> None:
     tensor = torch.arange(6).reshape(2, 3).to(dtype)
     path = write({"a": tensor}, "bare", container, tmp_path).rename(tmp_path / "renamed.npz")
-    assert kind(path) == container
+    assert container_of(path) == container
     (found,) = read(path).values()
     assert found.dtype == dtype
     assert torch.equal(found.view(torch.uint8), tensor.view(torch.uint8))
@@ -84,7 +84,7 @@ def test_arrays_become_tensors_by_the_names_of_their_tree(tmp_path: Path) -> Non
     tensors = {"params/img/embedding/bias": torch.arange(4).to(torch.bfloat16), "count": torch.tensor(3)}
     path = write(tensors, "bare", "npz", tmp_path)
     found = read(path)
-    assert kind(path) == "npz"
+    assert container_of(path) == "npz"
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in tensors.items())
 
@@ -105,9 +105,9 @@ def test_a_large_file_is_mapped_and_not_copied(container: str, tmp_path: Path) -
 
 def test_names_outside_the_image_encoder_may_hold_anything() -> None:
     tensors, _ = image_encoder(GEOMETRY, "openai_clip", pre_norm=True)
-    sane(tensors | {"text.weight": torch.full((2,), float("nan")), "logit_scale": torch.zeros(0)})
+    require_weights(tensors | {"text.weight": torch.full((2,), float("nan")), "logit_scale": torch.zeros(0)})
     with pytest.raises(UserError, match=r"NaN or infinite values: visual\.class_embedding;"):
-        sane(tensors | {"visual.class_embedding": torch.full((8,), float("nan"))})
+        require_weights(tensors | {"visual.class_embedding": torch.full((8,), float("nan"))})
 
 
 # One of each way to be refused: by its first bytes, its container, what it declares, what its tensors are.
@@ -133,7 +133,7 @@ def check() -> Iterator[Watch]:
     """A process that checks one file after another."""
 
     def checked(path: str) -> str:
-        answer = answered(Request(path=path, model="vit_tiny_patch16_224"))
+        answer = answer_request(Request(path=path, model="vit_tiny_patch16_224"))
         return f"{answer.exit_code} {answer.unusable or answer.refused}"
 
     with Watch(checked, Limits(seconds=60, memory=2**29)) as watch:

@@ -19,8 +19,8 @@ from timm_conformance.drawing.strategies import strata_of
 from timm_conformance.families import FAMILIES
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, Ledger
 from timm_conformance.report.progress import Watch
-from timm_conformance.report.publish import concluded, gaps_of
-from timm_conformance.report.terminal import hunted, make_console
+from timm_conformance.report.publish import conclude, find_gaps
+from timm_conformance.report.terminal import describe_rounds, make_console
 from timm_conformance.results import records as results
 from timm_conformance.results.outcome import exit_code
 from timm_conformance.results.records import Failure, Header, Results, Round, Verdict, Witness
@@ -62,7 +62,7 @@ def hunt(monkeypatch):
     """A hunt of 10 minutes of which each round takes 4, by a runner that only makes records."""
     clock, plans = Clock(), []
     monkeypatch.setattr(hunting, "time", clock)
-    monkeypatch.setattr("timm_conformance.runner.run.time", clock)
+    monkeypatch.setattr("timm_conformance.runner.plan.time", clock)
 
     def fake(plan, watch, records=()):
         plans.append(plan)
@@ -84,11 +84,11 @@ def test_rounds_follow_until_the_time_is_over(hunt):
     kept = []
     found = hunt.start(keep=kept.append)
     assert [(r.seed, r.cases, r.whole) for r in found.rounds] == [(7, 3, True), (8, 3, True), (9, 3, False)]
-    assert [p.seed for p in hunt.plans] == [7, 8, 9]
+    assert [p.selection.seed for p in hunt.plans] == [7, 8, 9]
     assert {p.until for p in hunt.plans} == {1600.0}
     assert [p.replay for p in hunt.plans] == [True, False, False]
     assert [len(k.rounds) for k in kept] == [1, 2]
-    assert hunted(found) == "3 rounds (seeds 7 to 9, the last one ended by the time): 9 cases"
+    assert describe_rounds(found) == "3 rounds (seeds 7 to 9, the last one ended by the time): 9 cases"
 
 
 def test_no_family_is_always_the_last(hunt):
@@ -159,7 +159,7 @@ def test_verdicts_are_added_up():
             Verdict("reference", "deit", "finite", "fail", {"fail": 2}, failures=[failure("a", 9), failure("b", 9)]),
         ]
     )
-    found = hunting.added(hunting.added(hunting.added(Results(), first), second), third)
+    found = hunting.add_round(hunting.add_round(hunting.add_round(Results(), first), second), third)
     assert [h.seed for h in found.headers] == [7]
     assert [r.seed for r in found.rounds] == [7, 8]
     assert len(found.witnesses) == 1
@@ -182,7 +182,7 @@ def test_a_hunt_whose_first_round_was_cut_off_is_asked_for_no_regime(whole, gaps
         Verdict("reference", "deit", "finite", "pass", {"pass": 3}, {"any": 3}),
         Round(7, 3, 1.0, whole),
     ]
-    assert gaps_of(Results(records), [Results(records)]) == gaps
+    assert find_gaps(Results(records), [Results(records)]) == gaps
 
 
 def test_a_target_that_a_hunt_never_came_to_is_an_error(hunt):
@@ -202,7 +202,7 @@ def test_a_hunt_is_not_gone_on_with():
     """Neither by itself nor by a run of its first seed: sums over seeds are nobody else's results."""
     done = CliRunner().invoke(main, ["run", "reference", "--minutes", "1", "--resume"])
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
-    assert "leave out one of the two" in done.stderr
+    assert "cannot be combined with --minutes" in done.stderr
     plan = Plan(("reference",), Selection(("deit",), ("finite",), profile="deep", seed=7))
     suite = resuming.suite_digest(str(DEFAULT_LEDGER))
     records = [
@@ -217,7 +217,7 @@ def test_a_hunt_is_not_gone_on_with():
 def test_rounds_outlive_reading_merging_and_reports():
     """They are lines of results.ndjson."""
     lines = [results.encode(r) for r in (header(7), Round(7, 3, 1.0, True))]
-    found, _, _ = concluded([Results(results.decode(lines))], Ledger())
+    found, _, _ = conclude([Results(results.decode(lines))], Ledger())
     assert found.rounds == [Round(7, 3, 1.0, True)]
 
 
@@ -265,7 +265,7 @@ def test_a_hunt_finds_and_tells_the_seed(bad_hunt):
     (failure,) = found.verdicts[0].failures
     assert failure.seed in seeds
     for text in (done.stdout, (out / "summary.md").read_text(), (out / "report.html").read_text()):
-        assert hunted(found) in " ".join(text.split())
+        assert describe_rounds(found) in " ".join(text.split())
     assert f"drawn by seed {failure.seed}" in done.stdout
 
 

@@ -11,9 +11,9 @@ from timm_conformance.engine.digests import source_digest, suite_digest
 from timm_conformance.errors import UserError
 from timm_conformance.families import FAMILIES
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, Ledger, load_ledger
-from timm_conformance.ledger.settling import settled
+from timm_conformance.ledger.settling import settle_results
 from timm_conformance.ledger.witnesses import read_witness, write_witness
-from timm_conformance.results.merging import footer_of, overlay, shards_of
+from timm_conformance.results.merging import footer_of, merge_results, shards_of
 from timm_conformance.results.records import (
     Failure,
     Footer,
@@ -49,9 +49,9 @@ def results(target, families, verdict="pass", invariants=("i", "j"), shard=None)
 
 def test_shards_in_any_order_are_the_whole_run():
     """Verdicts, loads and headers of the parts, settled, are those of one run; the seconds add up."""
-    whole = settled(results("t", NAMES[:5]), BOOK)
+    whole = settle_results(results("t", NAMES[:5]), BOOK)
     parts = [results("t", NAMES[3:5], shard="2/2"), results("t", NAMES[:3], shard="1/2")]
-    assert settled(overlay(parts), BOOK).records == whole.records
+    assert settle_results(merge_results(parts), BOOK).records == whole.records
     assert footer_of(parts, 0) == Footer(2.0, 0, [])
     assert shards_of(parts) == (["1/2", "2/2"], [])
     assert shards_of(parts[:1]) == (["2/2"], ["1/2"])
@@ -60,25 +60,25 @@ def test_shards_in_any_order_are_the_whole_run():
 
 def test_a_later_partial_run_replaces_what_it_judged_again():
     """Cell by cell; the older header keeps the families it still stands for."""
-    merged = overlay([results("t", NAMES[:2]), results("t", NAMES[1:3], "fail")])
+    merged = merge_results([results("t", NAMES[:2]), results("t", NAMES[1:3], "fail")])
     found = {(v.family, v.invariant): v.verdict for v in merged.verdicts}
     assert found == {(f, i): "pass" if f == NAMES[0] else "fail" for f in NAMES[:3] for i in "ij"}
     assert [h.families for h in merged.headers] == [NAMES[:3]]
     other = results("t", NAMES[1:2], "fail")
     other = Results([replace(r, torch="9") if isinstance(r, Header) else r for r in other.records])
-    assert [(h.torch, h.families) for h in overlay([results("t", NAMES[:2]), other]).headers] == [
+    assert [(h.torch, h.families) for h in merge_results([results("t", NAMES[:2]), other]).headers] == [
         ("2", NAMES[:1]),
         ("9", NAMES[1:2]),
     ]
     narrow = results("t", NAMES[:2], "fail", invariants=("i",))
-    assert len(overlay([results("t", NAMES[:2]), narrow]).headers) == 2
+    assert len(merge_results([results("t", NAMES[:2]), narrow]).headers) == 2
 
 
 def test_a_target_that_starts_after_all_is_no_error_any_more():
     """And one that no longer starts keeps what was known of it."""
     broken = Results([TargetError("t", "no network")])
-    assert overlay([broken, results("t", NAMES[:1])]).errors == {}
-    later = overlay([results("t", NAMES[:1]), broken])
+    assert merge_results([broken, results("t", NAMES[:1])]).errors == {}
+    later = merge_results([results("t", NAMES[:1]), broken])
     assert later.errors == {"t": "no network"}
     assert later.verdicts
 
@@ -89,9 +89,9 @@ def test_a_stale_entry_marks_what_it_claims_fixed():
     family = next(f for f in NAMES if entry.claims(f, "strict-load"))
     passing = [Verdict("t", family, i, "pass") for i in ("strict-load", "finite")]
     stale = Witness("t", entry.id, "fixed", False)
-    once = settled(Results([header("t", [family], ("strict-load", "finite")), *passing, stale]), BOOK)
+    once = settle_results(Results([header("t", [family], ("strict-load", "finite")), *passing, stale]), BOOK)
     assert [v.verdict for v in once.verdicts] == ["fixed", "pass"]
-    again = settled(overlay([once, Results([Witness("t", entry.id, "fails", True)])]), BOOK)
+    again = settle_results(merge_results([once, Results([Witness("t", entry.id, "fails", True)])]), BOOK)
     assert [v.verdict for v in again.verdicts] == ["pass", "pass"]
 
 
@@ -105,13 +105,13 @@ def test_settled_results_are_in_order_and_hold_the_changes():
             for r in b.records
         ]
     )
-    found = settled(overlay([b, a]), BOOK, ["timm==1.0", "timm==1.1"])
+    found = settle_results(merge_results([b, a]), BOOK, ["timm==1.0", "timm==1.1"])
     assert found.targets == ["timm==1.0", "timm==1.1"]
     assert found.families == NAMES[:2]
     assert [(c.previous, c.target, c.family) for c in found.changes] == [
         ("timm==1.0", "timm==1.1", f) for f in NAMES[:2]
     ]
-    assert settled(found, BOOK).records == found.records
+    assert settle_results(found, BOOK).records == found.records
 
 
 TARGETS = ["timm==0.9.0", "timm==1.0.31", "reference"]
@@ -151,7 +151,7 @@ PLAN = Plan(("reference", "timm==1.0.31"), Selection(tuple(NAMES[:2]), ("finite"
 
 
 def earlier(target="reference", families=NAMES[:2], **more):
-    """Results of an earlier run of the plan by this very suite."""
+    """Results of an earlier run of the plan by this suite."""
     digest = {"suite": suite_digest(DEFAULT_LEDGER), "source": source_digest(target)}
     start, *rest = results(target, families, invariants=PLAN.selection.invariants).records
     return Results([replace(start, **{**digest, **more}), *rest])
@@ -168,7 +168,7 @@ def test_what_is_done_is_not_done_again():
     assert {(v.target, v.family) for v in done.verdicts} == {("reference", NAMES[0])}
     left = resuming.remaining(PLAN, done)
     assert left.shares == {"reference": (NAMES[1],), "timm==1.0.31": tuple(NAMES[:2])}
-    everything = overlay([earlier(), earlier("timm==1.0.31")])
+    everything = merge_results([earlier(), earlier("timm==1.0.31")])
     assert resuming.remaining(PLAN, finished(everything)).targets == ()
 
 

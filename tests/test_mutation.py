@@ -24,9 +24,9 @@ from timm_conformance.mutation.functions import Function, _called, _defined, _na
 from timm_conformance.mutation.line_coverage import Lines, header
 from timm_conformance.mutation.mutants import mutants_of
 from timm_conformance.mutation.operators import OPERATORS, changes
-from timm_conformance.mutation.protocol import Told
+from timm_conformance.mutation.protocol import WorkerMessage
 from timm_conformance.mutation.score import Fate, Judged, Mutant, Score, read
-from timm_conformance.targets.caches import caches
+from timm_conformance.targets.caches import cache_clearers
 from timm_conformance.targets.loader import Loader
 from timm_conformance.targets.target import parse_target
 
@@ -96,7 +96,7 @@ def test_what_is_only_said_is_not_changed(line):
 
 
 def test_a_raise_may_be_left_out_and_not_worded_anew():
-    """Refusing is a promise, the wording is none."""
+    """An invariant asks for the refusal, none for its wording."""
     assert list(changes(_function("raise ValueError('no')"))) == [("statement-removed", _function("pass"))]
 
 
@@ -113,7 +113,7 @@ def test_a_function_is_another_while_it_is_a_mutant_and_itself_again_afterwards(
     held = doubled
     (mutant,) = [m for m in mutants_of(function) if m.before.endswith("by: int = 2):")]
     assert mutant.line == doubled.__code__.co_firstlineno
-    with function.being(mutant.source):
+    with function.replaced_by(mutant.source):
         assert held(5) == 15
     assert held(5) == 10
 
@@ -146,9 +146,13 @@ def test_called_functions_of_the_package_are_found():
 
 def test_a_format_is_made_again_of_a_changed_table_and_is_itself_again_afterwards():
     """Its rules were made when it was imported: changing what made them would change nothing. Others that use it change, too."""
-    (tower,) = [f for f in _named(_defined("reference"), "reference.") if f.name == "formats.openai_clip:tower"]
+    (tower,) = [
+        f
+        for f in _named(_defined("timm_conformance.reference"), "timm_conformance.reference.")
+        if f.name == "formats.openai_clip:tower"
+    ]
     before = dict(format_tables.FORMATS)
-    with format_tables.remade(tower, tower.source.replace('"norm_pre.{p}"', '"norm_gone.{p}"')):
+    with format_tables.changed_tables(tower, tower.source.replace('"norm_pre.{p}"', '"norm_gone.{p}"')):
         made = {
             name for name, form in format_tables.FORMATS.items() if any("norm_gone" in str(rule) for rule in form.rules)
         }
@@ -201,7 +205,7 @@ def _judged(*killers, end="", why=""):
 
 
 def test_the_score_counts_what_is_not_equivalent():
-    """A listed mutant that a promise kills is refuted, and one that hangs is killed."""
+    """A listed mutant that an invariant kills is refuted, and one that hangs is killed."""
     judged = [_judged("linear"), _judged("linear", "finite"), _judged(end="timeout"), _judged(), _judged(why="so")]
     score = Score("t", {"layers.x:f": 6}, [*judged, _judged("finite", why="so")])
     assert score.counts == {"killed": 3, "survived": 1, "equivalent": 1, "refuted": 1}
@@ -288,11 +292,13 @@ def test_what_was_judged_outlives_a_run_that_is_cut_off(tmp_path, monkeypatch):
     judged = [_judged("linear"), _judged()]
 
     def cut_off(started):
-        yield from [Told({MUTANT.function: 3}, 5), *(Told(judged=j) for j in judged)] if started else []
+        yield from (
+            [WorkerMessage({MUTANT.function: 3}, 5), *(WorkerMessage(judged=j) for j in judged)] if started else []
+        )
         raise UserError("the worker is gone")
 
     for started in (True, False):
-        monkeypatch.setattr(command, "_ask", lambda request, started=started: cut_off(started))
+        monkeypatch.setattr(command, "_messages", lambda request, started=started: cut_off(started))
         done = _run("reference", "--out", tmp_path)
         assert (done.exit_code, "the worker is gone" in done.output) == (2, True)
         lines = (tmp_path / "reference" / command.LINES).read_bytes().splitlines()
@@ -301,8 +307,12 @@ def test_what_was_judged_outlives_a_run_that_is_cut_off(tmp_path, monkeypatch):
 
 def test_what_survives_the_first_cases_and_not_the_others_is_killed(tmp_path, monkeypatch):
     """It is told twice, and counts once."""
-    told = [Told({MUTANT.function: 1}, 5), Told(judged=_judged()), Told(judged=_judged("linear"))]
-    monkeypatch.setattr(command, "_ask", lambda request: iter(told))
+    told = [
+        WorkerMessage({MUTANT.function: 1}, 5),
+        WorkerMessage(judged=_judged()),
+        WorkerMessage(judged=_judged("linear")),
+    ]
+    monkeypatch.setattr(command, "_messages", lambda request: iter(told))
     assert _run("reference", "--out", tmp_path).exit_code == 0
     assert list(read(tmp_path / "reference" / command.LINES)) == [_judged("linear")]
 
@@ -333,18 +343,20 @@ def test_a_run_is_gone_on_with(tmp_path):
 
 def test_what_the_reference_gets_wrong_on_both_sides_timm_tells(monkeypatch):
     """Its kernel is the loader's and the oracle's: only another implementation differs."""
-    monkeypatch.setattr(killing.testing, "watched", lambda functions: {})
+    monkeypatch.setattr(killing.project_tests, "measure_tests", lambda functions: {})
     drawing = Drawing(profile("smoke"), 0, focused=False)
-    stand = killing.Stand(Loader(parse_target("reference")), load_ledger(DEFAULT_LEDGER), drawing, ["openai_clip"])
-    stand.prepare()
-    mutant = next(m for m in stand.mutants("resize:_antialiased".__eq__) if "_cubic(x, -1.5)" in m.after)
-    assert next(stand.fates([mutant], stand.reached)).killed
-    monkeypatch.setattr(stand, "_explorers", [stand.explorer])
-    assert not next(stand.fates([mutant], stand.reached)).killed
-    reached = stand.reached(mutant)
-    assert stand.quickest(reached) == reached
+    subject = killing.MutantJudge(
+        Loader(parse_target("reference")), load_ledger(DEFAULT_LEDGER), drawing, ["openai_clip"]
+    )
+    subject.prepare()
+    mutant = next(m for m in subject.mutants("resize:_antialiased".__eq__) if "_cubic(x, -1.5)" in m.after)
+    assert next(subject.judge_mutants([mutant], subject.reached)).killed
+    monkeypatch.setattr(subject, "_explorers", [subject.explorer])
+    assert not next(subject.judge_mutants([mutant], subject.reached)).killed
+    reached = subject.reached(mutant)
+    assert subject.quickest(reached) == reached
     monkeypatch.setattr(killing, "_FEW", 2)
-    assert stand.quickest(reached) == reached[:2]
+    assert subject.quickest(reached) == reached[:2]
 
 
 def test_what_functions_remember_is_forgotten(monkeypatch):
@@ -354,7 +366,7 @@ def test_what_functions_remember_is_forgotten(monkeypatch):
         module.remembers = cache(lambda x: [x])
         monkeypatch.setitem(sys.modules, name, module)
     before = {name: sys.modules[name].remembers(1) for name in ("pack", "pack.inner", "packed")}
-    for forget in caches("pack"):
+    for forget in cache_clearers("pack"):
         forget()
     assert [n for n, value in before.items() if sys.modules[n].remembers(1) is value] == ["packed"]
 
@@ -365,7 +377,7 @@ def test_what_functions_remember_is_forgotten(monkeypatch):
         (["--family", "openai_klip"], "did you mean 'openai_clip'?"),
         (["timm=1"], "unknown target 'timm=1'"),
         (["--profile", "gat"], "did you mean 'gate'?"),
-        (["loader:tests.fakes:returns_early", "--profile", "smoke"], "the clean loader does not survive"),
+        (["loader:tests.fakes:returns_early", "--profile", "smoke"], "the clean loader fails"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, arguments, said):

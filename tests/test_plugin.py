@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import re
 import shutil
+import textwrap
 from itertools import pairwise
 
 import pytest
@@ -41,9 +41,9 @@ def test_the_three_lines_of_the_page(project):
 
 
 def test_outcomes(project):
-    """#2120's fault fails and tells how to see it again; a known failure is expected until it is gone."""
+    """The fault of #2120 fails, with the command that replays it; a known failure is expected until it is gone."""
     lines = [
-        "from conformance import vit_conformance",
+        "from timm_conformance import vit_conformance",
         "from mypackage.loading import convert, returns_early",
         f"test_wrong = vit_conformance(returns_early, {FEW})",
         f"test_unnamed = vit_conformance(lambda checkpoint, model: returns_early(checkpoint, model), {FEW})",
@@ -93,7 +93,7 @@ MISTAKES = {
 def test_mistakes_are_errors_of_the_collection(project):
     """Each in one line, before anything is judged."""
     for number, mistake in enumerate(MISTAKES):
-        lines = ["from conformance import vit_conformance", "from mypackage.loading import convert"]
+        lines = ["from timm_conformance import vit_conformance", "from mypackage.loading import convert"]
         project.write(f"tests/test_{number}.py", "\n".join([*lines, f"test = vit_conformance(convert, {mistake})"]))
     found, said = project.pytest()
     assert f"{len(MISTAKES)} errors during collection" in said
@@ -106,7 +106,7 @@ def test_mistakes_are_errors_of_the_collection(project):
 def test_each_test_runs_once_in_several_workers(project):
     """With `-n 2 --dist loadfile` one process draws the family, and every test runs once."""
     pytest.importorskip("xdist")
-    lines = ["from conformance import vit_conformance", "from mypackage.loading import tells"]
+    lines = ["from timm_conformance import vit_conformance", "from mypackage.loading import tells"]
     project.write("tests/test_conformance.py", "\n".join([*lines, f"test_it = vit_conformance(tells, {FEW})"]))
     found, said = project.pytest("-n", "2", "--dist", "loadfile")
     assert {name: outcome for name, (outcome, _) in found.items()} == {
@@ -139,10 +139,12 @@ def convert(checkpoint, model):
 
 def test_a_loader_that_imports_timm(project):
     """Models are of the timm the repository has, here 0.9.16 with its #2120; another one cannot be had beside it."""
-    project.write("conftest.py", "from conformance import torchvision_shim\n\ntorchvision_shim.install()\n")
+    project.write(
+        "conftest.py", "from timm_conformance.targets import torchvision_shim\n\ntorchvision_shim.install()\n"
+    )
     project.write("mypackage/with_timm.py", WITH_TIMM)
     lines = [
-        "from conformance import vit_conformance",
+        "from timm_conformance import vit_conformance",
         "from mypackage.with_timm import convert",
         f"test_installed = vit_conformance(convert, {FEW})",
         f"test_another = vit_conformance(convert, timm='{MODEL_RELEASE}', {FEW})",
@@ -200,10 +202,10 @@ def test_the_suite_from_the_command_line(project):
     assert {"header", "verdict", "witness", "footer"} <= {line["type"] for line in kept}
 
 
-def test_a_checkout_from_its_own_root(tmp_path):
+def test_a_checkout_from_its_own_root(tmp_path, wheel_python):
     """`--vit-target path:.` is for those who keep a fork; what the ledger knows of its version is expected."""
     shutil.copytree(releases.ensure("0.9.16") / "timm", tmp_path / "timm")
-    found, said = Project(tmp_path).pytest(*SUITE, "--vit-invariant=strict-load", "--vit-target=path:.")
+    found, said = Project(tmp_path, wheel_python).pytest(*SUITE, "--vit-invariant=strict-load", "--vit-target=path:.")
     assert found["test_invariant[openai_clip-strict-load]"][0] == "xfailed", said
     assert "clip-early-return" in found["test_invariant[openai_clip-strict-load]"][1]
 
@@ -226,29 +228,130 @@ def test_mistakes_on_the_command_line(project, options, says):
 
 # -- inert ---------------------------------------------------------------------------------------------------------------
 
-INERT = """
-import sys
+ORDINARY = "def test_of_theirs():\n    pass\n"
+PLUGIN = "timm_conformance.plugin"
+# In a process of its own: what the import of the plugin adds to what pytest has imported.
+ADDED = f"""
+import importlib, pytest, sys
+from _pytest.config import get_config
 
-def test_nothing_is_imported():
-    heavy = {"torch", "timm", "torchvision", "numpy", "msgspec", "reference"}
-    assert not heavy & {name.partition(".")[0] for name in sys.modules}
-    ours = {name for name in sys.modules if name.partition(".")[0] == "conformance"}
-    assert ours == {"conformance", "timm_conformance.plugin", "timm_conformance.errors"}
+get_config([]).pluginmanager.import_plugin("cacheprovider")
+before = set(sys.modules)
+importlib.import_module("{PLUGIN}")
+print(sorted(set(sys.modules) - before))
 """
 
 
-@pytest.mark.parametrize("plugin", [True, False], ids=["named", "installed"])
-def test_inert_unless_asked(project, plugin):
-    """With the plugin loaded, by name or by its entry point, an ordinary run imports and collects nothing of ours."""
-    if not plugin and "timm_conformance.plugin" not in importlib.metadata.entry_points(group="pytest11").names:
-        pytest.skip("timm-conformance is not installed here: pytest finds no entry point of it")
-    project.write("tests/test_inert.py", INERT)
-    found, said = project.pytest("--trace-config", plugin=plugin)
-    assert "PLUGIN registered: <module 'timm_conformance.plugin'" in said
+def _modules(said: str) -> set[str]:
+    return set(re.findall(r"'([\w.]+)'", said))
+
+
+def test_importing_the_plugin_imports_nothing_else(project):
+    """Every pytest run of the environment imports it: the package and the plugin, two modules, are all it may cost."""
+    done = project.run("-c", ADDED)
+    assert _modules(done.stdout) == {"timm_conformance", PLUGIN}, done.stdout + done.stderr
+
+
+SEEN = f"""
+import sys
+
+def test_nothing_is_imported():
+    heavy = {{"torch", "timm", "torchvision", "numpy", "msgspec"}}
+    assert not heavy & {{name.partition(".")[0] for name in sys.modules}}
+    assert {{n for n in sys.modules if n.partition(".")[0] == "timm_conformance"}} == {{"timm_conformance", "{PLUGIN}"}}
+"""
+
+
+@pytest.mark.parametrize("named", [(), ("-p", PLUGIN)], ids=["installed", "named"])
+@pytest.mark.parametrize("bare", [True, False], ids=["pytest", "python -m pytest"])
+def test_inert_unless_asked(project, named, bare):
+    """With the plugin loaded, by its entry point and by name as well, an ordinary run imports and collects nothing of ours."""
+    project.write("tests/test_inert.py", SEEN)
+    found, said = project.pytest("--trace-config", *named, bare=bare)
+    assert f"PLUGIN registered: <module '{PLUGIN}'" in said
     assert {name: outcome for name, (outcome, _) in found.items()} == {"test_nothing_is_imported": "passed"}, said
 
 
 def test_the_entry_point_and_the_name_are_one_plugin():
     """pytest registers a module once: `-p timm_conformance.plugin` has to work where the plugin is installed."""
     declared = re.search(r"entry-points\.pytest11\]\n(.*)\n", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert declared[1] == '"timm_conformance.plugin" = "timm_conformance.plugin"'
+    assert declared[1] == f'"{PLUGIN}" = "{PLUGIN}"'
+
+
+BROKEN = {
+    "torch": "raise ImportError('no CUDA driver')",
+    "hypothesis/__init__": "raise RuntimeError('half an upgrade')",
+    "msgspec": "",
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--strict-markers", "--strict-config", "-W", "error"),
+        ("-p", "no:timm_conformance.plugin"),
+        ("-p", PLUGIN, "-p", PLUGIN),
+        ("-c", "other.ini"),
+        ("-n", "2"),
+        ("--import-mode=importlib",),
+        ("-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:xdist"),
+        ("-o", "addopts=-q --color=yes"),
+    ],
+    ids=" ".join,
+)
+def test_an_ordinary_run_does_not_fail(project, tmp_path_factory, options):
+    """However pytest is started, and whatever the suite itself would need is broken."""
+    broken = tmp_path_factory.mktemp("broken")
+    for name, text in BROKEN.items():
+        (broken / name).parent.mkdir(exist_ok=True)
+        (broken / f"{name}.py").write_text(text, encoding="utf-8")
+    project.write("other.ini", "[pytest]\naddopts = -q\n")
+    project.write("tests/test_ordinary.py", ORDINARY)
+    # Hypothesis has a pytest plugin too, which would fail.
+    found, said = project.pytest(*options, "-p", "no:hypothesispytest", ahead=str(broken), PYTEST_ADDOPTS="--maxfail=3")
+    assert {name: outcome for name, (outcome, _) in found.items()} == {"test_of_theirs": "passed"}, said
+
+
+def test_options_of_the_same_name_are_theirs(project):
+    """A conftest.py may have `--vit-seed` and even `--vit-target` for itself."""
+    theirs = """
+        def pytest_addoption(parser):
+            parser.addoption("--vit-seed", default="theirs")
+            parser.addoption("--vit-target", default="nobody")
+    """
+    project.write("conftest.py", textwrap.dedent(theirs))
+    lines = ["def test_options(pytestconfig):", "    assert pytestconfig.getoption('vit_seed') == 'theirs'"]
+    project.write("tests/test_options.py", "\n".join([*lines, "    assert pytestconfig.option.vit_target == 'nobody'"]))
+    found, said = project.pytest()
+    assert found["test_options"][0] == "passed", said
+
+
+@pytest.mark.parametrize("where", ["PYTEST_ADDOPTS", "addopts", "file"])
+def test_options_are_found_wherever_they_are_given(project, where):
+    """In the environment, the configuration, and a file of arguments."""
+    options = "--vit-target=reference --vit-invariant=finite"
+    project.write("arguments.txt", options.replace(" ", "\n"))
+    project.write("pytest.ini", f"[pytest]\naddopts = -q {options if where == 'addopts' else ''}\n")
+    file = ("@arguments.txt",) if where == "file" else ()
+    found, said = project.pytest(
+        *file, "-k", "test_invariant", *SUITE, **({where: options} if where == "PYTEST_ADDOPTS" else {})
+    )
+    assert {name: outcome for name, (outcome, _) in found.items()} == {
+        "test_invariant[openai_clip-finite]": "passed"
+    }, said
+
+
+def test_help_names_the_options(project):
+    _, said = project.pytest("--help")
+    assert "--vit-target=TARGET" in said
+
+
+def test_without_plugins_a_loader_is_still_tested(project):
+    """`PYTEST_DISABLE_PLUGIN_AUTOLOAD` leaves nobody who knows the mark of pytest-xdist: it is left off."""
+    lines = ["from timm_conformance import vit_conformance", "from mypackage.loading import convert"]
+    project.write("tests/test_loader.py", "\n".join([*lines, f"test_it = vit_conformance(convert, {FEW})"]))
+    strictly = ("--strict-markers", "-W", "error::pytest.PytestUnknownMarkWarning")
+    for options in (strictly, ("-o", "addopts=", "-W", "error::pytest.PytestUnknownMarkWarning")):
+        found, said = project.pytest(*options, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+        assert {outcome for outcome, _ in found.values()} == {"passed"}, said
+        assert len(found) == 2

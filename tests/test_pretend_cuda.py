@@ -1,4 +1,4 @@
-"""Every promise with checkpoint and model on a device other than the CPU, without a GPU: on the pretend device."""
+"""Every invariant with checkpoint and model on a device other than the CPU, without a GPU: on the pretend device."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from torch.utils import backend_registration
 
+from tests import torch_internals
 from timm_conformance.families import FAMILIES
 from timm_conformance.invariants import INVARIANTS
 from timm_conformance.ledger.entries import REPRODUCERS
@@ -17,8 +17,7 @@ from timm_conformance.results.records import Results
 from timm_conformance.targets.target import MODEL_RELEASE
 
 pytestmark = pytest.mark.skipif(
-    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason="this torch has no backends written in Python",
+    torch_internals.setup_python_backend is None, reason="this torch has no backends written in Python"
 )
 _SHARES = 4  # one process judges a share of the families: the limit of a test is 5 minutes
 TARGETS = ("reference", f"timm=={MODEL_RELEASE}", "timm==0.9.16")
@@ -111,7 +110,7 @@ def test_a_script_of_a_bug_on_gpus_shows_it():
     ],
 )
 def test_a_loader_that_mixes_devices_is_caught(tmp_path, loader, invariant, kind):
-    """The promise it breaks fails, no other one does, and nothing is an error of the suite."""
+    """The invariant it violates fails, no other one does, and nothing is an error of the suite."""
     found = judged(tmp_path, f"loader:{_WORKER}:{loader}", "openai_clip")
     broken = {v.invariant for v in found.verdicts if v.verdict not in ("pass", "not-applicable")}
     assert broken == {invariant}

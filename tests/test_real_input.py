@@ -28,7 +28,7 @@ from timm_conformance.families import FAMILIES
 from timm_conformance.reference import BICUBIC_ANTIALIAS
 from timm_conformance.reference.embeddings import resample_patch_kernel, resample_position_grid
 from timm_conformance.trials import bounds
-from timm_conformance.trials.problems import same
+from timm_conformance.trials.problems import exact_differences
 
 ROOT = Path(__file__).parent.parent
 BROKEN, FIXED = "timm==0.9.16", "timm==1.0.31"
@@ -219,7 +219,7 @@ def test_the_reference_loads_open_clip_into_any_release(results: dict, checkpoin
     result = results[release, "tiny", 8, True]
     assert result["error"] is None
     want = by_reference(checkpoints, LINES["tiny"], 8)
-    assert not same(want, result["state"])
+    assert not exact_differences(want, result["state"])
 
 
 @pytest.mark.parametrize("release", RELEASES)

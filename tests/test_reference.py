@@ -24,7 +24,7 @@ from timm_conformance.families import FAMILIES, Family
 from timm_conformance.reference import FORMATS, LoadError, detect, load_state_dict, unwrap
 from timm_conformance.reference.embeddings import resample_position_grid
 from timm_conformance.targets.declared_size import declared_size, default_size
-from timm_conformance.trials.problems import same
+from timm_conformance.trials.problems import exact_differences
 from timm_conformance.trials.trial import Trial
 
 KERNEL = "patch_embed.proj.weight"
@@ -65,14 +65,14 @@ def test_decode_is_the_exact_inverse_of_encode_in_any_key_order(family: Family) 
             """Without zeros that the case's model has no place for."""
             return {k: v for k, v in form.decode(state, facts).items() if k in stored or bool(v.any())}
 
-        assert not same(stored, decoded(upstream))
-        assert not same(before, upstream), "decode changed its input"
+        assert not exact_differences(stored, decoded(upstream))
+        assert not exact_differences(before, upstream), "decode changed its input"
         shuffled = list(upstream.items())
         random.shuffle(shuffled)
-        assert not same(stored, decoded(dict(shuffled)))
+        assert not exact_differences(stored, decoded(dict(shuffled)))
         order = list(truth.items())
         random.shuffle(order)
-        assert not same(upstream, state_dicts.encode(family, case, dict(order)))
+        assert not exact_differences(upstream, state_dicts.encode(family, case, dict(order)))
         assert not family.implied(case.arch) & upstream.keys()
 
     check()
@@ -89,7 +89,7 @@ def test_an_encoded_checkpoint_is_its_own_format_and_no_other(family: Family) ->
         if not family.in_place:  # keys outside a Flax prefix are gone with it
             upstream = beside | upstream
         assert set(state_dict) == set(upstream)
-        assert not same(upstream, state_dict)
+        assert not exact_differences(upstream, state_dict)
         assert detect(state_dict) is FORMATS[family.format]
         assert [f.name for f in FORMATS.values() if f.evidence(state_dict)] == [family.format]
 
@@ -154,7 +154,7 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
 def test_a_models_own_checkpoint_reloads_unchanged_when_nothing_is_declared(geometry: Geometry) -> None:
     own, _ = image_encoder(geometry)
     state = load_state_dict(own, model(geometry))
-    assert not same(own, state)
+    assert not exact_differences(own, state)
     assert all(state[k] is own[k] for k in own)
 
 
@@ -202,7 +202,7 @@ def test_the_classifier_is_dropped_where_the_model_has_none(family: str, options
     state = load_state_dict(upstream, model(geometry, family, num_classes=0, **options))
     truth = state_dicts.truth(FAMILIES[family], case)
     assert {"head.weight", "head.bias"} <= truth.keys()
-    assert not same({k: v for k, v in truth.items() if not k.startswith("head.")}, state)
+    assert not exact_differences({k: v for k, v in truth.items() if not k.startswith("head.")}, state)
 
 
 # -- independence --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from timm_conformance import reference
 from timm_conformance.cases.case import Geometry
 from timm_conformance.reference import naflex
 from timm_conformance.reference.loader import Source
-from timm_conformance.trials.problems import same
+from timm_conformance.trials.problems import exact_differences
 
 BEIT = {"tables": "block", "pos_embed": "none", "layer_scale": False, "global_pool": "avg"}
 TABLE = "blocks.0.attn.relative_position_bias_table"
@@ -47,7 +47,7 @@ def test_a_source_may_be_fitted_twice() -> None:
     source = Source.of(state, into)
     once, again = source.fitted(into), source.fitted(into)
     assert once[TABLE].shape == (12, 2)
-    assert not same(once, again)
+    assert not exact_differences(once, again)
 
 
 def test_positions_stored_as_a_grid_say_which() -> None:

@@ -13,7 +13,7 @@ from timm_conformance.reference.destination import Destination
 from timm_conformance.reference.embeddings import resample_position_grid
 from timm_conformance.reference.forward import num_blocks
 from timm_conformance.reference.loader import Source
-from timm_conformance.trials.problems import same
+from timm_conformance.trials.problems import exact_differences
 
 KERNEL = "patch_embed.proj.weight"
 NAFLEX = {"projection": "linear", "class_token": False, "embed_class": False}
@@ -141,12 +141,12 @@ def test_a_source_is_read_and_fitted_as_a_checkpoint_is_loaded(naflex: bool, res
     arguments = {"input_size": (4, 8), "resampling": resampling, "keep_classifier": keep}
     want = reference.load_state_dict(state, into, **arguments)
     source = Source.of(state, into, **arguments)
-    assert not same(want, source.fitted(into))
+    assert not exact_differences(want, source.fitted(into))
     assert source.grid_size == (2, 4)
     assert source.resampling == (resampling or reference.BICUBIC_ANTIALIAS)
     assert bool(want["head.weight"].any()) is not keep, "a small model's own is zero"
     without = {k: v for k, v in arguments.items() if k != "keep_classifier"}
-    assert same(want, Source.of(state, into, **without).fitted(into)) or not keep
+    assert exact_differences(want, Source.of(state, into, **without).fitted(into)) or not keep
 
 
 def test_blocks_are_counted_from_nought_to_the_first_gap() -> None:

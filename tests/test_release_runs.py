@@ -134,7 +134,7 @@ def test_a_finished_run_is_not_run_again(whole, tmp_path):
     assert before != comparable(whole_out)  # so that a verdict judged again would show
     done = cli("run", *TARGETS, broken, *SELECT, "--out", str(out), "--resume")
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "9 of 12 pairs of family and target are judged already" in done.stdout.replace("\n", " "), done.stdout
+    assert "9 of 12 pairs of family and target were judged by an earlier run of this suite" in done.stdout.replace("\n", " "), done.stdout
     assert comparable(out) == before
 
 
@@ -156,7 +156,7 @@ def test_a_run_that_was_killed_is_gone_on_with(tmp_path):
     assert not (tmp_path / "results.ndjson").exists()
     done = cli(*command, "--resume")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "pairs of family and target are judged already" in done.stdout.replace("\n", " ")
+    assert "pairs of family and target were judged by an earlier run of this suite" in done.stdout.replace("\n", " ")
     fresh = cli(*command[:-1], str(tmp_path / "fresh"))
     assert fresh.returncode == 0
     assert comparable(tmp_path) == comparable(tmp_path / "fresh")
@@ -215,7 +215,7 @@ def test_a_users_mistake_is_one_line(args, says):
 
 def test_without_the_package_index_the_cached_releases_count(monkeypatch):
     """And it is said that it was not asked."""
-    monkeypatch.setattr(releases, "offered", lambda: None)
+    monkeypatch.setattr(releases, "available", lambda: None)
     monkeypatch.setattr(releases, "cached", lambda: ["0.8.0", "0.9.16", "1.0.3", "1.0.31"])
     assert releases.matching(">=0.1") == (["0.9.16", "1.0.3", "1.0.31"], False)
     assert releases.matching(">=1,<1.0.4") == (["1.0.3"], False)

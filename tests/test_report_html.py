@@ -239,10 +239,10 @@ def test_the_verdict_is_one_sentence(records, headline):
 
 
 def test_gaps_are_part_of_the_verdict():
-    """A promise nobody checked is no success."""
+    """An invariant that was not checked is no success."""
     results = Results([header(NEW), verdict(NEW, "deit", "linear", "pass"), Footer(1.0, 3)])
     page = Page(render(results, BOOK, ["timm==1.0.31: linear met no case it could judge"]))
-    assert page.all("h1")[0].endswith("1 promise not checked")
+    assert page.all("h1")[0].endswith("1 invariant not checked")
     assert page.all("section", id="gaps")
 
 

@@ -1,10 +1,9 @@
-"""The repository keeps its own promises: the catalogue, the formats, the direction of imports."""
+"""The repository is consistent: the catalogue, the formats, the direction of imports."""
 
 from __future__ import annotations
 
 import ast
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path

@@ -22,11 +22,11 @@ from timm_conformance.errors import UserError
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
 from timm_conformance.ledger.witnesses import WitnessFile
 from timm_conformance.repro import source_code, verification
-from timm_conformance.repro.execution import Ran, execute
-from timm_conformance.repro.generate import Attempt, first_shown, run_here, shows
+from timm_conformance.repro.execution import ScriptRun, execute
+from timm_conformance.repro.generate import Attempt, find_script, run_here, shows
 from timm_conformance.repro.script import About
-from timm_conformance.repro.verification import script_of
-from timm_conformance.repro.worker import Answer, Stored, ask
+from timm_conformance.repro.verification import verified_script
+from timm_conformance.repro.worker import Answer, Stored, request_scripts
 from timm_conformance.targets.loader import Loader
 from timm_conformance.targets.target import MODEL_RELEASE, parse_target
 
@@ -47,7 +47,7 @@ def active(release: str) -> list[Stored]:
 @pytest.mark.parametrize("release", [OLD, NEW])
 def test_every_known_bug_can_be_written_out(release, tmp_path) -> None:
     """None of the ledger is too odd for a page of code that needs torch and timm alone, and that a linter passes."""
-    answers = ask(parse_target(f"timm=={release}"), active(release), 300)
+    answers = request_scripts(parse_target(f"timm=={release}"), active(release), 300)
     assert [a.names for a in answers if not a.text] == []
     for answer in answers:
         lines = answer.text.splitlines()
@@ -121,10 +121,10 @@ def witness(tmp_path) -> Path:
 
 
 def test_a_stored_witness_has_a_script_of_its_own(witness) -> None:
-    """A failure that no ledger knows is told by the promise it breaks, and by the releases at hand that break it."""
+    """A failure that no ledger knows is described by the invariant it violates and the releases at hand that show it."""
     done = repro(str(witness), "--target", f"timm=={OLD}")
     assert done.exit_code == 0, done.output
-    assert "The promise it breaks, strict-load:" in done.stdout
+    assert "The invariant it violates, strict-load:" in done.stdout
     assert execute(done.stdout, parse_target(f"timm=={NEW}"), 120).code == 0
 
 
@@ -155,9 +155,9 @@ def test_what_cannot_be_shown_is_one_line_and_exit_2(args, says, witness) -> Non
 def generated(monkeypatch):
     """What the generator would hand over."""
     answer = Answer(["clip-early-return"], "raise SystemExit(1)", "patch_embed")
-    monkeypatch.setattr(verification.worker, "ask", lambda target, failures, timeout: [answer])
+    monkeypatch.setattr(verification.worker, "request_scripts", lambda target, failures, timeout: [answer])
     entry = BOOK.entry("clip-early-return")
-    return partial(script_of, entry.id, BOOK.witnesses[entry.id], entry, target(), 120)
+    return partial(verified_script, entry.id, BOOK.witnesses[entry.id], entry, target(), 120)
 
 
 def test_a_script_that_fails_for_another_reason_is_not_handed_out(monkeypatch, generated) -> None:
@@ -166,7 +166,7 @@ def test_a_script_that_fails_for_another_reason_is_not_handed_out(monkeypatch, g
 
     def executed(text, target, timeout):
         ran.append(text)
-        return Ran(1, "Traceback (most recent call last):\nImportError: no timm")
+        return ScriptRun(1, "Traceback (most recent call last):\nImportError: no timm")
 
     monkeypatch.setattr(verification, "execute", executed)
     with pytest.raises(UserError, match="does not show"):
@@ -176,7 +176,9 @@ def test_a_script_that_fails_for_another_reason_is_not_handed_out(monkeypatch, g
 
 def test_a_script_that_a_mended_release_does_not_pass_is_not_handed_out(monkeypatch, generated) -> None:
     """It would accuse every release."""
-    monkeypatch.setattr(verification, "execute", lambda text, target, timeout: Ran(1, "got: patch_embed.proj.weight"))
+    monkeypatch.setattr(
+        verification, "execute", lambda text, target, timeout: ScriptRun(1, "got: patch_embed.proj.weight")
+    )
     with pytest.raises(UserError, match="does not show"):
         generated()
 
@@ -199,8 +201,8 @@ def test_a_run_writes_a_script_for_each_cause(project) -> None:
     """A loader of somebody's own, imported by the script as the user imports it; what an earlier run left is gone."""
     project.write("out/repro/loader_mypackage.loading_returns_early/of_yesterday.py", "")
     spec = "loader:mypackage.loading:returns_early"
-    promises = [f"--invariant={name}" for name in ("strict-load", "no-early-return", "reference-agreement")]
-    chosen = ["--family", "openai_clip", "--profile", "smoke", *promises]
+    chosen_invariants = [f"--invariant={name}" for name in ("strict-load", "no-early-return", "reference-agreement")]
+    chosen = ["--family", "openai_clip", "--profile", "smoke", *chosen_invariants]
     done = project.run("-m", "timm_conformance.cli.main", "run", spec, *chosen, "--out", "out")
     assert done.returncode == 1, done.stdout + done.stderr
     scripts = sorted((project.folder / "out" / "repro").glob("*/*.py"))
@@ -257,7 +259,7 @@ def test_a_witness_of_a_family_a_release_does_not_know_has_no_script(tmp_path) -
     """Not a traceback of the worker's."""
     case = BOOK.witnesses["pe-early-return"].case
     stored = Stored("early", WitnessFile("strict-load", "size-mismatch", "patch_embed.proj.weight", case))
-    (answer,) = ask(target(), [stored], 120)
+    (answer,) = request_scripts(target(), [stored], 120)
     assert answer.text == ""
 
 
@@ -269,4 +271,4 @@ def test_a_script_that_accuses_whatever_it_is_given_shows_nothing() -> None:
     assert run_here(accusing.text) == (1, "got: pos_embed\n")
     assert not shows(accusing, witness, loader)
     about = About("A title", [], [])
-    assert shows(first_shown(witness, loader, about), witness, loader)
+    assert shows(find_script(witness, loader, about), witness, loader)

@@ -12,7 +12,7 @@ from timm_conformance.results.records import Header, Verdict
 from timm_conformance.runner import forkserver
 from timm_conformance.runner.plan import Plan
 from timm_conformance.runner.run import run
-from timm_conformance.runner.workers import Crew
+from timm_conformance.runner.workers import WorkerPool
 
 SELECTION = Selection(("timm_native",), ("strict-load", "finite"), profile="smoke", ledger="none")
 
@@ -129,8 +129,8 @@ def test_the_first_worker_of_a_target_replays_what_is_known_of_all_its_families(
     """Whichever share a family is in: a user hears of #2120 at once, and of each witness once."""
     monkeypatch.setattr(forkserver, "AVAILABLE", False)
     plan = Plan(("timm==0.9.16", "reference"), Selection(("dinov2", "openai_clip")), shares={"reference": ("dinov2",)})
-    crew = Crew(plan, tmp_path, tmp_path)
+    pool = WorkerPool(plan, tmp_path, tmp_path)
     asked = [
-        crew._work(spec, ("dinov2",), tmp_path)["replay"] for spec in ("timm==0.9.16", "reference", "timm==0.9.16")
+        pool._work(spec, ("dinov2",), tmp_path).replay for spec in ("timm==0.9.16", "reference", "timm==0.9.16")
     ]
     assert asked == [("dinov2", "openai_clip"), ("dinov2",), ()]

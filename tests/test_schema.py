@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from tests.report_results import mixed
 from tests.test_results import records
 from timm_conformance import run_conformance
-from timm_conformance.results.records import Progress, Record, Round
+from timm_conformance.results.records import Progress, Record, Round, Verdict, encode
 
 SCHEMA = json.loads(
     (Path(__file__).resolve().parent.parent / "docs" / "results.schema.json").read_text(encoding="utf-8")
@@ -38,14 +38,14 @@ def test_every_type_of_record_is_as_it_says():
     """Made-up results with everything in them."""
     assert {type(record) for record in WHOLE} == set(get_args(Record))
     for record in WHOLE:
-        validate(records.encode(record))
+        validate(encode(record))
 
 
 @settings(max_examples=50, deadline=None, database=None)
 @given(records)
 def test_drawn_records_are_as_it_says(record):
     """Whatever text, counts and cases they hold."""
-    validate(records.encode(record))
+    validate(encode(record))
 
 
 def test_a_real_run_is_as_it_says(tmp_path):
@@ -65,7 +65,7 @@ def _without(field: str, record: dict) -> dict:
 @pytest.mark.parametrize("record", WHOLE, ids=lambda record: type(record).__name__)
 def test_a_wrong_line_is_not(record):
     """A field that is missing, of another type, or a type of record that there is not."""
-    right = json.loads(records.encode(record))
+    right = json.loads(encode(record))
     required = SCHEMA["$defs"][type(record).__name__]["required"]
     wrong = [_without(field, right) for field in required] + [{**right, field: {"?": None}} for field in required]
     for line in (*wrong, {**right, "type": "hologram"}):
@@ -75,6 +75,6 @@ def test_a_wrong_line_is_not(record):
 
 def test_a_verdict_that_there_is_not_is_wrong():
     """Names are told one by one."""
-    verdict = next(json.loads(records.encode(r)) for r in WHOLE if isinstance(r, records.Verdict))
+    verdict = next(json.loads(encode(r)) for r in WHOLE if isinstance(r, Verdict))
     with pytest.raises(ValidationError):
         VALIDATOR.validate({**verdict, "verdict": "perhaps"})

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 from safetensors.numpy import load_file as load_arrays
 
 from tests import vector_loads
@@ -111,8 +112,9 @@ def _agrees(found, release, least):
 
 
 def test_the_newest_timm_is_right_but_for_its_known_bugs(timm_models):
-    """Every vector is judged."""
-    _agrees(vector_loads.judge(f"timm=={MODEL_RELEASE}"), MODEL_RELEASE, least=len(VECTORS))
+    """Every vector is judged whose format it reads."""
+    read = [d for d, _ in VECTORS if Version(d.first_release) <= Version(MODEL_RELEASE)]
+    _agrees(vector_loads.judge(f"timm=={MODEL_RELEASE}"), MODEL_RELEASE, least=len(read))
 
 
 def test_timm_0_9_16_is_right_but_for_its_known_bugs():

@@ -265,17 +265,17 @@ def publish(tmp_path, monkeypatch):
 
 def test_a_published_vector_keeps_its_case(publish):
     """Whatever the plan would choose today; what is not published yet follows the plan, for the same model."""
-    planned = selection.chosen(FAMILIES[CLIP])
+    planned = selection.choose_cases(FAMILIES[CLIP])
     wide = replace(planned[_choice("finer")], arch={**planned[_choice("finer")].arch, "embed_dim": 16})
     publish(native=wide)
-    chosen = selection.chosen(FAMILIES[CLIP])
+    chosen = selection.choose_cases(FAMILIES[CLIP])
     assert chosen.pop(_choice("native")) == wide
     assert chosen == {c: replace(case, arch=wide.arch) for c, case in planned.items() if c.name != "native"}
 
 
 def test_published_cases_that_cannot_be_are_refused(publish, tmp_path):
     """In one line: unreadable ones, those of two architectures, those of two checkpoints in one file."""
-    planned = selection.chosen(FAMILIES[CLIP])
+    planned = selection.choose_cases(FAMILIES[CLIP])
     native, finer = planned[_choice("native")], planned[_choice("finer")]
     publish(native=native, finer=replace(finer, arch={**finer.arch, "depth": 2}))
     with pytest.raises(UserError, match="several architectures"):
@@ -292,7 +292,7 @@ def test_published_cases_that_cannot_be_are_refused(publish, tmp_path):
 def test_a_loader_can_know_what_is_planned(name, publish):
     """Without what is stored, and within what the family can be."""
     family = FAMILIES[name]
-    for case in selection.chosen(family).values():
+    for case in selection.choose_cases(family).values():
         assert family.undecidable(case) is None
         assert family.undecidable_grid(case, (224, 224)) is None
 
@@ -301,7 +301,7 @@ def test_a_loader_can_know_what_is_planned(name, publish):
 def test_a_loader_can_know_what_is_asked(name):
     """Every case, stored or planned, is decidable."""
     family = FAMILIES[name]
-    for case in selection.chosen(family).values():
+    for case in selection.choose_cases(family).values():
         assert family.undecidable(case) is None
         assert family.undecidable_grid(case, (224, 224)) is None
 

@@ -21,10 +21,12 @@ from timm_conformance.families import FAMILIES
 from timm_conformance.invariants import INVARIANTS
 from timm_conformance.invariants.equivalence import fits
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
-from timm_conformance.targets.loader import Loader, Unsupported
+from timm_conformance.targets.loader import Loader
+from timm_conformance.targets.models import Unsupported
 from timm_conformance.targets.target import parse_target
+from timm_conformance.trials.loaded import Loaded
 from timm_conformance.trials.problems import Problem
-from timm_conformance.trials.trial import Loaded, Trial
+from timm_conformance.trials.trial import Trial
 from timm_conformance.vectors import schema
 from timm_conformance.vectors.selection import FOLDER, VECTORS_JSON
 
@@ -82,7 +84,7 @@ def judge(spec: str) -> dict[str, Any]:
     for document in documents():
         family = FAMILIES[document.family]
         for vector in document.vectors if loader.supports(family) else ():
-            if loader.lacking(family, vector.case):
+            if loader.unsupported(family, vector.case):
                 continue
             trial = Trial(family, vector.case, loader)
             wrapper = ".".join(vector.checkpoint.wrapper) or "bare"

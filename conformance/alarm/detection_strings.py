@@ -1,7 +1,7 @@
-"""The strings a timm release tests checkpoint keys for, read off its source: nothing of it is imported.
+"""Finds the strings that a timm release tests checkpoint keys for, by reading its source without importing it.
 
-Every string of a converting function counts unless it plainly is something else (a message, an attribute's name, an
-argument nobody tests, what a key is renamed to), so that a test written in an unforeseen way counts as well.
+Every string of a converting function counts unless it is clearly something else (a message, an attribute's name, an
+argument that nothing tests, the new name of a key). So tests that are written in an unforeseen way count as well.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from ..errors import UserError
 
@@ -27,6 +28,7 @@ _NO_TEST = frozenset({"getattr", "hasattr", "setattr", "isinstance", "print", "w
 _EMPTY = re.compile(r"[(){}\[\], ]+|(Ordered)?[dD]ict\(\)|defaultdict\(\w+\)")
 _SEQUENCE = (ast.Tuple, ast.List, ast.Set)
 _LOOP = (ast.For, ast.comprehension)
+_Assignment = ast.Assign | ast.AnnAssign | ast.NamedExpr
 
 
 @dataclass(frozen=True, order=True)
@@ -48,16 +50,21 @@ class _Source:
 
     def __init__(self, path: Path) -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        self.module, self.nodes, tree.function = path.stem, [tree], ""
+        self.module = path.stem
+        self.nodes: list[ast.AST] = [tree]
+        self.parents: dict[ast.AST, ast.AST] = {}
+        self.functions: dict[ast.AST, str] = {tree: ""}
         for node in self.nodes:  # grows: parents first
             for child in ast.iter_child_nodes(node):
                 self.nodes.append(child)
-                child.parent = node
-                child.function = node.function or (child.name if isinstance(child, ast.FunctionDef) else "")
+                self.parents[child] = node
+                own = child.name if isinstance(child, ast.FunctionDef) else ""
+                self.functions[child] = self.functions[node] or own
         functions = [n for n in self.nodes if isinstance(n, ast.FunctionDef)]
-        self.converters = [f for f in functions if _CONVERTER.fullmatch(f.name)]
-        self.defined = {f.name: f for f in functions if not isinstance(f.parent, ast.ClassDef)}
-        self.defined |= {name: n.value for n in _assignments(tree.body) for name in _targets(n)}
+        self.converters: list[ast.AST] = [f for f in functions if _CONVERTER.fullmatch(f.name)]
+        outside = [f for f in functions if not isinstance(self.parents[f], ast.ClassDef)]
+        self.defined: dict[str, ast.AST] = {f.name: f for f in outside}
+        self.defined |= {name: value for n, value in _assignments(tree.body) for name in _targets(n)}
         self.imports = {
             alias.asname or alias.name: (n.module.removeprefix("timm.models."), alias.name)
             for n in self.nodes
@@ -66,18 +73,21 @@ class _Source:
         }
         passed = [n.value for n in self.nodes if isinstance(n, ast.keyword) and n.arg == "pretrained_filter_fn"]
         names = {name for value in passed for name in _names(value)}
-        self.converters += [*passed, *(n.value for n in _assignments(self.nodes) if names & _targets(n))]
+        self.converters += [*passed, *(value for n, value in _assignments(self.nodes) if names & _targets(n))]
 
 
 def _names(node: ast.AST) -> set[str]:
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
-def _assignments(nodes: Iterable[ast.AST]) -> Iterator[ast.Assign | ast.AnnAssign | ast.NamedExpr]:
-    return (n for n in nodes if isinstance(n, (ast.Assign, ast.AnnAssign, ast.NamedExpr)) and n.value is not None)
+def _assignments(nodes: Iterable[ast.AST]) -> Iterator[tuple[_Assignment, ast.expr]]:
+    """The assignments among nodes, with their values."""
+    for node in nodes:
+        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.NamedExpr)) and node.value is not None:
+            yield node, node.value
 
 
-def _targets(node: ast.AST) -> set[str]:
+def _targets(node: _Assignment | ast.For | ast.comprehension) -> set[str]:
     """The names an assignment or a loop binds; ``out["x"] = ...`` binds none."""
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     parts = [p for t in targets for p in (t.elts if isinstance(t, _SEQUENCE) else [t])]
@@ -104,7 +114,7 @@ def _pieces(node: ast.AST) -> list[str | ast.AST]:
     return [node]
 
 
-def _is_string(node: ast.AST) -> bool:
+def _is_string(node: ast.AST) -> TypeGuard[ast.expr]:
     return any(isinstance(p, str) and p for p in _pieces(node))
 
 
@@ -118,10 +128,13 @@ def _code(node: ast.AST) -> Iterator[ast.AST]:
 
 
 class _Release:
-    """What the loaders of an unpacked release are made of: converting functions and all of ``timm/models`` they use."""
+    """The loaders of an unpacked release: its converting functions, and everything in ``timm/models`` that they use."""
 
     def __init__(self, folder: Path, modules: Sequence[str]) -> None:
-        self.folder, self.sources = folder / "timm" / "models", {}
+        self.folder = folder / "timm" / "models"
+        self.sources: dict[str, _Source | None] = {}
+        self.parents: dict[ast.AST, ast.AST] = {}
+        self.within: dict[ast.AST, ast.AST] = {}  # the root from which an expression was reached
         self.roots: dict[ast.AST, _Source] = {}
         self.one_key: dict[ast.AST, set[str]] = {}
         self.loads: dict[tuple[ast.AST | None, str], list[ast.Name]] = defaultdict(list)
@@ -138,23 +151,24 @@ class _Release:
         """A file of the release, None when it has none of that name."""
         path = self.folder / f"{name.replace('.', '/')}.py"
         if name not in self.sources:
-            self.sources[name] = _Source(path) if path.is_file() else None
+            self.sources[name] = source = _Source(path) if path.is_file() else None
+            self.parents |= source.parents if source else {}
         return self.sources[name]
 
     def follow(self, root: ast.AST, source: _Source) -> None:
-        """Take in ``root``, and what it mentions: functions and constants, also those imported from a file beside it."""
+        """Add ``root`` and the functions and constants that it mentions, including those imported from other files."""
         if root in self.roots:
             return
         self.roots[root], nodes = source, list(_code(root))
         # `in` looks for a part of a single key, and for a new name in a dict under construction.
         names = set(_ONE_KEY).union(*(_names(n.target) for n in nodes if isinstance(n, _LOOP)))
         for n in nodes:
-            n.root = root
+            self.within[n] = root
             if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load):
                 self.loads[root, n.id].append(n)
                 self.loads[None, n.id].append(n)
-        for n in _assignments(nodes):
-            if _root(n.value) in names or _EMPTY.fullmatch(ast.unparse(n.value)):
+        for n, value in _assignments(nodes):
+            if _root(value) in names or _EMPTY.fullmatch(ast.unparse(value)):
                 names |= _targets(n)
         self.one_key[root] = names
         for name in _names(root):
@@ -169,7 +183,7 @@ class _Release:
         """Every string that is tested."""
         for root, source in self.roots.items():
             for node in _code(root):
-                if not _is_string(node) or (node is not root and _is_string(node.parent)):
+                if not _is_string(node) or (node is not root and _is_string(self.parents[node])):
                     continue
                 pieces = _pieces(node)
                 text = "".join(p if isinstance(p, str) else "{}" for p in pieces)
@@ -177,16 +191,18 @@ class _Release:
                     literal = str if how == "regex" or "\\" in text else re.escape
                     pattern = "".join(literal(p) if isinstance(p, str) else ".*" for p in pieces)
                     pattern = pattern if literal is str else _HOW[how].format(pattern)
-                    yield Detection(source.module, node.lineno, node.function or "<module>", text, pattern)
+                    yield Detection(source.module, node.lineno, source.functions[node] or "<module>", text, pattern)
 
     def tests(self, node: ast.AST, seen: set[ast.AST]) -> Iterator[str]:
-        """How an expression is tested where it stands, or where the names it is bound to stand."""
+        """How an expression is tested, directly or through the names that it is bound to."""
         if node in seen:
             return
         seen.add(node)
-        parent, names, everywhere = node.parent, set(), node is node.root
+        parent, root = self.parents[node], self.within[node]
+        names: set[str] = set()
+        everywhere = node is root
         match parent:
-            case ast.Tuple(elts=[_, second]) if second is node and isinstance(parent.parent, _SEQUENCE):
+            case ast.Tuple(elts=[_, second]) if second is node and isinstance(self.parents[parent], _SEQUENCE):
                 return  # a table of renames: the new name
             case ast.Dict() if node not in parent.keys:
                 return
@@ -197,13 +213,13 @@ class _Release:
             case ast.BinOp(op=ast.Mod()):
                 yield from self.tests(parent, seen)
             case ast.Assign() | ast.AnnAssign() | ast.NamedExpr():
-                names = _targets(parent) - (set() if everywhere else self.one_key[node.root])  # a key's new name
+                names = _targets(parent) - (set() if everywhere else self.one_key[root])  # a key's new name
             case ast.For() | ast.comprehension():
                 names = _targets(parent)
             case ast.arguments():
                 names = {self.parameter(parent, node)}
             case ast.keyword():
-                names, everywhere = {parent.arg}, True
+                names, everywhere = {parent.arg} if parent.arg else set(), True
             case ast.Compare():
                 yield from self.compared(node, parent)
             case ast.Call() if node in parent.args:
@@ -211,8 +227,8 @@ class _Release:
             case ast.Attribute(attr=attr):
                 if attr in _LOOKUPS:
                     yield "name"
-                elif attr not in _METHODS and isinstance(parent.parent, ast.Call):
-                    yield from self.tests(parent.parent, seen)
+                elif attr not in _METHODS and isinstance(self.parents[parent], ast.Call):
+                    yield from self.tests(self.parents[parent], seen)
             case ast.Subscript(slice=ast.Constant(value=int()) | ast.Slice(), value=value) if value is node:
                 yield from self.tests(parent, seen)
             case ast.Subscript(ctx=ctx):
@@ -220,20 +236,22 @@ class _Release:
                 yield from [how] if how and not isinstance(ctx, ast.Store) else ()
             case _:
                 yield "part"
-        for load in (load for name in names for load in self.loads[None if everywhere else node.root, name]):
+        for load in (load for name in names for load in self.loads[None if everywhere else root, name]):
             yield from self.tests(load, seen)
 
     def parameter(self, arguments: ast.arguments, default: ast.AST) -> str:
         """The parameter a default belongs to."""
-        if default in arguments.kw_defaults:
-            return arguments.kwonlyargs[arguments.kw_defaults.index(default)].arg
+        of_keywords: list[ast.AST | None] = [*arguments.kw_defaults]
+        if default in of_keywords:
+            return arguments.kwonlyargs[of_keywords.index(default)].arg
         positional = [*arguments.posonlyargs, *arguments.args]
-        return positional[arguments.defaults.index(default) - len(arguments.defaults)].arg
+        defaults: list[ast.AST] = [*arguments.defaults]
+        return positional[defaults.index(default) - len(defaults)].arg
 
     def looked_up(self, where: ast.AST) -> str | None:
         """How a string looked up in ``where`` is tested; None when that holds no keys."""
         root = _root(where)
-        return None if root in _NO_KEYS else "part" if root in self.one_key[where.root] else "key"
+        return None if root in _NO_KEYS else "part" if root in self.one_key[self.within[where]] else "key"
 
     def compared(self, node: ast.AST, parent: ast.Compare) -> Iterator[str]:
         """How an operand of a comparison is tested."""
@@ -248,17 +266,18 @@ class _Release:
 
     def passed(self, node: ast.AST, call: ast.Call) -> Iterator[str]:
         """How an argument of a call is tested."""
-        root, first = _root(call.func), node is call.args[0]
-        method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        function, root, first = call.func, _root(call.func), node is call.args[0]
         if root in _NO_KEYS or root in _NO_TEST:
             return
-        if root == "re" or method in _METHODS or method in _LOOKUPS:
-            how = "regex" if root == "re" else _METHODS.get(method) or self.looked_up(call.func.value)
-            yield from [how] if first and how else ()
-        else:
-            yield "part"
+        how: str | None = "regex"
+        if root != "re":
+            if not isinstance(function, ast.Attribute) or function.attr not in {*_METHODS, *_LOOKUPS}:
+                yield "part"
+                return
+            how = _METHODS.get(function.attr) or self.looked_up(function.value)
+        yield from [how] if first and how else ()
 
 
 def detection_strings(folder: Path, modules: Sequence[str]) -> list[Detection]:
-    """The strings by which an unpacked release tells checkpoint formats apart, in the order of the source."""
+    """The strings by which an unpacked release distinguishes checkpoint formats, in the order of the source."""
     return sorted(set(_Release(folder, modules).detections()))

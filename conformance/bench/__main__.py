@@ -1,4 +1,7 @@
-"""``python -m timm_conformance.bench``: measure, show, write ``bench.json`` and ``bench.md``. No time decides the exit code."""
+"""``python -m timm_conformance.bench``: measures, shows, and writes ``bench.json`` and ``bench.md``.
+
+The measured times do not affect the exit code.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +28,21 @@ PARTS = ("overhead", "resampling", "first-verdict", "scaling")
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--only", multiple=True, type=click.Choice(PARTS), help="This part only (repeatable).")
 @click.option(
-    "--releases", "specifier", metavar="SPEC", help="Compare with every release this admits, e.g. '>=1.0.30'."
+    "--releases", "specifier", metavar="SPEC", help="Compare with every release that SPEC admits, e.g. '>=1.0.30'."
 )
 @click.option(
     "--size", "sizes", multiple=True, metavar="NAME", help="Resample at this size only, e.g. 'B/16 → 8' (repeatable)."
 )
-@click.option("--target", default=f"timm=={MODEL_RELEASE}", show_default=True, help="Whose gate is measured.")
+@click.option("--target", default=f"timm=={MODEL_RELEASE}", show_default=True, help="Target whose gate is measured.")
 @click.option("--family", "families", multiple=True, metavar="NAME", help="Judge this family only (repeatable).")
 @click.option(
     "--rounds", type=click.IntRange(1), metavar="N", help="Rounds of each comparison [default: 3, resampling 7]."
 )
-@click.option("--quick", is_flag=True, help="One round, fewer cases: to see that it runs, not to quote.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="One round and fewer cases: shows that the benchmark runs; the times are not to be quoted.",
+)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="results/bench", show_default=True)
 def main(
     only: tuple[str, ...],
@@ -47,13 +54,13 @@ def main(
     quick: bool,
     out: Path,
 ) -> None:
-    """Measure what the harness costs, how fast the reference is, the first verdicts, and how a run grows."""
+    """Measure the cost of the harness, the speed of the reference, the time to the first verdicts, and how a run scales."""
     try:
         known = choose("family", families, FAMILIES)
         chosen = releases.matching(specifier)[0] if specifier else list(resampling.RELEASES)
         asked = choose("size", sizes, [c.name for c in CHANGES])
         prepare(parse_target(target))
-        publish.folder(out)
+        publish.make_folder(out)
         few = rounds or (1 if quick else 3)
         measure = {
             "overhead": lambda: overhead.measure(target, known, bool(families), few, quick),
@@ -77,7 +84,7 @@ def main(
 
 
 def _write(parts: list[Part], out: Path) -> None:
-    """After each part: whoever interrupts a long run keeps what was measured."""
+    """Write the results so far. Called after each part, so that an interrupted run keeps what was measured."""
     machine = f"{platform.machine()}, {overhead.CORES} cores, Python {platform.python_version()}"
     text = msgspec.json.format(msgspec.json.encode({"machine": machine, "parts": parts}))
     (out / "bench.json").write_bytes(text)

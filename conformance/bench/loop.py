@@ -1,7 +1,7 @@
 """The hand-written loop that the harness is measured against: ``python -m timm_conformance.bench.loop REQUEST ANSWER``.
 
-It makes the same checkpoints, loads them with the same loader and asks every promise of them, and replays the same witnesses.
-There is no Hypothesis, no worker, no ledger and no report in it: nothing is counted, shrunk or written.
+It makes the same checkpoints, loads them with the same loader, judges every invariant on them, and replays the same witnesses.
+It uses no Hypothesis, no worker, no ledger and no report: nothing is counted, shrunk or written.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ import msgspec
 import torch
 
 from ..cases.case import Case
-from ..engine.session import undisturbed
+from ..engine.session import judging_settings
 from ..families import FAMILIES
 from ..invariants import INVARIANTS, Invariant
 from ..ledger.entries import DEFAULT_LEDGER, load_ledger
 from ..runner.worker import COLLECT_AFTER
 from ..targets import subprocess_call
-from ..targets.loader import Loader, Unsupported
+from ..targets.loader import Loader
+from ..targets.models import Unsupported
 from ..targets.target import parse_target
-from ..trials.trial import Blocked, Trial
+from ..trials.loaded import Blocked
+from ..trials.trial import Trial
 from .timing import Spent
 
 _OF_THE_LOADER = ("convert", "model", "create_model")
@@ -39,15 +41,15 @@ class Request(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """How many cases were loaded, how many promises asked of them, and what was spent inside the loader and timm's models."""
+    """How many cases were loaded, how many judgements were made, and what was spent inside the loader and timm's models."""
 
     cases: int
     checks: int
     inside: Spent
 
 
-class _Inside:
-    """What is spent in the loader, its destination models and its files: nested calls count once."""
+class _LoaderTimer:
+    """Measures the time spent in the loader, its destination models and its files. Nested calls count once."""
 
     def __init__(self, loader: Loader) -> None:
         self.spent = Spent(0, 0)
@@ -58,13 +60,13 @@ class _Inside:
     def _timed(self, method: Callable) -> Callable:
         def call(*args: object, **kwargs: object) -> object:
             self.depth += 1
-            started = Spent.so_far()
+            started = Spent.now()
             try:
                 return method(*args, **kwargs)
             finally:
                 self.depth -= 1
                 if not self.depth:
-                    self.spent += Spent.so_far() - started
+                    self.spent += Spent.now() - started
 
         return call
 
@@ -78,7 +80,7 @@ def drawn(request: Request) -> Iterator[Case]:
 
 
 def check(invariant: Invariant, trial: Trial) -> bool:
-    """Ask one promise of a case; whether it had anything to say."""
+    """Judge one invariant on a case; returns whether it applied."""
     with contextlib.suppress(Blocked, Unsupported):
         if trial.undecidable or invariant.applies(trial):
             return False
@@ -87,12 +89,12 @@ def check(invariant: Invariant, trial: Trial) -> bool:
 
 
 def answer(request: Request) -> Answer:
-    """Judge all that is asked."""
+    """Judge the witnesses and cases of a request."""
     loader = Loader(parse_target(request.target))
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
-    inside, cases, checks = _Inside(loader), 0, 0
-    with undisturbed():
+    inside, cases, checks = _LoaderTimer(loader), 0, 0
+    with judging_settings():
         for witness in load_ledger(DEFAULT_LEDGER).witnesses.values():
             family = FAMILIES[witness.case.family]
             if family.name in request.families and loader.supports(family):

@@ -1,7 +1,7 @@
-"""What the harness costs: the gate on one target and one core, against a hand-written loop over the same cases.
+"""Measures the cost of the harness: the gate on one target and one core, against a hand-written loop over the same cases.
 
-Both are processes from start to end, so both import torch and timm. The harness is what the gate takes beyond the loop:
-Hypothesis drawing the cases, the command line, the processes that fork and gather, ledger, tallies, value changes, reports.
+Both are measured as whole processes, so both import torch and timm. The harness is the time of the gate minus that of the
+loop: drawing by Hypothesis, the command line, the worker processes, ledger, counting, value changes, reports.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from .timing import Spent, Timed, in_turn, run
 
 CORES = os.cpu_count() or 1
 WANTED = 0.35
-_VERDICTS = (EXIT_EXPECTED, EXIT_FAILURE, EXIT_VACUOUS)  # what the gate finds is not the benchmark's matter
+_VERDICTS = (EXIT_EXPECTED, EXIT_FAILURE, EXIT_VACUOUS)  # the benchmark accepts any verdict of the gate
 
 
 def measure(target: str, families: Sequence[str], focused: bool, rounds: int, quick: bool) -> list[Part]:
-    """The part about one target; ``focused`` where the families were asked for by name, as the gate then draws more."""
+    """The part about one target. ``focused``: the families were named, so that the gate draws more cases of each."""
     name = "smoke" if quick else "gate"
     with TemporaryDirectory(prefix="timm-conformance-") as scratch:
         folder = Path(scratch)
-        started = Spent.so_far()
+        started = Spent.now()
         for family in families:
             Drawing(profile(name), 0, focused, folder).cases(FAMILIES[family])
-        drawing = Spent.so_far() - started
+        drawing = Spent.now() - started
         asked, answered = folder / "request.json", folder / "answer.json"
         asked.write_bytes(msgspec.json.encode(Request(target, list(families), scratch)))
         named = [word for family in families for word in ("--family", family)] if focused else []
@@ -76,7 +76,7 @@ def _part(target: str, done: Answer, gate: list[Spent], loop: list[Spent], insid
     ]
     wall, cpu = rows[3]["wall"].ratio, rows[3]["processors"].ratio
     findings = [
-        f"{target}: {done.cases} cases, {done.checks} promises asked of them",
+        f"{target}: {done.cases} cases, {done.checks} invariants judged on them",
         f"harness: {wall:.0%} of the wall time, {cpu:.0%} of the processors' (wanted: at most {WANTED:.0%})",
         f"loader and timm's models: {rows[2]['wall'].ratio:.0%} of the gate's wall time; with the checks' own torch "
         f"arithmetic and the imports, which are the loop, {rows[1]['wall'].ratio:.0%}",

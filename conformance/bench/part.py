@@ -1,4 +1,4 @@
-"""What one part of the benchmark found, and how it is shown: rows of cells, the same on the terminal, in Markdown and in JSON."""
+"""The results of one part of the benchmark as rows of cells, shown on the terminal, in Markdown and in JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Cell = str | int | float | Timed | None
 
 
 class Part(msgspec.Struct):
-    """A question, the rows that answer it, and what they come to in words.
+    """A question, the rows that answer it, and the findings as text.
 
     Every row has the same columns, by their headings. In JSON a :class:`Timed` is an object of seconds.
     """

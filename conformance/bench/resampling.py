@@ -1,8 +1,8 @@
-"""How fast the reference is: processor time against each timm release's, at the sizes of real models.
+"""Compares the processor time of the reference with that of timm releases, at the sizes of real models.
 
-A change of patch size resamples the patch kernel and, at the same image size, the position grid. Both are timed apart and told
-together as well: no load does one without the other. A conversion is the loader's function on a whole checkpoint, without the
-strict load that follows it, which is torch's and the same for all.
+A change of patch size resamples the patch kernel and, at the same image size, the position grid. Both are timed separately, and
+their sum is shown too, because every load does both. A conversion is the loader's function on a whole checkpoint. The strict load
+after it is not measured: it is torch's and the same for all.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
 from packaging.version import Version
 
@@ -33,7 +34,7 @@ _LOADS = (
     ("L/14 → 28", "openai_clip"),
     ("L/14 → 28", "timm_native"),
 )
-_SECONDS = 20.0  # of one comparison, past which two rounds have to do
+_SECONDS = 20.0  # of one comparison; if it takes longer, two rounds are enough
 
 Pools = dict[str, ProcessPoolExecutor]
 
@@ -44,8 +45,8 @@ def compare(releases: Sequence[str], rounds: int, sizes: Sequence[str] = ()) -> 
     changes = [c for c in CHANGES if not sizes or c.name in sizes]
     with ExitStack() as stack:
         pools = {spec: stack.enter_context(_process(spec)) for spec in specs}
-        for spec in pools:  # all have started before a clock runs
-            _asked(pools, spec, os.getpid)
+        for spec in pools:  # all have started before anything is timed
+            _call(pools, spec, os.getpid)
         parts = [_tensors(pools, changes, rounds), _checkpoints(pools, changes, rounds)]
     return [part for part in parts if part.rows]
 
@@ -55,7 +56,7 @@ def _process(spec: str) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, get_context("spawn"), subject.start, (spec,))
 
 
-def _asked(pools: Pools, spec: str, question: Callable, *about: object):
+def _call(pools: Pools, spec: str, question: Callable, *about: object) -> Any:
     try:
         return pools[spec].submit(question, *about).result()
     except BrokenProcessPool:
@@ -63,11 +64,11 @@ def _asked(pools: Pools, spec: str, question: Callable, *about: object):
 
 
 def _rounds(pools: Pools, rounds: int, *about: object) -> dict[str, list[tuple[float, ...]]]:
-    return in_turn({spec: partial(_asked, pools, spec, subject.timed, *about) for spec in pools}, rounds, _SECONDS)
+    return in_turn({spec: partial(_call, pools, spec, subject.timed, *about) for spec in pools}, rounds, _SECONDS)
 
 
 def _row(taken: dict[str, list[tuple[float, ...]]], state: int, **about: str) -> dict:
-    """A row of times side by side, the releases' as multiples of the reference's."""
+    """A row of times; those of the releases are multiples of the reference's as well."""
     row: dict = {**about, "state": STATES[state]}
     ours = [times[state] for times in taken[_REFERENCE]]
     for spec, rounds in taken.items():
@@ -88,7 +89,7 @@ def _tensors(pools: Pools, changes: Sequence[Change], rounds: int) -> Part:
     for what in ("both", "kernel", "positions"):
         for state in STATES:
             ratios = {r["change"]: r[newest].ratio for r in rows if (r["what"], r["state"]) == (what, state)}
-            least = min(ratios, key=ratios.get)
+            least = min(ratios, key=lambda change: ratios[change])
             findings.append(f"{what}, {state}: {ratios[least]:.2f} times at least, at {least}")
     return Part("resampling", "Patch kernel and position grid at real sizes", rows, findings)
 
@@ -101,7 +102,7 @@ def _checkpoints(pools: Pools, changes: Sequence[Change], rounds: int) -> Part:
             continue
         taken = _rounds(pools, rounds, "convert", by_name[name], family)
         rows += [_row(taken, state, checkpoint=f"ViT-{name}, {family}") for state in range(len(STATES))]
-        reasons = {spec: _asked(pools, spec, subject.refusal, by_name[name], family) for spec in pools}
+        reasons = {spec: _call(pools, spec, subject.refusal, by_name[name], family) for spec in pools}
         findings += [
             f"{spec}, ViT-{name}, {family}: no model loads this: {why}" for spec, why in reasons.items() if why
         ]

@@ -1,7 +1,7 @@
-"""How a run grows: wall time against families, examples, releases and cores, each with the straight line fitted to it.
+"""Measures how a run scales: wall time against families, examples, releases and cores, each with a fitted straight line.
 
-Families, releases and cores are runs of the gate without its reports. Examples are cases judged by one process: the gate draws
-two a stratum, and here it draws more and more.
+For families, releases and cores, the gate runs without its reports. For examples, one process judges cases: the gate draws two
+cases for each stratum, and here the number grows.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..runner.plan import Plan
 from ..runner.run import run as run_plan
 from ..targets.target import parse_target, prepare
 from .overhead import CORES
-from .part import Part
+from .part import Cell, Part
 
 _EXAMPLES = (1, 2, 4, 6, 8)
-# Residuals below this share of the longest run: what grows is a straight line as far as such a machine can tell.
+# With residuals below this share of the longest run, the growth counts as linear.
 _STRAIGHT = 0.1
 
 
@@ -50,7 +50,8 @@ def measure(target: str, families: Sequence[str], releases: Sequence[str], quick
         "releases": [(n, gate(specs[:n], half)()) for n in range(1, len(specs) + 1)],
         "cores": [(n, gate([target], half, n)()) for n in range(1, CORES + 1)],
     }
-    rows, findings = [], []
+    rows: list[dict[str, Cell]] = []
+    findings = []
     for what, points in found.items():
         slope, base, residual, r2 = fitted(points)
         rows += [{"against": what, "number": n, "seconds": s, "the line": base + slope * n} for n, s in points]
@@ -88,14 +89,14 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _examples(target: str, families: Sequence[str], counts: Iterable[int]) -> list[tuple[int, float]]:
-    """Cases judged and the seconds they took, in one process that has judged a first round before."""
+    """Numbers of cases with the seconds they took, in one process that has judged a warm-up round before."""
     with ProcessPoolExecutor(1, get_context("spawn"), os.dup2, (2, 1)) as process:  # timm prints
         process.submit(explored, target, families, 1).result()
         return [process.submit(explored, target, families, n).result() for n in counts]
 
 
 def explored(target: str, families: Sequence[str], count: int) -> tuple[int, float]:
-    """Judge ``count`` cases a stratum in this process: how many they were, and the seconds."""
+    """Judge ``count`` cases for each stratum in this process; returns the number of cases and the seconds."""
     cases: dict[str, int] = {}
 
     def note(record: records.Record) -> None:

@@ -1,9 +1,9 @@
-"""One loader in a process of its own, timed at single steps of a load: one process can have one timm only.
+"""Times single steps of a load with one loader, in a separate process, because one process can have only one timm.
 
-One thread that waits for nothing, and no garbage collection meanwhile: what counts is processor time, so that whatever else
-the machine does takes nothing from it but its caches. Libraries are loaded already. A *cold* call finds empty what timm and the
-reference remember, and after a garbage collection the processor's caches too, as the one load of a user's script does. A *made*
-call comes after it and makes every matrix anew: what they remembered is forgotten again. A *warm* call forgets nothing.
+The steps run on one thread without garbage collection, and processor time is measured, so that other work on the machine has
+little effect. Libraries are loaded before. A *cold* call starts with empty caches of timm and the reference, and, after a garbage
+collection, with cold processor caches, like the only load of a user's script. A *made* call follows it with the caches of timm
+and the reference cleared again, so that it makes every matrix. A *warm* call keeps the caches.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from ..cases.case import Case, Geometry
 from ..checkpoints import state_dicts
-from ..engine.session import undisturbed
+from ..engine.session import judging_settings
 from ..errors import one_line
 from ..families import FAMILIES
 from ..reference.embeddings import resample_patch_kernel, resample_position_grid
-from ..targets.caches import caches
+from ..targets.caches import cache_clearers
 from ..targets.loader import Loader
 from ..targets.skip_init import SkipInit
 from ..targets.target import parse_target
@@ -38,7 +38,7 @@ _loader: Loader
 
 @dataclass(frozen=True)
 class Change:
-    """A model's patch size changed at 224x224 pixels: its width, and the sides of the old and the new patch."""
+    """A change of a model's patch size at 224x224 pixels: the model's width, and the sides of the old and the new patch."""
 
     name: str
     embed_dim: int
@@ -47,7 +47,7 @@ class Change:
 
     @property
     def geometries(self) -> tuple[Geometry, Geometry]:
-        """Of the checkpoint and of the model."""
+        """The geometries of the checkpoint and of the model."""
         old, new = (Geometry((side, side), (_IMAGE // side, _IMAGE // side)) for side in (self.old, self.new))
         return old, new
 
@@ -66,7 +66,7 @@ CHANGES = tuple(
 
 
 def start(spec: str) -> None:
-    """Make a target the one this process times."""
+    """Set the target that this process times."""
     global _loader
     torch.set_num_threads(1)
     gc.disable()
@@ -81,7 +81,7 @@ def timed(step: str, change: Change, family: str = "") -> tuple[float, ...]:
     Steps are ``kernel``, ``positions``, and ``convert``, a whole checkpoint of a family.
     """
     work = {"kernel": _kernel, "positions": _positions, "convert": lambda c: _conversion(c, family)}[step](change)
-    remembered = caches("timm", "timm_conformance.reference")
+    remembered = cache_clearers("timm", "timm_conformance.reference")
 
     def forgetful() -> float:
         for forget in remembered:
@@ -93,7 +93,7 @@ def timed(step: str, change: Change, family: str = "") -> tuple[float, ...]:
 
 
 def refusal(change: Change, family: str) -> str:
-    """Why a strict load refuses what the loader makes of a checkpoint; empty where it does not."""
+    """The reason why a strict load refuses the converted checkpoint; empty if it loads."""
     _, model = _checkpoint(change, family)
     try:
         model.load_state_dict(_conversion(change, family)(), strict=True, assign=True)
@@ -103,7 +103,7 @@ def refusal(change: Change, family: str) -> str:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    with undisturbed():
+    with judging_settings():
         started = time.process_time()
         work()
         return time.process_time() - started
@@ -138,7 +138,7 @@ def _arch(change: Change, depth: int) -> dict:
 
 @cache
 def _checkpoint(change: Change, family: str) -> tuple[dict[str, Tensor], nn.Module]:
-    """A whole checkpoint, its blocks sharing one's tensors, and its model on the meta device: a loader reads shapes alone."""
+    """A whole checkpoint and its model on the meta device, of which a loader reads only shapes. All blocks share tensors."""
     source, destination = change.geometries
     depth = _DEPTHS[change.embed_dim]
     case = Case(family, _arch(change, 1), source, destination)

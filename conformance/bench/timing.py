@@ -1,7 +1,7 @@
-"""Times that can be compared on a machine that does other work as well: taken in turn, told as medians with their spread.
+"""Comparable times on a machine that does other work as well: medians of alternating measurements, with their spread.
 
-In every round each subject is timed once, so that whatever slows the machine down meets them all alike. A ratio is the
-median of the rounds' own ratios.
+Every round times each subject once, so that other work slows all of them alike. A ratio is the median of the ratios of the
+rounds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TypeVar
 import msgspec
 
 from ..errors import UserError
-from ..targets.subprocess_call import environment, last_words
+from ..targets.subprocess_call import environment, exit_reason
 
 Taken = TypeVar("Taken")
 
@@ -26,7 +26,7 @@ Taken = TypeVar("Taken")
 class Timed(msgspec.Struct, frozen=True):
     """Seconds: the median of a number of rounds, the smallest and the largest.
 
-    ``ratio`` is how many times the subject it is compared with it took; None where it is compared with nothing.
+    ``ratio`` is the time as a multiple of another subject's time; None without a comparison.
     """
 
     median: float
@@ -43,7 +43,7 @@ class Timed(msgspec.Struct, frozen=True):
 
 
 def in_turn(subjects: Mapping[str, Callable[[], Taken]], rounds: int, seconds: float = inf) -> dict[str, list[Taken]]:
-    """What each subject took, by its name: one after the other, ``rounds`` times, or twice where ``seconds`` are over then."""
+    """Time the subjects in turn, ``rounds`` times, or at least twice if ``seconds`` are over. Returns the times by name."""
     taken: dict[str, list[Taken]] = {name: [] for name in subjects}
     started = time.perf_counter()
     for done in range(rounds):
@@ -67,8 +67,8 @@ class Spent(msgspec.Struct, frozen=True):
         return Spent(self.wall + other.wall, self.cpu + other.cpu)
 
     @classmethod
-    def so_far(cls) -> Spent:
-        """By this process; the difference of two is what lies between them."""
+    def now(cls) -> Spent:
+        """The time of this process now; the difference of two values is the time between them."""
         return cls(time.perf_counter(), time.process_time())
 
 
@@ -80,5 +80,5 @@ def run(arguments: Sequence[str], codes: Sequence[int] = (0,)) -> Spent:
         wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
         if code not in codes:
             said.seek(0)
-            raise UserError(f"cannot measure: {last_words(said.read(), code, 'the process under measurement')}")
+            raise UserError(f"cannot measure: {exit_reason(said.read(), code, 'the process under measurement')}")
     return Spent(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)

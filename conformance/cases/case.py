@@ -1,4 +1,4 @@
-"""A case: everything that determines one check, small, frozen, JSON both ways."""
+"""A case: all inputs of one check, as a small frozen value that converts to JSON and back."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import msgspec
 Size = tuple[int, int]
 DTYPES = ("float32", "float16", "bfloat16")
 CONTENTS = ("normal", "integers", "ramp", "one-hot", "constant")
-# Those that a forward pass can be judged on: LayerNorm divides by the variance of a token.
+# Contents for which outputs can be compared. LayerNorm divides by the variance of a token, so tokens must vary.
 VARIED = ("normal", "integers", "ramp")
 WRAPPERS = ("bare", "model", "state_dict", "model.state_dict")
 DECLARED = ("true", "absent", "default")
 CONTAINERS = ("safetensors", "memory", "pth")
 NPZ = ("npz",)
-# What is done to a checkpoint that has to be refused then; damage.py does it.
+# Ways to damage a checkpoint, done by trials/damage.py. A correct loader refuses the result.
 DAMAGES = ("missing", "wider", "cut", "transposed", "deeper")
 
 
 class Geometry(msgspec.Struct, frozen=True):
-    """Patch size and grid of position tokens, each ``(height, width)``."""
+    """Patch size in pixels and grid of patch tokens, each ``(height, width)``."""
 
     patch_size: Size
     grid_size: Size
@@ -36,7 +36,7 @@ class Geometry(msgspec.Struct, frozen=True):
         return self.grid_size[0] * self.grid_size[1]
 
     def transposed(self) -> Geometry:
-        """Height and width exchanged."""
+        """The geometry with height and width exchanged."""
         return Geometry(self.patch_size[::-1], self.grid_size[::-1])
 
     def __str__(self) -> str:
@@ -45,19 +45,19 @@ class Geometry(msgspec.Struct, frozen=True):
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """How tensor values are made: a kind (see ``CONTENTS``) and a seed. Structure is drawn, floats never are."""
+    """How tensor values are made: a kind (see ``CONTENTS``) and a seed. Hypothesis draws the structure, never the floats."""
 
     kind: str = "normal"
     seed: int = 0
 
 
 class Case(msgspec.Struct, frozen=True):
-    """One check's inputs.
+    """The inputs of one check.
 
-    ``arch`` holds the family's own architecture options. ``declared`` says what the caller tells the loader about the
-    checkpoint's input size: its ``true`` value, nothing (``absent``), or the registered model's ``default``.
-    ``model_name`` is a registered timm model of the family, used where the end-user path is exercised; there the caller
-    may ask for other ``in_chans`` and ``num_classes`` than the checkpoint's (None: the checkpoint's).
+    ``arch`` holds the family's own architecture options. ``declared`` says which input size the caller declares for the
+    checkpoint: its ``true`` value, none (``absent``), or the registered model's ``default``. ``model_name`` is a registered
+    timm model of the family, for loads by ``create_model``. Such a load may ask for other ``in_chans`` and ``num_classes``
+    than the checkpoint's (None: the checkpoint's).
     """
 
     family: str
@@ -75,12 +75,12 @@ class Case(msgspec.Struct, frozen=True):
 
     @property
     def native(self) -> bool:
-        """Whether the model has exactly the checkpoint's geometry."""
+        """Whether the model has the checkpoint's geometry."""
         return self.source == self.destination
 
     @property
     def damage(self) -> str:
-        """What kind of damage is done to its checkpoint where that is to be refused."""
+        """The kind of damage that the rejection invariants do to the case's checkpoint."""
         return DAMAGES[self.contents.seed % len(DAMAGES)]
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""How much a run draws."""
+"""Profiles: how many cases a run draws."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import unknown
 
 @dataclass(frozen=True)
 class Profile:
-    """How much to draw: cases a stratum."""
+    """A number of cases to draw in each stratum."""
 
     name: str
     cases: int

@@ -1,4 +1,4 @@
-"""Regimes: named classes of cases that invariants must meet and ledger entries refer to."""
+"""Regimes: named classes of cases. Invariants list those they must meet, ledger entries those they apply to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Relation = Literal["native", "grow", "shrink", "mixed"]
 
 
 def relation(old: Size, new: Size) -> Relation:
-    """How a size changes: both axes kept, none smaller, none larger, or one of each."""
+    """How a size changes: ``native`` (equal), ``grow`` (no axis shrinks), ``shrink`` (no axis grows), or ``mixed``."""
     if old == new:
         return "native"
     if new[0] >= old[0] and new[1] >= old[1]:
@@ -28,7 +28,7 @@ def _to_line(old: Size, new: Size, axis: int) -> bool:
 
 
 def _mistaken_for_224(case: Case) -> bool:
-    """Whether a loader that takes an undeclared input size for 224x224 reads another grid out of the same tokens."""
+    """Whether a loader that assumes 224x224 for an undeclared input size would read another grid from the same tokens."""
     for geometry in (case.source, case.destination):
         claimed = (224 // geometry.patch_size[0], 224 // geometry.patch_size[1])
         if claimed[0] * claimed[1] == geometry.tokens and claimed != geometry.grid_size:
@@ -37,7 +37,7 @@ def _mistaken_for_224(case: Case) -> bool:
 
 
 def regimes(case: Case, num_prefix_tokens: int) -> frozenset[str]:
-    """The regimes a case is in, by name; ledger entries and invariants refer to these."""
+    """Names of the regimes that a case is in."""
     source, destination = case.source, case.destination
     patch = relation(source.patch_size, destination.patch_size)
     grid = relation(source.grid_size, destination.grid_size)
@@ -48,7 +48,7 @@ def regimes(case: Case, num_prefix_tokens: int) -> frozenset[str]:
         "native": case.native,
         "resampled": not case.native,
         "equal-count-other-shape": grid != "native" and source.tokens == destination.tokens,
-        # Square-looking: as many tokens as a square grid has, in another shape.
+        # The grid has as many tokens as a square grid, and is not square.
         "square-count-non-square": isqrt(source.tokens) ** 2 == source.tokens and len(set(source.grid_size)) > 1,
         "source-grid-non-square": source.grid_size[0] != source.grid_size[1],
         "destination-grid-non-square": destination.grid_size[0] != destination.grid_size[1],

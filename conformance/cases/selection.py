@@ -1,4 +1,4 @@
-"""What is judged, and on which cases: the part of a request that every way into the suite has in common."""
+"""A selection: which families and invariants a run judges, and which cases it draws."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import msgspec
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """Families, invariants and draws, as ``run``, the pytest plugin and ``run_conformance`` are asked for them.
+    """The options that ``run``, the pytest plugin and ``run_conformance`` have in common.
 
-    families    names; none for all
-    invariants  names; none for all
+    families    names; empty for all
+    invariants  names; empty for all
     profile     how many cases are drawn: smoke, gate or deep
     seed        which cases are drawn
     device      cpu or cuda
-    focused     whether every family draws a whole profile of cases, however much code it shares with others
+    focused     whether every family draws a whole profile of cases, also one that shares its code with others
     ledger      a file of known bugs, ``none``, or None for the project's
     """
 
@@ -29,5 +29,5 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 def names(given: Iterable[str] | None) -> tuple[str, ...]:
-    """Names as a selection holds them: none for None, one for a single text."""
+    """Names as a tuple: empty for None, one name for a single string."""
     return (given,) if isinstance(given, str) else tuple(given or ())

@@ -1,4 +1,4 @@
-"""What the ledger says about a difference, and what a user can do about it."""
+"""Advice: the ledger's entries that explain a difference, and what a user can do about it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..drawing.catalogue import models_of
 from ..families import FAMILIES
 from ..ledger.entries import Entry, Ledger
 from ..trials.problems import Problem
-from .loading import Wanted
+from .loading import RequestedModel
 
-# The invariants that see what a check sees, and the kinds of failure they call a tensor of another shape.
+# The invariants that compare what a check compares, and the kinds under which they report a wrong shape.
 _INVARIANTS = ("strict-load", "reference-agreement", "create-model", "native-forward")
 _KINDS = {"shape": ("shape", "size-mismatch")}
 _SHOWN = 3
@@ -21,10 +21,10 @@ _FLAX = ("google_npz", "big_vision")
 _MOBILECLIP = ("mobileclip", "hybrid_convstem")
 
 
-def explaining(
+def explaining_entries(
     ledger: Ledger, release: Version | None, families: Iterable[str], problem: Problem, regimes: frozenset[str]
 ) -> list[str]:
-    """Ids of the ledger's entries that explain a difference in a release."""
+    """Ids of the ledger's entries that explain a problem in a release (None: no release of timm)."""
     families = list(families)
     return [
         entry.id
@@ -38,14 +38,14 @@ def explaining(
     ]
 
 
-def known(entry: Entry) -> str:
-    """An entry in words."""
+def describe(entry: Entry) -> str:
+    """An entry in one line: its kind, id, title and link."""
     where = f" ({entry.link})" if entry.link else ""
     return f"{entry.kind} {entry.id}: {entry.title}{where}"
 
 
-def mended(entry: Entry) -> str:
-    """Which release to turn to."""
+def remedy(entry: Entry) -> str:
+    """The release that fixes an entry's bug, in one line."""
     if entry.kind == "dependency":
         return f"torch {entry.torch} is at fault, not timm: try another torch"
     later = [s.version for s in entry.range if s.operator == "<"]
@@ -54,8 +54,11 @@ def mended(entry: Entry) -> str:
     )
 
 
-def beside_the_loader(form: str, taken: Mapping[str, Any], same_load: bool) -> list[str]:
-    """Why a model may compute something else although its tensors are right, as they are known to be of the ``same_load``."""
+def causes_beside_the_loader(form: str, taken: Mapping[str, Any], same_load: bool) -> list[str]:
+    """Causes of another output that are not the loader's.
+
+    ``same_load`` says that the tensors of this very load were compared and are right. ``taken`` are options of the model.
+    """
     right = "every tensor is right: what differs is the model's own code or options, no loader's doing"
     lines = [right] if same_load else []
     if form.startswith(_FLAX) and taken["act"] == "gelu":
@@ -67,13 +70,13 @@ def beside_the_loader(form: str, taken: Mapping[str, Any], same_load: bool) -> l
     return lines
 
 
-def to_fix() -> str:
-    """That the reference's conversion can be written."""
+def fix_hint() -> str:
+    """The hint that ``--fix`` writes the reference's conversion."""
     return "--fix OUT.safetensors writes the reference's conversion, which every timm release loads"
 
 
-def to_load(wanted: Wanted, path: str) -> list[str]:
-    """How a written file is loaded, as two lines of Python."""
+def loading_code(wanted: RequestedModel, path: str) -> list[str]:
+    """Two lines of Python that load a file written by ``--fix``."""
     arguments = "".join(f", {k}={v}" for k, v in wanted.arguments().items())
     return [
         f'model = timm.create_model("{wanted.model}"{arguments})',
@@ -81,8 +84,8 @@ def to_load(wanted: Wanted, path: str) -> list[str]:
     ]
 
 
-def of_refusal(reason: str, form: str) -> list[str]:
-    """What to do where the reference cannot use a checkpoint of a format, which may be unknown."""
+def after_refusal(reason: str, form: str) -> list[str]:
+    """Advice for a checkpoint that the reference refuses. ``form`` is its format, empty if unknown."""
     if "pass input_size=" in reason:
         return ["pass --input-size HxW: the image size in pixels that the checkpoint was trained at"]
     models = [m.name for f in FAMILIES.values() if f.format == form for m in models_of(f)]

@@ -1,13 +1,15 @@
-"""One check, in a process with the target's timm: read, load by the reference and by the target, compare, run both.
+"""One check of a checkpoint file, in a process that has the target's timm.
 
-No more than two copies of the checkpoint are in memory at a time: what was read and what the target loaded. The tensors of a
-``.npz`` file are none that either could use as they are, so they are let go once converted, and read again to be run.
+The check reads the file, loads it by the reference and by the target, compares the tensors, and compares the outputs.
+
+At most two copies of the checkpoint are in memory at a time: the one read and the one that the target loaded. No loader uses
+the tensors of a ``.npz`` file as they are. So they are released after conversion, and read again for the forward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,156 +19,158 @@ from torch import Tensor, nn
 
 from ..cases.case import Case, Geometry
 from ..errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, UserError
-from ..families import FAMILIES, Family
+from ..families import FAMILIES
 from ..ledger.entries import DEFAULT_LEDGER, load_ledger
-from ..reference import Format, LoadError, unwrap
+from ..reference import LoadError, unwrap
 from ..reference.destination import FIRST, Destination
 from ..reference.loader import Source
 from ..targets.loader import Loader
 from ..targets.target import parse_target
 from ..trials.problems import Problem
 from . import advice, fix
-from .comparison import Checked, grouped
-from .detection import evidence, families_of, recognised
-from .hyperparameters import TAKEN, hyperparameters
-from .loading import Checkpoint, Loaded, Wanted, create, known_model, load
+from .comparison import CheckpointTrial, grouped
+from .detection import Recognised, evidence, families_of, recognise
+from .hyperparameters import NOT_IN_TENSORS, hyperparameters
+from .loading import Checkpoint, Loaded, RequestedModel, create, known_model, load
 from .protocol import Answer, Difference, Forward, Request
-from .reading import kind, read
-from .sanity import sane
+from .reading import container_of, read
+from .sanity import require_weights
 
 _HEADS = ("head.weight", "head.fc.weight")
 
 
-def judged(request: Request) -> Answer:
-    """The answer to a request. Raises :class:`UserError` for a file that cannot be read, and for impossible arguments."""
-    return _Check(request).answered()
-
-
-@dataclass(frozen=True)
-class _Own:
-    """What a checkpoint is, before any geometry: its format and families, what it was trained for, what its keys are."""
-
-    form: Format
-    families: list[Family]
-    num_classes: int
-    in_chans: int
-
-    @property
-    def family(self) -> Family:
-        """The likeliest family; where none has such models, one of the format."""
-        return self.families[0] if self.families else next(f for f in FAMILIES.values() if f.format == self.form.name)
+def check_checkpoint(request: Request) -> Answer:
+    """Check a checkpoint file. Raises :class:`UserError` for a file that cannot be read, and for impossible arguments."""
+    return _Check(request).run()
 
 
 class _Check:
+    """One check and the answer that it fills in step by step.
+
+    ``wanted`` is the model that the user asks for, ``default`` the registered model without further options, and ``usual``
+    the shapes and sizes of ``default``.
+    """
+
     def __init__(self, request: Request) -> None:
         self.request = request
         self.path = Path(request.path)
-        self.result = Answer(target=request.target, model=request.model, container=kind(self.path))
+        self.result = Answer(target=request.target, model=request.model, container=container_of(self.path))
         self.loader = Loader(parse_target(request.target))
         self.module = known_model(self.loader, request.model)
         self.ledger = load_ledger(request.ledger or DEFAULT_LEDGER)
-        # timm builds a model at the input size that it is told, where no other is asked for.
-        self.wanted = Wanted(request.model, request.patch_size, request.img_size or request.input_size)
-        self.default = create(self.wanted)
+        # timm builds a model at the declared input size unless an img_size is given.
+        self.wanted = RequestedModel(request.model, request.patch_size, request.img_size or request.input_size)
+        self.default: Any = create(self.wanted)
         try:
             self.usual = Destination.of(self.default)
         except LoadError as error:
             raise UserError(f"--model {request.model}: {error}") from None
-        self.content: Mapping[str, Any] | None = read(self.path)
-        self.names = frozenset(self.content)
-        self.own: _Own | None = None
+        self._content: Mapping[str, Any] | None = read(self.path)
+        self.names = frozenset(self._content)
+        self.recognised: Recognised | None = None
 
-    def answered(self) -> Answer:
+    def run(self) -> Answer:
+        """Do the check. Raises :class:`UserError`."""
         result = self.result
         try:
-            self.own = self._recognised()
-            trial = self._compared(self.own)
-            trial = trial.native()  # what was compared is gone before anything else is loaded
+            self.recognised = self._recognise()
+            trial = self._compare_tensors(self.recognised)
+            trial = trial.at_native_geometry()  # releases what was compared before anything else is loaded
             judged_already = trial.outcome.model is not None
-            result.forward = self._run(trial, self.own)
+            result.forward = forward = self._compare_outputs(trial, self.recognised)
         except LoadError as error:
-            self._refused(str(error))
+            self._report_refusal(str(error))
             return result
         result.exit_code = EXIT_FAILURE if result.error or result.differences else EXIT_EXPECTED
-        self._advise(judged_already)
+        self._advise(forward, judged_already)
         return result
 
-    def _converted(self) -> None:
-        """The file's tensors are no longer needed; those of a mapped file take no memory."""
+    def _release_content(self) -> None:
+        """Release the file's tensors, which are no longer needed. Those of a memory-mapped file take no memory."""
         if self.result.container == "npz":
-            self.content = None
+            self._content = None
+
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """What the file holds, read again where it was released."""
+        return read(self.path) if self._content is None else self._content
 
     # -- what it is --------------------------------------------------------------------------------------------------
 
-    def _recognised(self) -> _Own:
+    def _recognise(self) -> Recognised:
         state = unwrap(self.content)
         try:
-            form = recognised(state, self.usual.shapes, self.request.model, self.module)
+            form = recognise(state, self.usual.shapes, self.request.model, self.module)
         except LoadError:
-            _look(state)  # it has more to say of some
+            _require_weights(state)  # gives a better reason for some files
             raise
         families = families_of(form, self.request.model, self.module)
         self.result.format = form.name
         self.result.evidence = evidence(form, state)
         self.result.families = [f.name for f in families]
-        _look(state)
+        _require_weights(state)
         shapes = form.decode({k: v.to("meta") for k, v in state.items()}, self.usual.facts)
         classes = next((len(shapes[k]) for k in _HEADS if k in shapes), 0)
         first = next((shapes[k] for k in reversed(FIRST) if k in shapes), None)
-        return _Own(form, families, classes, self.usual.facts.in_chans if first is None else first.shape[1])
+        return Recognised(form, families, classes, self.usual.facts.in_chans if first is None else first.shape[1])
 
-    def _asked(self, own: _Own) -> Wanted:
-        """The model asked for, with the checkpoint's classes and channels where nothing is said."""
-        counts = {"num_classes": own.num_classes, "in_chans": own.in_chans}
+    def _requested_model(self, recognised: Recognised) -> RequestedModel:
+        """The model asked for. It has the checkpoint's classes and channels unless the request names others."""
+        counts = {"num_classes": recognised.num_classes, "in_chans": recognised.in_chans}
         given = {k: n if getattr(self.request, k) is None else getattr(self.request, k) for k, n in counts.items()}
-        self.result.classes = own.num_classes, given["num_classes"]
-        self.result.in_chans = own.in_chans, given["in_chans"]
-        return replace(self.wanted, **self._counted(given))
+        self.result.classes = recognised.num_classes, given["num_classes"]
+        self.result.in_chans = recognised.in_chans, given["in_chans"]
+        return replace(self.wanted, **self._unusual_counts(given))
 
-    def _counted(self, counts: Mapping[str, int]) -> dict[str, int | None]:
-        """Numbers of classes and channels that differ from the registered model's; the others need not be said."""
+    def _unusual_counts(self, counts: Mapping[str, int]) -> dict[str, Any]:
+        """Numbers of classes and channels that ``create_model`` has to be given: None for the registered model's own."""
         usual = {"num_classes": self.default.num_classes, "in_chans": self.usual.facts.in_chans}
         return {k: None if n == usual[k] else n for k, n in counts.items()}
 
     # -- tensor by tensor --------------------------------------------------------------------------------------------
 
-    def _compared(self, own: _Own) -> Checked:
-        """Load by the reference and by the target. Raises :class:`LoadError` where the reference refuses."""
-        request, result, family = self.request, self.result, own.family
-        asked = self._asked(own)
+    def _compare_tensors(self, recognised: Recognised) -> CheckpointTrial:
+        """Load by the reference and by the target, and compare. Raises :class:`LoadError` if the reference refuses."""
+        request, result, family = self.request, self.result, recognised.family
+        asked = self._requested_model(recognised)
         self.wanted = asked
         model = create(asked)
         resampling = family.resampling(family.by_model(request.model))
-        other_classes = request.num_classes not in (None, own.num_classes)
-        options = {"input_size": request.input_size, "resampling": resampling, "keep_classifier": other_classes}
-        source = Source.of(self.content, model, **options)
+        other_classes = request.num_classes not in (None, recognised.num_classes)
+        source = Source.of(
+            self.content,
+            model,
+            input_size=request.input_size,
+            resampling=resampling,
+            keep_classifier=other_classes,
+        )
         right, destination = source.fitted(model), Destination.of(model)
-        case = self._case(own, model, source, destination)
+        case = self._case(recognised, model, source, destination)
         result.source, result.destination, result.stride = case.source, case.destination, destination.stride
         old, new = (next(iter(windows.values()), None) for windows in (source.windows, destination.windows))
-        result.windows = None if new in (None, destination.grid_size) else (old, new)
+        result.windows = (old, new) if old and new and new != destination.grid_size else None
         if request.fix:
-            made = {"format": own.form.name, **msgspec.to_builtins(asked), "source": str(case.source)}
+            made = {"format": recognised.form.name, **msgspec.to_builtins(asked), "source": str(case.source)}
             fix.write(Path(request.fix), right, made)
             result.fixed = request.fix
-        self._converted()
-        loaded = self._loaded(asked, own)
-        trial = Checked(family, case, self.loader, source, destination, right, loaded)
+        self._release_content()
+        loaded = self._load_on_target(asked, recognised)
+        trial = CheckpointTrial(family, case, self.loader, source, destination, right, loaded)
         result.loaded = loaded.failure is None
-        problems = [] if loaded.given else [loaded.failure]
+        problems = [] if loaded.state_dict else [loaded.failure]
         result.error = "" if loaded.failure is None else loaded.failure.message
-        result.differences = self._explained(trial, trial.differences() if loaded.given else problems)
+        result.differences = self._with_ledger(trial, trial.differences() if loaded.state_dict else problems)
         result.tensors, result.fraction = len(trial.created), max(trial.fractions, default=0.0)
         return trial
 
-    def _case(self, own: _Own, model: nn.Module, source: Source, destination: Destination) -> Case:
-        """What is checked, as the suite knows it: invariants and the ledger speak of cases."""
+    def _case(self, recognised: Recognised, model: nn.Module, source: Source, destination: Destination) -> Case:
+        """The check as a case of the suite, which invariants and the ledger need."""
         request, upstream = self.request, unwrap(self.content)
         (chans, asked_chans), (classes, asked_classes) = self.result.in_chans, self.result.classes
-        arch = hyperparameters(model, upstream, source.state) | own.family.by_model(request.model)
+        arch = hyperparameters(model, upstream, source.state) | recognised.family.by_model(request.model)
         grids = (old for k, old in source.windows.items() if destination.windows[k] == destination.grid_size)
         return Case(
-            family=own.family.name,
+            family=recognised.family.name,
             arch=arch | {"in_chans": chans},
             source=Geometry(source.patch_size, source.grid_size or next(grids, destination.grid_size)),
             destination=Geometry(destination.patch_size, destination.grid_size),
@@ -179,89 +183,101 @@ class _Check:
             num_classes=None if classes == asked_classes else asked_classes,
         )
 
-    def _loaded(self, wanted: Wanted, own: _Own | None) -> Loaded:
-        """The checkpoint in the target; one of no known format is said to have the model's classes and channels."""
-        family = own.family if own else FAMILIES["timm_native"]
-        counts = (own.num_classes, own.in_chans) if own else (self.default.num_classes, 3)
-        arch = family.by_model(self.request.model)
-        file = (self.path, self.result.container, self.names)
-        checkpoint = Checkpoint(*file, family, arch, *counts, self.request.input_size)
+    def _load_on_target(self, wanted: RequestedModel, recognised: Recognised | None) -> Loaded:
+        """Load the checkpoint with the target. For an unknown format, the model's own classes and channels are declared."""
+        family = recognised.family if recognised else FAMILIES["timm_native"]
+        checkpoint = Checkpoint(
+            path=self.path,
+            container=self.result.container,
+            names=self.names,
+            family=family,
+            arch=family.by_model(self.request.model),
+            num_classes=recognised.num_classes if recognised else self.default.num_classes,
+            in_chans=recognised.in_chans if recognised else 3,
+            input_size=self.request.input_size,
+        )
         return load(self.loader, wanted, checkpoint, partial(read, self.path))
 
-    def _explained(self, trial: Checked, problems: Any) -> list[Difference]:
+    def _with_ledger(self, trial: CheckpointTrial, problems: Any) -> list[Difference]:
         families = self.result.families or [trial.family.name]
 
         def explain(problem: Problem) -> list[str]:
-            return advice.explaining(self.ledger, self.loader.release, families, problem, trial.regimes)
+            return advice.explaining_entries(self.ledger, self.loader.release, families, problem, trial.regimes)
 
         return grouped(problems, explain)
 
     # -- what it computes --------------------------------------------------------------------------------------------
 
-    def _run(self, trial: Checked, own: _Own) -> Forward:
+    def _compare_outputs(self, trial: CheckpointTrial, recognised: Recognised) -> Forward:
         """Compare the loaded model's output at the checkpoint's own geometry with the upstream model's."""
-        reason = trial.incomparable() if own.families else "only the model, no key, tells what this checkpoint is of"
+        reason = (
+            trial.incomparable() if recognised.families else "only the model, no key, tells what this checkpoint is of"
+        )
         if reason:
             return Forward("not compared", reason)
         if trial.outcome.model is None:
-            trial.outcome = self._loaded(self._native(own, trial.case), own)
+            trial.outcome = self._load_on_target(self._native_model(recognised, trial.case), recognised)
         if trial.outcome.failure is not None:
             said = trial.outcome.failure.message
             return Forward("not compared", f"the target does not load it at its own size: {said}")
         try:
-            problems = list(trial.outputs(unwrap(self.content or read(self.path))))
+            problems = list(trial.outputs(unwrap(self.content)))
         except LoadError as error:
             return Forward("not compared", str(error))
-        taken = {k: trial.case.arch[k] for k in TAKEN if trial.case.arch.get(k)}
+        taken = {k: trial.case.arch[k] for k in NOT_IN_TENSORS if trial.case.arch.get(k)}
         if not problems:
             return Forward("agrees", "", max(trial.fractions, default=0.0), taken)
-        (found,) = self._explained(trial, problems)
+        (found,) = self._with_ledger(trial, problems)
         return Forward("differs", found.text, found.fraction, taken, found.entries)
 
-    def _native(self, own: _Own, case: Case) -> Wanted:
+    def _native_model(self, recognised: Recognised, case: Case) -> RequestedModel:
         """The model at the checkpoint's own geometry, with its classes and channels."""
-        counts = self._counted({"num_classes": own.num_classes, "in_chans": own.in_chans})
+        counts = self._unusual_counts({"num_classes": recognised.num_classes, "in_chans": recognised.in_chans})
         usual = case.source.patch_size == self.usual.patch_size and not self.request.patch_size
         patch = None if usual else case.source.patch_size
-        return Wanted(self.request.model, patch, own.family.img_size(case.arch, case.source), **counts)
+        return RequestedModel(self.request.model, patch, recognised.family.img_size(case.arch, case.source), **counts)
 
     # -- what to do --------------------------------------------------------------------------------------------------
 
-    def _refused(self, reason: str) -> None:
-        """The reference cannot use the checkpoint: say so, and whether the target loads it all the same."""
+    def _report_refusal(self, reason: str) -> None:
+        """Report that the reference cannot use the checkpoint, and whether the target loads it."""
         result = self.result
         result.refused, result.exit_code = reason, EXIT_USAGE
-        loaded = self._loaded(self.wanted, self.own)
+        loaded = self._load_on_target(self.wanted, self.recognised)
         result.loaded = loaded.failure is None
         result.error = "" if loaded.failure is None else loaded.failure.message
-        if result.loaded:
-            result.tensors = len(loaded.given.keys() & loaded.model.state_dict().keys())
-        result.advice = advice.of_refusal(reason, result.format)
+        if loaded.model is not None and result.loaded:
+            result.tensors = len(loaded.state_dict.keys() & loaded.model.state_dict().keys())
+        result.advice = advice.after_refusal(reason, result.format)
 
-    def _advise(self, same_load: bool) -> None:
-        """What is known and what to do; ``same_load`` says that the output is that of the very tensors that were compared."""
+    def _advise(self, forward: Forward, same_load: bool) -> None:
+        """Add the known bugs and the advice.
+
+        ``same_load`` tells whether the output comes from the same load as the tensors that were compared.
+        """
         result = self.result
-        found = [*result.differences, result.forward]
-        entries = [self.ledger.entry(name) for name in dict.fromkeys(name for one in found for name in one.entries)]
-        result.known = [advice.known(entry) for entry in entries]
-        lines = [advice.mended(entry) for entry in entries]
-        if result.forward.verdict == "differs" and not entries and not result.differences:
-            lines += advice.beside_the_loader(result.format, result.forward.taken, same_load)
+        found: list[Difference | Forward] = [*result.differences, forward]
+        named = [self.ledger.entry(name) for name in dict.fromkeys(name for one in found for name in one.entries)]
+        entries = [entry for entry in named if entry is not None]
+        result.known = [advice.describe(entry) for entry in entries]
+        lines = [advice.remedy(entry) for entry in entries]
+        if forward.verdict == "differs" and not entries and not result.differences:
+            lines += advice.causes_beside_the_loader(result.format, forward.taken, same_load)
         if result.fixed:
-            lines += advice.to_load(self.wanted, result.fixed)
+            lines += advice.loading_code(self.wanted, result.fixed)
         elif result.error or result.differences:
-            lines.append(advice.to_fix())
+            lines.append(advice.fix_hint())
         result.advice = list(dict.fromkeys(lines))
 
 
-def _look(state: Mapping[str, Tensor]) -> None:
-    """Refuse, as the reference does, what cannot be weights at all. Raises :class:`LoadError`."""
+def _require_weights(state: Mapping[str, Tensor]) -> None:
+    """Raise :class:`LoadError`, as the reference does, for tensors that cannot be weights."""
     try:
-        sane(state)
+        require_weights(state)
     except UserError as error:
         raise LoadError(str(error)) from None
 
 
 def _dtype(state: Mapping[str, Tensor]) -> str:
-    """The dtype of a checkpoint's tensors, by the first that is floating point."""
+    """The dtype of the checkpoint's first floating-point tensor."""
     return next(str(t.dtype).removeprefix("torch.") for t in state.values() if t.is_floating_point())

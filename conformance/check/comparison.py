@@ -1,4 +1,4 @@
-"""A user's checkpoint on the target, judged as the suite judges a case: tensor by tensor, and by what the model computes."""
+"""Compares a user's checkpoint, as the target loads it, with the reference: tensor by tensor, and by the model's output."""
 
 from __future__ import annotations
 
@@ -25,13 +25,17 @@ from .float64 import InFloat64
 from .loading import Loaded
 from .protocol import Difference
 
-# Memory of one block's attention, in bytes, above which the upstream forward is not run: its products are written out.
+# Largest memory, in bytes, of one block's attention matrix for which the upstream forward is run.
 _ATTENTION = 2**30
 _AXES = (".rel_pos_h", ".rel_pos_w")
 
 
-class Checked(Trial):
-    """A checkpoint that was read for a model, the reference's state dict (``right``), and what became of it in the target."""
+class CheckpointTrial(Trial):
+    """A trial of a user's checkpoint.
+
+    ``source`` is the checkpoint as the reference read it for the model, ``right`` the reference's state dict, ``outcome`` the
+    target's load.
+    """
 
     def __init__(
         self,
@@ -55,8 +59,9 @@ class Checked(Trial):
 
     @cached_property
     def tables(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Old and new windows, from the tensors: those of a real model are its own."""
-        found = {name: (old, self.destination.windows[name]) for name, old in self.source.windows.items()}
+        """Old and new windows of the relative position tables by name, read from the tensors and from the model."""
+        found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        found |= {name: (old, self.destination.windows[name]) for name, old in self.source.windows.items()}
         for name in (k for k in self.truth if k.endswith(_AXES)):
             old, new = len(self.truth[name]), self.destination.shapes[name][0]
             found[name] = ((old + 1) // 2,), ((new + 1) // 2,)
@@ -64,7 +69,7 @@ class Checked(Trial):
 
     @cached_property
     def regimes(self) -> frozenset[str]:
-        """The case's regimes; any of the family's own where the model does not say what they ask for."""
+        """The case's regimes, with all of the family's own if the model's options do not decide them."""
         try:
             return super().regimes
         except KeyError:
@@ -72,13 +77,13 @@ class Checked(Trial):
 
     @cached_property
     def created(self) -> dict[str, Tensor]:
-        """The reference's tensors, but for a classifier that is the model's own."""
+        """The reference's tensors, without a classifier that is the model's own."""
         state = self.family.canonical(self.case, dict(self.right))
         return {k: v for k, v in state.items() if not v.is_meta}
 
     def differences(self) -> Iterator[Problem]:
-        """Where the target's tensors are not the reference's; names of a refused load that the model does not have."""
-        given = self.outcome.given
+        """Problems where the target's tensors differ from the reference's, and unexpected names of a refused load."""
+        given = self.outcome.state_dict
         yield from self.compare_all(self.family.canonical(self.case, dict(given)), self.created, self.created_bound)
         if self.outcome.failure is not None:
             for name in given.keys() - self.right.keys():
@@ -87,7 +92,7 @@ class Checked(Trial):
     def compare(
         self, name: str, got: Tensor, want: Tensor, bound: Tensor | float, kind: str = "value"
     ) -> list[Problem]:
-        """As a trial does, but a tensor that should have been left alone is no multiple of a bound of 0."""
+        """Compare as any trial does. For a bound of 0, the problem gives the absolute error and no fraction."""
         found = super().compare(name, got, want, bound, kind)
         if not found or got.shape != want.shape or torch.as_tensor(bound).any():
             return found
@@ -96,17 +101,17 @@ class Checked(Trial):
 
     # -- the forward pass --------------------------------------------------------------------------------------------
 
-    def native(self) -> Checked:
-        """The same at the checkpoint's own geometry, classes and channels, without what was compared tensor by tensor.
+    def at_native_geometry(self) -> CheckpointTrial:
+        """The trial at the checkpoint's own geometry, classes and channels, without the tensors that were compared.
 
-        What the target loaded is kept where it is that already, else it is to be loaded again.
+        The target's load is kept if it has this geometry already; otherwise the checkpoint has to be loaded again.
         """
         case = replace(self.case, destination=self.case.source, in_chans=None, num_classes=None)
         source = dataclasses.replace(self.source, state={})
         embed = getattr(self.outcome.model, "patch_embed", None)
         cut = getattr(embed, "img_size", None) not in (None, self.family.img_size(case.arch, case.source))
         loaded = Loaded() if cut or case != self.case else self.outcome
-        other = Checked(self.family, case, self.loader, source, self.destination, {}, loaded)
+        other = CheckpointTrial(self.family, case, self.loader, source, self.destination, {}, loaded)
         other.tables = self.tables
         return other
 
@@ -121,37 +126,38 @@ class Checked(Trial):
         return None
 
     def outputs(self, upstream: Mapping[str, Tensor]) -> Iterator[Problem]:
-        """Where the loaded model computes something else than the upstream forward on the ``upstream`` tensors.
+        """Problems where the loaded model's output differs from the upstream forward's on the ``upstream`` tensors.
 
-        Raises :class:`reference.LoadError` where that cannot be run.
+        Raises :class:`reference.LoadError` if the upstream forward cannot run.
         """
-        arch = {**self.case.arch, "patch_size": self.case.source.patch_size}
-
-        def exact(image: Tensor, nudged: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
-            with torch.inference_mode(), InFloat64(nudged):
-                return reference.forward(upstream, image, arch)
-
-        self.upstream_output = exact
+        self._upstream_tensors = upstream
         yield from same_outputs(self, computed=_output, images=1)
 
+    def upstream_output(self, image: Tensor, nudged: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
+        """Output of the upstream model on ``image``, in float64, from the tensors that :meth:`outputs` was given."""
+        arch = {**self.case.arch, "patch_size": self.case.source.patch_size}
+        with torch.inference_mode(), InFloat64(nudged):
+            return reference.forward(self._upstream_tensors, image, arch)
+
     def model(self, *_: object, **__: object) -> nn.Module:
-        """The model the target loaded."""
+        """The model that the target loaded."""
+        assert self.outcome.model is not None, "the target does not load the checkpoint"
         return self.outcome.model
 
     @property
     def raw(self) -> dict[str, Tensor]:
-        """What the target loaded into it."""
-        return dict(self.outcome.model.state_dict())
+        """The state dict of that model."""
+        return dict(self.model().state_dict())
 
 
 def _output(model: nn.Module, state: Mapping[str, Tensor], image: Tensor) -> Tensor:
-    """What a model makes of an image with the tensors it holds."""
+    """Output of a model, in float64, on an image with the tensors that it holds."""
     with torch.inference_mode(), InFloat64():
         return model(image)
 
 
 def grouped(problems: Iterable[Problem], explain: Callable[[Problem], list[str]]) -> list[Difference]:
-    """Problems of the same kind in the same tensor of all blocks as one, the worst of them in words."""
+    """Group problems by kind and by tensor name without block numbers. Each difference describes the worst of its group."""
     groups: dict[tuple[str, str], list[Problem]] = defaultdict(list)
     for problem in problems:
         groups[problem.kind, problem.tensor].append(problem)

@@ -1,8 +1,9 @@
-"""Which format and families a checkpoint is of, and the keys that show it."""
+"""Detects the format and the families of a checkpoint, and names the keys that show the format."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -13,10 +14,26 @@ from ..reference import Format, LoadError, detect
 _SHOWN = 4
 
 
-def families_of(form: Format, model: str, module: str) -> list[Family]:
-    """The families of a format whose models ``model`` is among, by its name, else by its timm ``module``; the likeliest first.
+@dataclass(frozen=True)
+class Recognised:
+    """What a checkpoint is: its format, its families, and its numbers of classes and input channels."""
 
-    One with fewer registered models says more: FlexiViT rather than any model in timm's own layout.
+    form: Format
+    families: list[Family]
+    num_classes: int
+    in_chans: int
+
+    @property
+    def family(self) -> Family:
+        """The likeliest family, or any family of the format if none has such models."""
+        return self.families[0] if self.families else next(f for f in FAMILIES.values() if f.format == self.form.name)
+
+
+def families_of(form: Format, model: str, module: str) -> list[Family]:
+    """The families of a format to which ``model`` belongs, the likeliest first.
+
+    They are found by the model's name; if there is none, by its timm ``module``. A family with fewer registered models comes
+    first, since it is more specific: FlexiViT before timm's own layout.
     """
     names = {model} | {n for n in catalogue() if n.partition(".")[0] == model}
     fit = [f for f in FAMILIES.values() if f.format == form.name and f.module == module]
@@ -24,11 +41,11 @@ def families_of(form: Format, model: str, module: str) -> list[Family]:
     return sorted(named or fit, key=lambda f: len(models_of(f)))
 
 
-def recognised(state: Mapping[str, Tensor], names: Mapping[str, object], model: str, module: str) -> Format:
-    """The format of an unwrapped checkpoint for a model with tensors of these names.
+def recognise(state: Mapping[str, Tensor], names: Mapping[str, object], model: str, module: str) -> Format:
+    """The format of an unwrapped checkpoint, for a model whose tensors have these ``names``.
 
-    What its own keys say, where such a format has families among the models of ``module``; the names of a model's own
-    checkpoint may be another format's, too, and then only the model tells. Raises :class:`reference.LoadError`.
+    It is the format that the checkpoint's own keys show, if that format has families among the models of ``module``. Otherwise
+    the model decides, since a model's own names may be those of several formats. Raises :class:`reference.LoadError`.
     """
     read_as = detect(state, names)
     try:
@@ -39,7 +56,10 @@ def recognised(state: Mapping[str, Tensor], names: Mapping[str, object], model: 
 
 
 def evidence(form: Format, state: Mapping[str, Tensor]) -> list[str]:
-    """The keys without which a checkpoint would not be of this format, at most four; else the first parts of such keys."""
+    """At most four keys without which the checkpoint would not be of this format.
+
+    If no single key is necessary, these are the first parts of groups of keys that are.
+    """
     if not form.evidence(state):
         return ["the model's own names, all of them"]
 

@@ -1,4 +1,4 @@
-"""The reference's conversion as a file that every timm release loads by a strict load."""
+"""Writes the reference's conversion to a file, which every timm release loads by a strict load."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import UserError, one_line
 
 
 def check_path(out: Path, checkpoint: Path) -> None:
-    """Refuse a file that cannot be written or should not be, before any work is done. Raises :class:`UserError`."""
+    """Raise :class:`UserError` for an output file that cannot or should not be written, before any work is done."""
     if out.suffix != ".safetensors":
         raise UserError(f"--fix {out}: it is written as safetensors; name it OUT.safetensors")
     if not out.parent.is_dir():
@@ -26,13 +26,14 @@ def check_path(out: Path, checkpoint: Path) -> None:
 
 
 def write(out: Path, state: Mapping[str, Tensor], made: Mapping[str, object]) -> None:
-    """Write a state dict whole or not at all, with what ``made`` it as metadata. Raises :class:`UserError`.
+    """Write a state dict, completely or not at all, with ``made`` as metadata. Raises :class:`UserError`.
 
-    A tensor on the meta device is a classifier of other classes than the checkpoint's: it is drawn new, as timm draws one.
+    A tensor on the meta device belongs to a classifier with other classes than the checkpoint's. It is initialised as timm
+    does it.
     """
     owned, seen = {}, set()
     for name, tensor in state.items():
-        tensor = _drawn(tensor) if tensor.is_meta else tensor
+        tensor = _new_classifier(tensor) if tensor.is_meta else tensor
         storage = tensor.untyped_storage()
         alone = storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen and tensor.is_contiguous()
         seen.add(storage.data_ptr())
@@ -51,7 +52,7 @@ def write(out: Path, state: Mapping[str, Tensor], made: Mapping[str, object]) ->
         raise UserError(f"--fix {out}: {one_line(getattr(error, 'strerror', None) or error)}") from None
 
 
-def _drawn(tensor: Tensor) -> Tensor:
+def _new_classifier(tensor: Tensor) -> Tensor:
     """A new classifier's weight, or its bias of zeros."""
     new = torch.zeros(tensor.shape, dtype=tensor.dtype)
     if new.ndim > 1:

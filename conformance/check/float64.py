@@ -1,5 +1,7 @@
-"""A forward pass in float64 on tensors that stay as they are stored, in a mapped file for example: each is widened where it is
-used and dropped again, so that a pass takes the memory of its largest operation, not of a second model.
+"""A forward pass in float64 with tensors of any dtype, for example those of a memory-mapped file.
+
+Each tensor is converted where it is used and released afterwards. So a pass takes the memory of its largest operation, not of
+a second model.
 """
 
 from __future__ import annotations
@@ -10,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
 
 class InFloat64(TorchFunctionMode):
-    """Every operation meanwhile sees float64 in place of stored floating point tensors.
+    """A context in which every operation gets its floating-point tensors in float64.
 
-    What is computed is float64 already, so whatever is not comes from a checkpoint or a buffer; it is ``nudged``, too.
+    Results are float64 already. Any other tensor comes from a checkpoint or a buffer, and ``nudged`` is applied to it.
     """
 
     def __init__(self, nudged: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
@@ -24,10 +25,19 @@ class InFloat64(TorchFunctionMode):
         self.nudged = nudged
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        if getattr(function, "__name__", "") == "__get__":  # a shape, a dtype, a transposed view: nothing is computed
+        if (
+            getattr(function, "__name__", "") == "__get__"
+        ):  # reads a shape, a dtype or a transposed view, and computes nothing
             return function(*args, **(kwargs or {}))
-        args, kwargs = tree_map_only(Tensor, self._widened, (args, kwargs or {}))
-        return function(*args, **kwargs)
+        return function(*self._inside(args), **self._inside(kwargs or {}))
+
+    def _inside(self, value: Any) -> Any:
+        """An argument with its tensors widened, those in lists, tuples and dicts too."""
+        if isinstance(value, Tensor):
+            return self._widened(value)
+        if type(value) in (list, tuple):
+            return type(value)(map(self._inside, value))
+        return {k: self._inside(v) for k, v in value.items()} if type(value) is dict else value
 
     def _widened(self, tensor: Tensor) -> Tensor:
         if tensor.dtype == torch.float64 or not tensor.is_floating_point():

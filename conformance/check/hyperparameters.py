@@ -1,6 +1,6 @@
-"""What no tensor of a checkpoint says, read from a model made by timm under the name the user gave.
+"""Hyperparameters that no tensor of a checkpoint holds, read from the timm model that the user named.
 
-The upstream forward needs it, and so do the regimes of a case: options go by the names that families give them.
+The upstream forward and the regimes of a case need them. Options have the names that families give them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from torch import Tensor, nn
 from ..reference.stems import TIMM
 
 _TABLE = "relative_position_bias_table"
-# What an upstream forward may read and no tensor says; the output names these.
-TAKEN = ("num_heads", "act", "eps", "global_pool", "no_embed_class", "rope", "ref_grid", "post_norm")
+# Hyperparameters that an upstream forward may read and no tensor holds. The answer lists them.
+NOT_IN_TENSORS = ("num_heads", "act", "eps", "global_pool", "no_embed_class", "rope", "ref_grid", "post_norm")
 
 
 def hyperparameters(model: nn.Module, upstream: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Options of ``model``, and those that the names of a checkpoint tell, ``upstream`` and in timm's layout (``state``)."""
-    blocks = [m for m in model.modules() if hasattr(getattr(m, "attn", None), "num_heads")]
-    attn, mlp = blocks[0].attn, getattr(blocks[0], "mlp", None)
+    """Options of ``model``, and those that a checkpoint's names show.
+
+    ``upstream`` is the checkpoint in the upstream layout, ``state`` the same in timm's layout.
+    """
+    blocks: list[Any] = [m for m in model.modules() if hasattr(getattr(m, "attn", None), "num_heads")]
+    attn = blocks[0].attn
+    mlp: Any = getattr(blocks[0], "mlp", None)
     embeds = getattr(model, "embeds", model)
     dim = blocks[0].norm1.weight.shape[0]
     registers = getattr(embeds, "reg_token", None)
@@ -46,7 +50,7 @@ def hyperparameters(model: nn.Module, upstream: Mapping[str, Tensor], state: Map
         "pre_logits": False,  # timm's models have no representation layer
         "stem_constants": TIMM,
         **_rotary(getattr(model, "rope", None)),
-        **_told(upstream, state),
+        **_read_from_names(upstream, state),
     }
 
 
@@ -58,7 +62,7 @@ def _activation(module: nn.Module | None) -> str:
 
 
 def _rotary(rope: nn.Module | None) -> dict[str, Any]:
-    """Options of a rotary embedding; a release without one of them has the value that asks for nothing."""
+    """Options of a rotary embedding. An option that the release lacks has its default value."""
     if rope is None:
         return {"rope": ""}
     kinds = {"RotaryEmbeddingMixed": "mixed", "RotaryEmbeddingDinoV3": "dinov3"}
@@ -71,8 +75,8 @@ def _rotary(rope: nn.Module | None) -> dict[str, Any]:
     }
 
 
-def _told(upstream: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Options that a checkpoint's own names tell."""
+def _read_from_names(upstream: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Options that the names of a checkpoint's tensors show."""
     bias = any(k.endswith("head.proj.bias") for k in upstream)
     shared = any(k.startswith(("shared_rel_pos.", "rel_pos_bias.")) for k in state)
     tables = any(k.endswith(_TABLE) for k in state)

@@ -1,10 +1,10 @@
-"""How the target loads a checkpoint file: by ``timm.create_model``, as a user calls it, with next to no memory of its own.
+"""Loads a checkpoint file with the target, by ``timm.create_model`` as a user calls it, and with little memory.
 
-A model made here has parameters without memory (the meta device), since all of them are about to be replaced; buffers, of
-which rotary embeddings and relative positions make their own, are real. The few models that cannot be built so are built as
-always. ``load_state_dict`` hands the converted tensors to
-the model instead of copying them, so tensors of a mapped file stay in the file. What it was given is kept: it can be compared
-even where the load is refused.
+- The parameters of a new model are on the meta device and take no memory, since the load replaces all of them. Buffers are
+  real: rotary embeddings and relative positions compute their own. A few models cannot be built this way and are built as usual.
+- ``load_state_dict`` assigns the converted tensors to the model and copies none. So tensors of a memory-mapped file stay in
+  the file.
+- The state dict that ``load_state_dict`` receives is kept. So it can be compared even if the load is refused.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from ..trials.problems import Problem, raised
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The model a user asks for by name; None leaves a size to the model."""
+class RequestedModel:
+    """A model that the user asks for by name. A field that is None has the model's own value."""
 
     model: str
     patch_size: Size | None = None
@@ -39,7 +39,7 @@ class Wanted:
     in_chans: int | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of ``create_model``; a square size is one number, as everybody writes it."""
+        """Arguments of ``create_model``. A square size is one number, as users write it."""
         sizes = {"patch_size": self.patch_size, "img_size": self.img_size}
         given = {k: v[0] if v[0] == v[1] else v for k, v in sizes.items() if v is not None}
         counts = {"num_classes": self.num_classes, "in_chans": self.in_chans}
@@ -48,9 +48,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint file and what its user says of it: classes, channels, and the image size it was trained at.
+    """A checkpoint file with its numbers of classes and channels and the image size that it was trained at.
 
-    ``names`` are the outermost keys of what the file holds.
+    ``names`` are the outermost keys in the file.
     """
 
     path: Path
@@ -65,35 +65,35 @@ class Checkpoint:
 
 @dataclass
 class Loaded:
-    """What came of a load: the model, the state dict that it was given, and what was raised if anything was.
+    """The result of a load: the model, the state dict that it received, and the exception as a problem.
 
-    Of an exception only what it says is kept: its frames would hold the checkpoint in memory.
+    The exception itself is not kept, since its frames would hold the checkpoint in memory.
     """
 
     model: nn.Module | None = None
-    given: dict[str, Tensor] = field(default_factory=dict)
+    state_dict: dict[str, Tensor] = field(default_factory=dict)
     failure: Problem | None = None
 
 
 _register, _load = nn.Module.register_parameter, nn.Module.load_state_dict
 
 
-def hollow() -> AbstractContextManager:
-    """Models made meanwhile have parameters on the meta device."""
+def parameters_on_meta() -> AbstractContextManager:
+    """A context in which new models have their parameters on the meta device."""
 
     def register(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
         _register(module, name, param)
         if param is not None:
-            module._parameters[name] = nn.Parameter(param.to("meta"), requires_grad=False)
+            _register(module, name, nn.Parameter(param.to("meta"), requires_grad=False))
 
     return mock.patch.object(nn.Module, "register_parameter", register)
 
 
-def handed_over(into: Loaded) -> AbstractContextManager:
-    """State dicts loaded meanwhile are noted, and their tensors become the model's without a copy."""
+def captured_load(into: Loaded) -> AbstractContextManager:
+    """A context in which ``load_state_dict`` stores model and state dict in ``into``, and assigns tensors without a copy."""
 
     def load(module: nn.Module, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        into.model, into.given = module, dict(state_dict)
+        into.model, into.state_dict = module, dict(state_dict)
         with mock.patch.object(nn.Module, "register_parameter", _register):
             return _load(module, state_dict, strict=strict, assign=True)
 
@@ -101,7 +101,7 @@ def handed_over(into: Loaded) -> AbstractContextManager:
 
 
 def known_model(loader: Loader, name: str) -> str:
-    """The timm module of a registered model. Raises :class:`UserError` with the nearest name where there is none."""
+    """The timm module of a registered model. Raises :class:`UserError` for an unknown name, with the nearest known one."""
     import timm
 
     arch, _, tag = name.partition(".")
@@ -114,16 +114,16 @@ def known_model(loader: Loader, name: str) -> str:
     return timm.models.model_entrypoint(arch).__module__.rpartition(".")[2]
 
 
-def create(wanted: Wanted) -> nn.Module:
-    """A model, without memory where it can be built so. Raises :class:`UserError` where timm cannot build it at all."""
+def create(wanted: RequestedModel) -> nn.Module:
+    """Build a model, if possible with its parameters on the meta device. Raises :class:`UserError` if timm cannot build it."""
     import timm
 
     make = partial(timm.create_model, wanted.model, **wanted.arguments())
     try:
-        with _room(wanted.model):
+        with _memory_saving(wanted.model):
             return make().eval()
-    except Exception:  # it looks into its own parameters
-        _SOLID.add(wanted.model)
+    except Exception:  # the constructor reads its own parameters
+        _NEED_REAL_PARAMETERS.add(wanted.model)
     try:
         return make().eval()
     except Exception as error:
@@ -134,16 +134,18 @@ def create(wanted: Wanted) -> nn.Module:
         ) from None
 
 
-# Models that compute with their parameters while they are built, as behind a ResNet or with learnt rotary frequencies.
-_SOLID: set[str] = set()
+# Models whose constructor reads their parameters, for example those with a ResNet stem or learnt rotary frequencies.
+_NEED_REAL_PARAMETERS: set[str] = set()
 
 
-def _room(model: str) -> AbstractContextManager:
-    return nullcontext() if model in _SOLID else hollow()
+def _memory_saving(model: str) -> AbstractContextManager:
+    return nullcontext() if model in _NEED_REAL_PARAMETERS else parameters_on_meta()
 
 
-def load(loader: Loader, wanted: Wanted, checkpoint: Checkpoint, read: Callable[[], Mapping[str, Any]]) -> Loaded:
-    """Load a checkpoint into the model ``wanted`` by the target; ``read`` reads the file for a loader that takes a dict."""
+def load(
+    loader: Loader, wanted: RequestedModel, checkpoint: Checkpoint, read: Callable[[], Mapping[str, Any]]
+) -> Loaded:
+    """Load a checkpoint into the model ``wanted`` with the target. ``read`` reads the file for a loader that takes a dict."""
     if not loader.target.is_timm:
         way = partial(_by_function, loader, wanted, checkpoint, read)
     elif checkpoint.container == "npz":
@@ -158,39 +160,40 @@ def load(loader: Loader, wanted: Wanted, checkpoint: Checkpoint, read: Callable[
     return loaded
 
 
-def _by_create_model(wanted: Wanted, checkpoint: Checkpoint, into: Loaded) -> None:
+def _by_create_model(wanted: RequestedModel, checkpoint: Checkpoint, into: Loaded) -> None:
     import timm
 
-    declared = create(Wanted(wanted.model)).pretrained_cfg["input_size"]
+    usual: Any = create(RequestedModel(wanted.model))
+    declared = usual.pretrained_cfg["input_size"]
     overlay = {
         "file": str(checkpoint.path),
         "custom_load": False,
         "num_classes": checkpoint.num_classes,
         "input_size": (checkpoint.in_chans, *(checkpoint.input_size or declared[-2:])),
     }
-    with _room(wanted.model), handed_over(into):
+    with _memory_saving(wanted.model), captured_load(into):
         into.model = timm.create_model(
             wanted.model, pretrained=True, pretrained_cfg_overlay=overlay, **wanted.arguments()
         ).eval()
 
 
-def _in_place(wanted: Wanted, checkpoint: Checkpoint, into: Loaded) -> None:
-    """``model.load_pretrained``, which is all that ``create_model`` does with a ``.npz`` file, where it takes one."""
+def _in_place(wanted: RequestedModel, checkpoint: Checkpoint, into: Loaded) -> None:
+    """Load by ``model.load_pretrained``, the only thing that ``create_model`` does with a ``.npz`` file."""
     model = create(wanted)
     for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                module._parameters[name] = nn.Parameter(parameter.new_empty(parameter.shape, device="cpu"), False)
-    into.given = write_in_place(model, checkpoint.path, checkpoint.names)
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            empty = parameter.new_empty(parameter.shape, device="cpu")
+            module.register_parameter(name, nn.Parameter(empty, requires_grad=False))
+    into.state_dict = write_in_place(model, checkpoint.path, checkpoint.names)
     into.model = model
 
 
 def _by_function(
-    loader: Loader, wanted: Wanted, checkpoint: Checkpoint, read: Callable[[], Mapping[str, Any]], into: Loaded
+    loader: Loader, wanted: RequestedModel, checkpoint: Checkpoint, read: Callable[[], Mapping[str, Any]], into: Loaded
 ) -> None:
     model = create(wanted)
     own = wanted.num_classes not in (None, checkpoint.num_classes)
     more = {"input_size": checkpoint.input_size, "keep_classifier": own} if loader.target.kind == "reference" else {}
     state = loader.converted(checkpoint.family, checkpoint.arch, read(), model, **more)
-    with handed_over(into):
+    with captured_load(into):
         model.load_state_dict(state, strict=not own)

@@ -1,4 +1,4 @@
-"""What is asked of the worker, and what it answers: plain values, JSON both ways."""
+"""The request to the check worker and its answer, as values that convert to JSON and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..targets.target import MODEL_RELEASE
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One check. Sizes are ``(height, width)`` in pixels; what is None is left to the model or the checkpoint."""
+    """One check. Sizes are ``(height, width)`` in pixels. A field that is None takes the model's or the checkpoint's value."""
 
     path: str
     model: str
@@ -26,9 +26,9 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """Tensors of one name but for their block that differ in the same way, and the ledger's entries that explain it.
+    """Tensors of the same name in all blocks that differ in the same way, and the ledger's entries that explain it.
 
-    ``fraction`` is the largest error as a fraction of its bound, None where nothing may differ at all, or was compared.
+    ``fraction`` is the largest error as a fraction of its bound; None if the bound is 0 or no values were compared.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Forward(msgspec.Struct, frozen=True):
-    """The model's output beside the upstream model's. ``taken`` is what no tensor says and the model was asked for."""
+    """The comparison of the model's output with the upstream model's. ``taken`` are hyperparameters read from the model."""
 
     verdict: Literal["agrees", "differs", "not compared"]
     text: str
@@ -50,21 +50,22 @@ class Forward(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, kw_only=True):
-    """What became of a check.
+    """The result of a check.
 
-    unusable     why nothing could be checked: the file cannot be read, or there is no such model
+    unusable     why nothing could be checked: the file cannot be read, or the model does not exist
     container    the kind of file
     format       the reference's name of the checkpoint's format, ``evidence`` the keys that show it
-    families     families of the suite it may be of, the likeliest first
-    source       patch and grid of the checkpoint, ``destination`` of the model; ``stride`` is what a pixel of the kernel stands
-                 for, ``windows`` those of relative positions where they are not the grid, ``classes`` and ``in_chans`` how
-                 many there are, each of the checkpoint and of the model
-    refused      why the checkpoint cannot be used, empty where the reference loads it
-    loaded       whether the target loads it; ``error`` is what the target said where it does not
-    tensors      how many tensors were compared, ``fraction`` the worst error within its bound
-    known        the ledger's entries behind what was found, in words
-    advice       what a user can do, a line each
-    fixed        the file written
+    families     families of the suite to which the checkpoint may belong, the likeliest first
+    source       patch and grid of the checkpoint; ``destination`` those of the model
+    stride       image pixels for each pixel of the patch kernel, ``(height, width)``
+    windows      windows of relative positions of checkpoint and model, if they differ from the grid
+    classes      numbers of classes of checkpoint and model; ``in_chans`` those of input channels
+    refused      why the reference cannot use the checkpoint, empty if it can
+    loaded       whether the target loads the checkpoint; ``error`` is the target's message if it does not
+    tensors      number of tensors that were compared; ``fraction`` is the largest error as a fraction of its bound
+    known        the ledger's entries that explain the differences, one line each
+    advice       what the user can do, one line each
+    fixed        path of the file that ``--fix`` wrote
     """
 
     target: str

@@ -1,8 +1,8 @@
-"""A checkpoint file as a dict of tensors, read so that no file can run code, fill the memory or end in a traceback.
+"""Reads a checkpoint file into a dict of tensors. No file can run code, fill the memory, or cause a traceback.
 
-What a file declares is compared with the bytes it has before anything is decompressed or allocated. Whatever the
-libraries that read the containers say about a file becomes one :class:`UserError`. What the tensors are is looked at next,
-by :mod:`timm_conformance.check.sanity`.
+The sizes that a file declares are compared with its bytes before anything is decompressed or allocated. Every error of the
+libraries that read the containers becomes one :class:`UserError`. :mod:`timm_conformance.check.sanity` looks at the tensors
+afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -25,11 +25,11 @@ from ..errors import UserError, one_line
 from ..reference import LoadError, flax
 from ..reference.errors import some
 
-# A .npz file is a zip archive, a .pth file too or, as torch wrote them before 1.6, pickles of which the first is a number.
+# A .npz file is a zip archive. So is a .pth file, or, if written before torch 1.6, a series of pickles that begins with a number.
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _PICKLE = b"\x80"
 _TORCH_PICKLE = bytes.fromhex("6cfc9c46f9206aa85019")
-# What stands in a checkpoint's place, by its first bytes in lower case: what it is, and what to do.
+# Files that are no checkpoints, by their first bytes in lower case: what they are, and what to do.
 _OTHERS = {
     b"version https://git-lfs": ("a Git LFS pointer", "fetch the file it points to with git lfs pull"),
     b"<!doctype": ("an HTML page", "download the file itself"),
@@ -43,17 +43,17 @@ _OTHERS = {
     b"\xfd7zxz": ("compressed with xz", "unpack it"),
     b"(\xb5/\xfd": ("compressed with zstd", "unpack it"),
 }
-# Trained weights hardly compress; whatever unfolds to more than this many times its size, and to more than a little, is a
-# bomb and no checkpoint.
+# Trained weights hardly compress. A file that declares more than this many times its size, and more than _FREE_BYTES, is
+# refused as a decompression bomb.
 _MAX_INFLATION = 20
 _FREE_BYTES = 256 * 2**20
 _SAVE_AGAIN = "if you trust its origin, load it yourself and torch.save the state_dict alone"
 
 
-def kind(path: Path) -> str:
-    """The container of a checkpoint, ``safetensors``, ``pth`` or ``npz``, told by its content.
+def container_of(path: Path) -> str:
+    """The container of a checkpoint file, by its content: ``safetensors``, ``pth`` or ``npz``.
 
-    Raises :class:`UserError` for what is no readable file or none of these.
+    Raises :class:`UserError` for a file that cannot be read or is none of these.
     """
     start = _start(path)
     if start.startswith(_ZIP):
@@ -64,7 +64,7 @@ def kind(path: Path) -> str:
         if any(name.endswith(".npy") for name in names):
             return "npz"
         raise UserError(f"checkpoint {path}: a zip archive without tensors; unpack it and name the checkpoint inside")
-    if start[8:9] == b"{" and b"\0" in start[:8]:  # the header, and its length
+    if start[8:9] == b"{" and b"\0" in start[:8]:  # the header's length, then the header
         return "safetensors"
     if start.startswith(_PICKLE):
         if _TORCH_PICKLE in start:
@@ -87,14 +87,14 @@ def read(path: Path) -> dict[str, Any]:
     ``.safetensors`` and zip-based ``.pth`` files are mapped into memory, not copied. Arrays of a ``.npz`` file become
     tensors under the names of their Flax tree. Raises :class:`UserError`, one line, for anything that cannot be read.
     """
-    container = kind(path)
+    container = container_of(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = _READERS[container](path)
     except UserError:
         raise
-    except Exception as error:  # a library's word on a file that it cannot read, whatever its type
+    except Exception as error:  # any exception of the library that reads the file
         raise _damaged(path, error) from None
     if not isinstance(content, dict):
         raise UserError(f"checkpoint {path}: a checkpoint is a dict of tensors, this holds a {type(content).__name__}")
@@ -119,7 +119,7 @@ def _start(path: Path) -> bytes:
 def _archive(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except Exception as error:  # zipfile has many words for a damaged directory
+    except Exception as error:  # zipfile raises many types for a damaged directory
         raise _damaged(path, error) from None
 
 
@@ -152,7 +152,7 @@ def _tensor(tree: Mapping[str, np.ndarray], name: str, path: Path) -> Tensor:
 
 
 def _declared_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> int:
-    """The size of an array by its own header. Raises :class:`UserError` for one that is no array of numbers."""
+    """The size of an array in bytes, from its header. Raises :class:`UserError` if it is no array of numbers."""
     where = f"checkpoint {path}: {some([member.filename])}"
     with archive.open(member) as file:
         shape, dtype = _npy_header(file, where)
@@ -163,7 +163,7 @@ def _declared_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Pat
     return prod(shape) * dtype.itemsize
 
 
-def _npy_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], np.dtype]:
+def _npy_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype]:
     try:
         version = np.lib.format.read_magic(file)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -179,10 +179,10 @@ def _pth(path: Path) -> Any:
         with _archive(path) as archive:
             _torch_archive(archive, path)
     try:
-        # A class without behaviour in which training scripts keep their arguments; weights_only admits tensors and dicts.
+        # weights_only admits tensors and dicts. Training scripts also store their arguments in a Namespace, a class without code.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # torch has many types of exception for a file that it cannot read
+    except Exception as error:  # torch raises many types for a file that it cannot read
         wanted = re.search(r"GLOBAL `?([\w.]+)", str(error))
         if wanted:
             raise UserError(
@@ -198,14 +198,16 @@ def _pth(path: Path) -> Any:
 
 
 def _torch_archive(archive: zipfile.ZipFile, path: Path) -> None:
-    """Refuse an archive that ``torch.load`` would misread, or read without a complaint though its bytes have changed."""
+    """Raise :class:`UserError` for an archive that ``torch.load`` would misread, or whose bytes do not fit their checksums."""
     members = archive.infolist()
     if any(m.filename.endswith("/constants.pkl") for m in members):
         raise UserError(
             f"checkpoint {path}: a TorchScript archive, a program and not only its tensors; if you trust its origin, "
             "torch.save(torch.jit.load(FILE).state_dict(), OTHER)"
         )
-    if any(m.compress_type != zipfile.ZIP_STORED for m in members):  # mapped, they would be taken for the tensors
+    if any(
+        m.compress_type != zipfile.ZIP_STORED for m in members
+    ):  # memory-mapped, the compressed bytes would be read as tensors
         raise UserError(f"checkpoint {path}: packed again with compression; torch.save stores tensors as they are")
     # torch.save can leave all checksums zero (torch.serialization.set_crc32_options).
     damaged = archive.testzip() if any(m.CRC for m in members) else None
@@ -214,9 +216,9 @@ def _torch_archive(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
-    """Every dense tensor in nested dicts, lists and tuples, each container visited once however often it is held.
+    """Every dense tensor in nested dicts, lists and tuples. Each container is visited once, even if it is held several times.
 
-    A pickle can give a tensor or a dict attributes of its own that stand in front of the methods: they are taken off.
+    A pickle can give a tensor or a dict attributes that hide its methods. They are removed.
     """
     seen, stack = set(), [content]
     while stack:
@@ -234,7 +236,7 @@ def _tensors(content: Any) -> Iterator[Tensor]:
 
 
 def _check_inflation(path: Path, declared: int, held: int) -> None:
-    """Refuse tensors out of all proportion to the bytes there are for them."""
+    """Raise :class:`UserError` if tensors declare far more bytes than the file holds for them."""
     if declared > max(_FREE_BYTES, _MAX_INFLATION * held):
         raise UserError(
             f"checkpoint {path}: its tensors declare {declared:,} bytes, the file has {held:,} for them: not read"

@@ -1,4 +1,4 @@
-"""An answer as text: a line for each thing found, labelled, without colour or a table, fit for a log."""
+"""Renders an answer as labelled lines of text, without colours or tables, so that it fits a log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..report.terminal import make_console
 from .protocol import Answer, Difference, Forward
 
 _LABEL = 12
-# What an exit code means here.
+# Meanings of the exit codes.
 _MEANS = {
     0: "the target loads what the reference does",
     1: "the target refuses the checkpoint, or makes something else of it than the reference",
@@ -17,7 +17,7 @@ _MEANS = {
 }
 
 
-def say(answer: Answer, checkpoint: Path) -> None:
+def render(answer: Answer, checkpoint: Path) -> None:
     """Print an answer about a checkpoint."""
     console = make_console()
     for label, line in lines(answer, checkpoint):
@@ -25,7 +25,7 @@ def say(answer: Answer, checkpoint: Path) -> None:
 
 
 def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
-    """Labels, empty where the line above has it, and lines."""
+    """The lines of an answer, each with its label. A label is empty if it is the same as the line's above."""
     out = [("checkpoint", f"{checkpoint}, {answer.container}")]
     if answer.format:
         keys = ", ".join(answer.evidence)
@@ -42,6 +42,7 @@ def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
     else:
         out.append(("target", f"{answer.target}, {answer.model}: {_loads(answer)}"))
         out += _labelled("differs", [_difference(d) for d in answer.differences if d.text != answer.error])
+        assert answer.forward is not None  # it is compared unless the reference refuses
         out.append(("forward", _forward(answer.forward)))
         if answer.forward.taken:
             taken = ", ".join(f"{k}={v}" for k, v in answer.forward.taken.items())

@@ -1,7 +1,7 @@
-"""Whether what a checkpoint holds can be weights at all: said by name, before any loader makes something of it.
+"""Checks that the tensors of a checkpoint can be weights, before any loader uses them.
 
-Only the tensors that its format reads are looked at: text towers and optimisers beside them may hold anything. Names and
-shapes are the reference's to refuse, as are dtypes, which depend on the model.
+It looks only at the tensors that the format reads: text towers and optimisers beside them may hold anything. The reference
+itself checks names, shapes and dtypes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..reference.errors import some
 _WORDS = ("token_embedding.weight", "word_embeddings.weight", "embed_tokens.weight", "wte.weight")
 
 
-def sane(state: Mapping[str, Tensor]) -> None:
-    """Refuse an unwrapped state dict (``reference.unwrap``) that no loader should turn into a model.
+def require_weights(state: Mapping[str, Tensor]) -> None:
+    """Raise :class:`UserError` for an unwrapped state dict (``reference.unwrap``) that no loader should load.
 
-    Raises :class:`UserError`, one line naming the tensors: of no known format (a text model says so), without data or
-    values, with NaN or infinity. Values are looked at once, without a copy.
+    The error is one line. It names tensors without data or values or with NaN or infinity, or says that the format is unknown
+    or that this is a text model. Values are read once, without a copy.
     """
     try:
         namespace = detect(state).namespace
@@ -43,7 +43,7 @@ def _refuse(what: str, names: list[str]) -> None:
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Whether all values are finite, of a dtype that weights have; NaN makes both extremes NaN."""
+    """Whether all values are finite. A NaN makes both extremes NaN. Dtypes that no weights have are not looked at."""
     if not tensor.is_floating_point() or tensor.itemsize < 2:
         return True
     low, high = tensor.aminmax()

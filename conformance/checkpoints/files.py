@@ -14,21 +14,22 @@ from .wrappers import wrap
 
 
 def write(state: StateDict, wrapper: str, container: str, folder: Path) -> Path:
-    """Save a checkpoint; safetensors holds tensors only and is written without a wrapper."""
+    """Save a checkpoint to ``folder`` and return its path. A safetensors file holds tensors only, so it has no wrapper."""
     path = folder / f"checkpoint.{container}"
     if container == "safetensors":
         from safetensors.torch import save_file
 
         save_file(state, path)
     elif container == "npz":
-        np.savez(path, **{k: array(v) for k, v in wrap(state, wrapper).items()})
+        arrays: dict[str, Any] = {k: to_numpy(v) for k, v in wrap(state, wrapper).items()}
+        np.savez(path, **arrays)
     else:
         torch.save(wrap(state, wrapper), path)
     return path
 
 
-def array(tensor: Tensor) -> np.ndarray:
-    """A tensor of any device as NumPy stores it: bfloat16 as raw two-byte items."""
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """A tensor of any device as a NumPy array. bfloat16 becomes raw two-byte items (``|V2``)."""
     tensor = tensor.cpu()
     if tensor.dtype == torch.bfloat16:
         return tensor.contiguous().view(torch.int16).numpy().view("V2")
@@ -36,7 +37,7 @@ def array(tensor: Tensor) -> np.ndarray:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Load a file that :func:`write` made; a ``.npz`` gives arrays."""
+    """Load a file that :func:`write` made. A ``.npz`` file gives arrays, others give tensors."""
     if path.suffix == ".npz":
         with np.load(path) as tree:
             return dict(tree)

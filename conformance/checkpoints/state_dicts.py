@@ -1,4 +1,4 @@
-"""From a case to a checkpoint: the timm-layout truth, the upstream tensors, the wrapped dict, the file."""
+"""The state dict of a case: its tensors in timm's layout (the truth), the same in the upstream layout, and foreign tensors."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ import torch
 from torch import Tensor
 
 from ..cases.case import Case, Contents
+from ..errors import UserError
 from ..families import Family
 from ..families.base import Shapes
-from ..reference import FORMATS, Facts
+from ..families.registration import of_arch
+from ..reference import Facts
+from .formats import format_of
 
 StateDict = dict[str, Tensor]
 
 
 def fill(shapes: Shapes, contents: Contents, dtype: torch.dtype) -> StateDict:
-    """Tensors of the given shapes, made by a recipe; the same for the same recipe on every machine.
+    """Tensors of the given shapes, the same on every machine for the same ``contents``.
 
-    Small integers are exact in every dtype, so permutations and renames can be compared bit for bit; a one-hot tensor
-    shrinks a mistake to the culprit cell; seeded normals are what real weights look like.
+    Small integers are exact in every dtype, so permutations and renames can be compared bit for bit. A one-hot tensor points
+    to the wrong element. Seeded normal numbers look like real weights.
     """
     generator = torch.Generator().manual_seed(contents.seed)
     total = sum(prod(shape) for shape in shapes.values())
@@ -50,26 +53,29 @@ def fill(shapes: Shapes, contents: Contents, dtype: torch.dtype) -> StateDict:
 
 
 def truth(family: Family, case: Case, contents: Contents | None = None) -> StateDict:
-    """The checkpoint in timm's layout at its own geometry: what a native load must give back bit for bit.
+    """The case's checkpoint in timm's layout at its own geometry. A native load must return it bit for bit.
 
-    ``contents`` makes other values than the case's in the same structure.
+    ``contents`` replaces the case's own values.
     """
-    state = fill(family.shapes(case.arch, case.source), contents or case.contents, getattr(torch, case.dtype))
+    shapes = of_arch(family, "shapes", case.arch, case.source)
+    state = fill(shapes, contents or case.contents, getattr(torch, case.dtype))
     for name in family.implied(case.arch):
+        if name not in state:
+            raise UserError(f"family {family.name!r}: implied names {name}, which shapes does not have")
         state[name].zero_()
     return state
 
 
 def encode(family: Family, case: Case, state: Mapping[str, Tensor]) -> StateDict:
-    """``state`` in the upstream layout; every tensor owns its memory, as a saved file demands."""
+    """``state`` in the upstream layout. Every tensor owns its memory, which safetensors requires."""
     implied, facts = family.implied(case.arch), Facts(num_heads=case.arch["num_heads"])
     kept = family.stored(case, {k: v for k, v in state.items() if k not in implied})
-    upstream = FORMATS[family.format].encode(kept, facts)
+    upstream = format_of(family).encode(kept, facts)
     return {k: v.clone(memory_format=torch.contiguous_format) for k, v in upstream.items()}
 
 
 def foreign(family: Family, case: Case) -> StateDict:
-    """Tensors such checkpoints carry beside the image encoder (text tower, loss scale)."""
+    """Tensors that such checkpoints hold beside the image encoder's (text tower, loss scale)."""
     return fill(family.foreign(case.arch), Contents("normal", case.contents.seed + 1), getattr(torch, case.dtype))
 
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from .state_dicts import StateDict
 
 
-def wrap(state: StateDict, wrapper: str) -> dict[str, Any]:
-    """``state`` inside the wrapper a training script saves, with the entries that usually stand beside it.
+def wrap(state: Mapping[str, Tensor], wrapper: str) -> dict[str, Any]:
+    """``state`` in a wrapper as training scripts save it, with the entries that usually lie beside it.
 
-    ``model.state_dict`` nests. ``params/img/`` prefixes every key as Flax trees do, except those that begin with a slash:
-    they belong beside the prefix, and are left out where nothing is beside it. ``scan`` stacks the blocks into one, before
-    any prefix (``params/+scan``).
+    ``model.state_dict`` nests. ``params/img/`` prefixes every key, as in Flax trees. A key that begins with a slash lies
+    beside the prefix, and is left out if nothing can. ``scan`` stacks the blocks into one before any prefix is added
+    (``params/+scan``).
     """
     if wrapper == "bare":
         return {k: v for k, v in state.items() if not k.startswith("/")}
@@ -29,13 +29,13 @@ def wrap(state: StateDict, wrapper: str) -> dict[str, Any]:
     wrapped: dict[str, Any] = dict(state)
     for name in reversed(wrapper.split(".")):
         wrapped = {name: wrapped, "epoch": 3, "optimizer": {"lr": 0.1, "step": torch.zeros(())}}
-        if name == "encoder":  # I-JEPA saves the averaged encoder beside it, under the same keys
+        if name == "encoder":  # I-JEPA also saves the averaged encoder, under the same keys
             wrapped["target_encoder"] = {k: v + 1 for k, v in state.items()}
     return wrapped
 
 
 def _stacked(state: Mapping[str, Tensor]) -> StateDict:
-    """Blocks ``encoderblock_0/...`` stacked as big_vision's scan does: ``encoderblock/...`` with a leading depth axis."""
+    """Blocks ``encoderblock_0/...`` stacked as by big_vision's scan: ``encoderblock/...`` with a leading axis for depth."""
     first = "encoderblock_0/"
     out = {}
     for key, value in state.items():

@@ -13,7 +13,7 @@ from ..errors import EXIT_EXPECTED, UserError, choose, unknown
 from ..families import FAMILIES
 from ..ledger.entries import DEFAULT_LEDGER, Ledger, load_ledger
 from ..report.terminal import make_console
-from ..results.bisection import State, search, state_of, told, transitions
+from ..results.bisection import State, describe_state, search, state_of, transitions
 from ..runner.plan import Plan
 from ..runner.run import run as run_plan
 from ..targets import releases
@@ -23,7 +23,7 @@ from .choices import choose_invariants
 def bisect(
     subject: str, *, specifier: str, every: bool, profile: str, jobs: int, timeout: float, ledger: str | None
 ) -> int:
-    """Print between which releases a promise, or a stored failure, starts or stops to fail; returns 0."""
+    """Print between which releases an invariant, or a stored failure, starts or stops failing; returns 0."""
     console = make_console()
     book = load_ledger(ledger or DEFAULT_LEDGER)
     profile_of(profile)
@@ -41,7 +41,7 @@ def bisect(
         found = run_plan(Plan(tuple(targets), selection, witnesses, jobs, timeout))
         states = {target: state_of(found, target) for target in targets}
         for target, state in states.items():
-            console.print(f"{target:<16} {told(state)}", markup=False, soft_wrap=True)
+            console.print(f"{target:<16} {describe_state(state)}", markup=False, soft_wrap=True)
         return states
 
     states = search(known, judge, max(2, 2 * jobs), every)

@@ -1,4 +1,4 @@
-"""Arguments of the command line as values: invariants, device, targets."""
+"""Turns command-line arguments into values: invariants, device, targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..targets.target import DEFAULT_TARGETS, parse_target
 
 
 def choose_invariants(names: Sequence[str]) -> list[str]:
-    """The invariants asked for; none for all of them, since their registry needs torch, which only workers import."""
+    """The chosen invariants. An empty list means all: their registry needs torch, which only workers import."""
     if not names:
         return []
     from ..invariants import INVARIANTS
@@ -21,7 +21,7 @@ def choose_invariants(names: Sequence[str]) -> list[str]:
 
 
 def choose_device(name: str, console: Console) -> str:
-    """The device asked for; ``auto`` says when it has to do without CUDA. Raises :class:`UserError`."""
+    """The chosen device. ``auto`` prints a note where it falls back to the CPU. Raises :class:`UserError`."""
     if name == "cpu":
         return name
     import torch
@@ -35,14 +35,15 @@ def choose_device(name: str, console: Console) -> str:
 
 
 def choose_targets(named: Sequence[str], specifier: str | None, console: Console) -> list[str]:
-    """Releases that a specifier admits and targets by name, the default ones where there are neither."""
+    """The releases that a specifier admits, then the named targets; the default targets where both are empty."""
     found: list[str] = []
     if specifier is not None:
         versions, asked = releases.matching(specifier)
         found = [f"timm=={v}" for v in versions]
         if not asked:
             console.print(
-                f"the package index cannot be asked: the {len(found)} matching releases of the cache", style="yellow"
+                f"the package index cannot be reached: using the {len(found)} matching releases in the cache",
+                style="yellow",
             )
     chosen = list(dict.fromkeys((*found, *named))) or list(DEFAULT_TARGETS)
     for spec in chosen:

@@ -1,59 +1,64 @@
-"""The reference pages of docs/, written from the registries: ``python -m timm_conformance.cli.docs``. A test keeps them true."""
+"""Writes the generated pages of docs/ from the registries: ``python -m timm_conformance.cli.docs``.
+
+``tests/test_docs.py`` compares the pages with what this module writes.
+"""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import json
+import sys
 import textwrap
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from html import escape
 from typing import Any
 
 import click
 import msgspec
 from packaging.version import Version
 
+from ..cases.fixtures import CHECKOUT
 from ..drawing.catalogue import models_of
 from ..errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, EXIT_VACUOUS
 from ..families import FAMILIES
 from ..invariants import INVARIANTS
-from ..ledger.entries import DEFAULT_LEDGER, REPRODUCERS, load_ledger
+from ..ledger.entries import DEFAULT_LEDGER, REPRODUCERS, Entry, load_ledger
 from ..results.records import Record
 from ..targets.target import MODEL_RELEASE
 from .main import main as command_line
 
-FOLDER = Path(__file__).resolve().parents[2] / "docs"
 _NOTE = "<!-- Written by `python -m timm_conformance.cli.docs` from the registries: edit those, not this page. -->\n"
 
 
 def invariants() -> str:
-    """Every promise: what it says, what breaking it looks like, what it must have met, when it does not apply."""
+    """Every invariant: its statement, what a violation looks like, the regimes it must have met, when it does not apply."""
     lines = ["# Invariants", "", _NOTE]
     lines += [
-        f"{len(INVARIANTS)} promises. A run in which one judged no case, or missed one of the regimes it must meet, exits 3.",
-        "None applies to a case whose answer no loader could know, or that a release knows nothing of yet.",
+        f"{len(INVARIANTS)} invariants. A run exits with 3 if an invariant judged no case, or missed a regime that it must meet.",
+        "No invariant applies to a case whose right answer no loader could know, or to one that a release does not support.",
     ]
     for item in INVARIANTS.values():
-        regimes = ", ".join(f"`{r}`" for r in item.regimes)
+        regimes = _codes(item.regimes)
         module = f"conformance/invariants/{item.theme}.py"
-        concerned = [f"`{name}`" for name, family in FAMILIES.items() if item.concerns(family)]
-        lines += ["", f"## `{item.name}`", "", item.promise, "", f"- **Catches**: {item.catches}"]
+        concerned = [name for name, family in FAMILIES.items() if item.concerns(family)]
+        lines += ["", f"## `{item.name}`", "", item.statement, "", f"- **Catches**: {item.catches}"]
         why = "; ".join(reasons(item.applies))
         lines += [
             f"- **Must meet**: {regimes}",
             f"- **Does not apply**: {why}" if why else "- **Applies** to every case",
         ]
         if len(concerned) < len(FAMILIES):
-            lines.append(f"- **Families**: {', '.join(concerned)}")
-        lines.append(f"- **Defined in**: [{module}](../{module})")
+            lines.append(f"- **Families**: {_codes(concerned)}")
+        lines.append(f"- **Defined in**: `{module}`")
     return "\n".join(lines) + "\n"
 
 
 def reasons(applies: Callable[..., str | None]) -> list[str]:
-    """Why a case can be none of an invariant's business: the texts that its ``applies`` returns, read off its source.
+    """The reasons why an invariant may not apply to a case: the texts that its ``applies`` returns, read from its source.
 
-    What is known only on a case is left out, and shown as an ellipsis inside a text.
+    A part that is known only for a case is shown as an ellipsis; a text that is known only for a case is left out.
     """
     scope = inspect.getclosurevars(applies)
     names = {**scope.globals, **scope.nonlocals}
@@ -63,7 +68,7 @@ def reasons(applies: Callable[..., str | None]) -> list[str]:
 
 
 def _texts(value: ast.expr | None, names: dict[str, Any]) -> Iterator[str]:
-    """The texts an expression can be."""
+    """The texts that an expression can evaluate to."""
     match value:
         case ast.Lambda(body=body):
             yield from _texts(body, names)
@@ -74,7 +79,7 @@ def _texts(value: ast.expr | None, names: dict[str, Any]) -> Iterator[str]:
         case ast.Constant(value=str(text)):
             yield text
         case ast.JoinedStr(values=parts):
-            yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in parts)
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts)
         case ast.Name(id=name) if isinstance(names.get(name), str):
             yield names[name]
         case ast.Call(func=ast.Name(id=name)) if name in names:
@@ -82,12 +87,12 @@ def _texts(value: ast.expr | None, names: dict[str, Any]) -> Iterator[str]:
 
 
 def families() -> str:
-    """Every format: where it comes from, since when timm reads it, which registered models use it."""
+    """Every family: its upstream source, the first timm release that reads it, the registered models that use it."""
     lines = [
         "# Checkpoint families",
         "",
         _NOTE,
-        "A family that shares another's layout differs in the loader's options, its wrappers or its models.",
+        "A family that shares the layout of another family differs from it in loader options, wrappers or models.",
         "",
         "| family | upstream source | layout | wrappers and prefixes | timm module | first release | timm models |",
     ]
@@ -112,49 +117,73 @@ def ledger() -> str:
         link = f" ([upstream]({e.link}))" if e.link else ""
         lines += ["", f"## `{e.id}`", "", f"{e.title}{link}.", "", e.explanation.strip().replace("\n", " "), ""]
         lines += [f"- {e.kind}, timm `{e.releases}`" + (f", torch `{e.torch}`" if e.torch else "")]
-        lines += [f"- families: {', '.join(e.families)}", f"- regime: {' or '.join(f'`{r}`' for r in e.regime)}"]
+        lines += [f"- families: {_codes(e.families)}", f"- regime: {' or '.join(f'`{r}`' for r in e.regime)}"]
         lines += [f"- smallest case: {book.witnesses[e.id].case.describe()}"]
     return "\n".join(lines) + "\n"
 
 
+# Each kind of a ledger entry: its heading, and its name in a count of one and of several.
 _KINDS = {
-    "bug": "Bugs",
-    "limitation": "Limitations",
-    "dependency": "Faults of a dependency that timm's results show",
+    "bug": ("Bugs", "known bug", "known bugs"),
+    "limitation": ("Limitations", "known limitation", "known limitations"),
+    "dependency": ("Faults of a dependency", "fault of a dependency", "faults of a dependency"),
 }
 
 
+def _counts(entries: list[Entry]) -> str:
+    """``39 known bugs, 6 known limitations and 1 fault of a dependency``."""
+    found: Counter[str] = Counter(e.kind for e in entries)
+    *first, last = (f"{found[kind]} {one if found[kind] == 1 else many}" for kind, (_, one, many) in _KINDS.items())
+    return f"{', '.join(first)} and {last}"
+
+
+def _script(name: str) -> str:
+    """A link to a script of ``fixtures/reproducers``; mkdocs_hooks.py makes it one on the site as well."""
+    return f"[`{name}`](../fixtures/reproducers/{name})"
+
+
 def findings() -> str:
-    """What is wrong in the newest release judged, each finding with a script that shows it, for a maintainer to read."""
+    """What is wrong in the newest release judged. Each cause is one finding, with the script that reproduces it."""
     release = Version(MODEL_RELEASE)
     book = load_ledger(DEFAULT_LEDGER)
-    live = [e for e in book.entries if e.range.contains(release) and not e.view_of]
+    live = [e for e in book.entries if e.range.contains(release)]
+    causes = [e for e in live if not e.view_of]
     lines = [f"# Findings in timm {release}", "", _NOTE]
     lines += [
-        f"{len(live)} live entries of the [ledger](ledger.md). Each script needs torch and timm only, exits 1 when the fault is",
-        "there and 0 when it is not; `tests/test_findings.py` runs every one. They lie in `fixtures/reproducers/`.",
+        f"timm {release} has {_counts(causes)} in the [ledger](ledger.md). Ledger entries with one cause count once.",
+        "",
+        "Each finding has a script in `fixtures/reproducers/`. A script needs only torch and timm. It exits with 1 where the",
+        "fault is present and with 0 where it is not. `timm-conformance repro ID` runs the script of a ledger entry and prints",
+        "it. With `--issue` it prints the text of an upstream report.",
     ]
-    for kind, title in _KINDS.items():
+    for kind, (title, _, _) in _KINDS.items():
         lines += ["", f"## {title}"]
-        for e in (e for e in live if e.kind == kind):
-            shown = [name for name in FAMILIES if e.concerns(name)]
+        for e in (e for e in causes if e.kind == kind):
             lines += ["", f"### {e.title}", "", e.explanation.strip().replace("\n", " "), ""]
-            lines += [f"- ledger entry `{e.id}`; timm `{e.releases}`" + (f", torch `{e.torch}`" if e.torch else "")]
-            lines += [f"- families: {', '.join(f'`{name}`' for name in shown)}"]
-            lines += [f"- smallest case: {book.witnesses[e.id].case.describe()}", "", *_script(f"{e.id}.py")]
+            lines += [f"- Ledger entry: [`{e.id}`](ledger.md#{e.id}), timm `{e.releases}`"]
+            lines[-1] += f", torch `{e.torch}`" if e.torch else ""
+            for view in (v for v in live if v.view_of == e.id):
+                lines += [f"- Same cause: [`{view.id}`](ledger.md#{view.id}). {view.title}"]
+            lines += [f"- Families: {_codes(name for name in FAMILIES if e.concerns(name))}"]
+            lines += [f"- Smallest case: {book.witnesses[e.id].case.describe()}"]
+            lines += [f"- Upstream: <{e.link}>"] if e.link else []
+            lines += [f"- Script: {_script(f'{e.id}.py')}, or `timm-conformance repro {e.id}`"]
     lines += [
         "",
-        "## Beside the loader",
+        "## Outside the loader",
         "",
-        "Every tensor is loaded right; the model computes something else with them.",
+        "The loader loads every tensor correctly, and the model computes something else with them.",
     ]
     for path in sorted((REPRODUCERS / "beside-the-loader").glob("*.py")):
-        lines += ["", f"### {path.stem.replace('-', ' ')}", "", *_script(f"beside-the-loader/{path.name}")]
+        title, _, explanation = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n\n")
+        lines += ["", f"### {title.rstrip('.')}", "", explanation.replace("\n", " "), ""]
+        lines += [f"- Script: {_script(f'beside-the-loader/{path.name}')}"]
     return "\n".join(lines) + "\n"
 
 
-def _script(name: str) -> list[str]:
-    return ["```python", (REPRODUCERS / name).read_text(encoding="utf-8").rstrip(), "```"]
+def _codes(names: Iterable[str]) -> str:
+    """Names as code, separated by commas."""
+    return ", ".join(f"`{name}`" for name in names)
 
 
 EXITS = {
@@ -173,7 +202,7 @@ def exit_codes() -> str:
 
 
 def commands() -> str:
-    """The command line: arguments, options and defaults of every command, as its own help has them."""
+    """Every command with its arguments, options and defaults, taken from its help text."""
     lines = ["# Commands", "", _NOTE, "```"]
     contexts = {
         name: click.Context(command, info_name=name, parent=click.Context(command_line, info_name="timm-conformance"))
@@ -183,24 +212,33 @@ def commands() -> str:
     lines += ["```", "", exit_codes(), "", "A target is `timm==VERSION`, `path:DIR`, `installed`, `reference` or"]
     lines += ["`loader:MODULE:FUNCTION`; `loader:MODULE:FUNCTION@TIMM` names the timm whose models it fills."]
     for name, context in contexts.items():
-        lines += ["", f"## `{name}`", "", inspect.cleandoc(context.command.help)]
+        lines += ["", f"## `{name}`", "", inspect.cleandoc(context.command.help or "")]
         rows = [_option(p, context) for p in context.command.params if isinstance(p, click.Option)]
         lines += ["", "| option | what it does |", "|---|---|", *rows] if rows else []
     return "\n".join(lines) + "\n"
 
 
 def _option(option: click.Option, context: click.Context) -> str:
-    """A table row of an option: its names, what it does, its default."""
-    names, text = (" ".join(part.split()).replace("|", "\\|") for part in option.get_help_record(context))
-    return f"| `{names}` | {text} |"
+    """A table row of an option: its names, what it does, its default.
+
+    A ``|`` would end the cell. It is written as an entity, which every Markdown renderer shows as ``|``, unlike ``\\|`` in
+    code. Entities inside backticks are not decoded, so such names are in a ``code`` element.
+    """
+    names, text = (" ".join(part.split()) for part in option.get_help_record(context) or ("", ""))
+    code = f"<code>{_without_bars(escape(names))}</code>" if "|" in names else f"`{names}`"
+    return f"| {code} | {_without_bars(text)} |"
+
+
+def _without_bars(text: str) -> str:
+    return text.replace("|", "&#124;")
 
 
 def schema() -> str:
-    """JSON Schema of one line of ``results.ndjson``."""
+    """The JSON Schema of one line of ``results.ndjson``."""
     about = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A line of results.ndjson",
-        "description": "One record of a run. A reader skips types that it does not know, and fields.",
+        "description": "One record of a run. A reader skips record types and fields that it does not know.",
     }
     found = msgspec.json.schema(Record)
     for record in found["$defs"].values():
@@ -220,8 +258,13 @@ PAGES = {
 
 def main() -> None:
     """Write every page."""
+    if CHECKOUT is None:
+        click.echo(
+            "timm_conformance.cli.docs: only a checkout has the pages of docs/; this is an installed package", err=True
+        )
+        sys.exit(EXIT_USAGE)
     for name, page in PAGES.items():
-        (FOLDER / name).write_text(page(), encoding="utf-8")
+        (CHECKOUT / "docs" / name).write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What ``doctor`` shows: is this environment fit to run the suite, and what is special about it."""
+"""``doctor``: shows whether this environment can run the suite."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def examine() -> int:
 
         cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none seen: CUDA checks cannot run here"
         console.print(f"{'CUDA':<16} {cuda}", markup=False)
-        shim = "in use: torchvision has no compiled half" if torchvision_shim.install() else "not needed"
+        shim = "in use: torchvision has no compiled operators" if torchvision_shim.install() else "not needed"
         console.print(f"{'shim':<16} {torchvision_shim.NAME} {shim}", markup=False)
     cached = releases.cached()
     console.print(f"{'release cache':<16} {releases.cache_dir()}", markup=False)

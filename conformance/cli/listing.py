@@ -1,4 +1,4 @@
-"""What ``list`` shows: the registries, as tables or JSON."""
+"""``list``: shows the registries as tables or JSON."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _invariants() -> list[dict[str, Any]]:
     from ..invariants import INVARIANTS
 
     return [
-        {"name": i.name, "theme": i.theme, "promise": i.promise, "catches": i.catches, "regimes": list(i.regimes)}
+        {"name": i.name, "theme": i.theme, "statement": i.statement, "catches": i.catches, "regimes": list(i.regimes)}
         for i in INVARIANTS.values()
     ]
 
@@ -50,7 +50,7 @@ def _releases() -> list[dict[str, Any]]:
 # Columns of each table; the JSON has everything.
 _COLUMNS = {
     "families": ("name", "module", "first_release", "models", "source"),
-    "invariants": ("name", "theme", "promise"),
+    "invariants": ("name", "theme", "statement"),
     "ledger": ("id", "kind", "releases", "title"),
     "releases": ("release", "target"),
 }

@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
+from ..cases.fixtures import CHECKOUT
 from ..errors import EXIT_USAGE, UserError
 
-_REPEATED = {"multiple": True, "metavar": "NAME"}
+_REPEATED: dict[str, Any] = {"multiple": True, "metavar": "NAME"}
 
 
 class _Group(click.Group):
@@ -42,24 +43,32 @@ def main() -> None:
 @click.option("--profile", default="gate", show_default=True, metavar="NAME", help="smoke, gate or deep.")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True)
 @click.option(
-    "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores", help="Targets side by side."
+    "--jobs",
+    type=click.IntRange(1),
+    default=os.cpu_count() or 1,
+    show_default="cores",
+    help="Worker processes at the same time.",
 )
 @click.option("--seed", type=int, show_default="0; with --minutes a random one", help="Seed of the drawn cases.")
 @click.option(
     "--minutes",
     type=click.FloatRange(0, min_open=True),
     metavar="N",
-    help="Hunt: draw rounds of cases by seeds from --seed upwards, until N minutes are over.",
+    help="Hunt: judge rounds of cases with seeds from --seed upwards, until N minutes are over.",
 )
-@click.option("--releases", "specifier", metavar="SPEC", help="Judge every release this admits, e.g. '>=0.9'.")
-@click.option("--shard", metavar="I/N", help="Judge the I-th of N shares of the work; merge puts them together.")
+@click.option("--releases", "specifier", metavar="SPEC", help="Judge every release that SPEC admits, e.g. '>=0.9'.")
+@click.option("--shard", metavar="I/N", help="Judge the I-th of N shares of the work; `merge` combines the shares.")
 @click.option(
     "--resume/--fresh",
     default=None,
-    help="Go on with the results in DIR, or judge everything again [default: resume with --releases].",
+    help="Continue with the results in DIR, or judge everything again [default: resume with --releases].",
 )
 @click.option(
-    "--timeout", type=click.FloatRange(1), default=300, show_default=True, help="Seconds without a sign of life."
+    "--timeout",
+    type=click.FloatRange(1),
+    default=300,
+    show_default=True,
+    help="Stop a worker that reports nothing for so many seconds.",
 )
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default="results", show_default=True, metavar="DIR"
@@ -67,7 +76,7 @@ def main() -> None:
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML.")
 @click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
 def run(targets: tuple[str, ...], **options: Any) -> None:
-    """Judge TARGETs, by default timm==0.9.16 timm==1.0.31 reference, or every release SPEC admits.
+    """Judge TARGETs (default: timm==0.9.16 timm==1.0.31 reference), or every release that SPEC admits.
 
     A target is timm==VERSION, path:DIR, installed, reference, or loader:MODULE:FUNCTION.
     """
@@ -96,7 +105,8 @@ def list_(what: str, form: str, ledger: str | None) -> None:
 def replay(names: tuple[str, ...], **options: Any) -> None:
     """Replay stored witnesses on TARGETs: FAILS, FIXED or ERROR.
 
-    An ID is a ledger entry, a FILE a witness a run wrote, a DIR a folder of them; none given means every ledger entry.
+    ID is a ledger entry, FILE a witness that a run wrote, DIR a folder of witnesses. Without any of them, every ledger entry is
+    replayed.
     """
     from .replay import replay_witnesses
 
@@ -105,15 +115,20 @@ def replay(names: tuple[str, ...], **options: Any) -> None:
 
 @main.command()
 @click.argument("subject", metavar="ID|ISSUE|FILE")
-@click.option("--target", metavar="TARGET", help="The target to show it on [default: a release that has it].")
-@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write it to FILE.")
-@click.option("--issue", is_flag=True, help="Write the text of an upstream report, with the script in it.")
+@click.option(
+    "--target", metavar="TARGET", help="Target to run the script on [default: a release that has the failure]."
+)
+@click.option(
+    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the script to FILE."
+)
+@click.option("--issue", is_flag=True, help="Write the text of an upstream report that contains the script.")
 @click.option("--timeout", type=click.FloatRange(1), default=300, show_default=True)
 @click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
 def repro(subject: str, **options: Any) -> None:
-    """Write a standalone script of a failure: torch and timm alone, exit code 1 while it is there, 0 when not.
+    """Write a standalone script that reproduces a failure with torch and timm only.
 
-    An ID is a ledger entry, an ISSUE the number of an upstream one that the ledger knows, a FILE a witness a run wrote.
+    The script exits with 1 where the failure is present and with 0 where it is not. ID is a ledger entry, ISSUE the number
+    of an upstream issue that the ledger names, FILE a witness that a run wrote.
     """
     from ..repro.command import repro as write
 
@@ -128,7 +143,7 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML.")
 @click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
 def report(results: Path, **options: Any) -> None:
-    """Write summary.md and report.html of the results in DIR again, and show them."""
+    """Write summary.md and report.html again for the results in DIR, and show them."""
     from .results import report as write
 
     sys.exit(write(results, **options))
@@ -140,10 +155,10 @@ def report(results: Path, **options: Any) -> None:
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write JUnit XML.")
 @click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
 def merge(results: tuple[Path, ...], **options: Any) -> None:
-    """Lay results over one another: shards become the whole run, later ones replace what they judged again."""
-    from .results import merge as lay
+    """Merge results: shards become one run; of two verdicts on the same thing, the later one counts."""
+    from .results import merge as merge_folders
 
-    sys.exit(lay(results, **options))
+    sys.exit(merge_folders(results, **options))
 
 
 @main.command()
@@ -160,15 +175,15 @@ def diff(old: Path, new: Path, form: str) -> None:
 @main.command()
 @click.argument("subject", metavar="FAMILY:INVARIANT|ID|FILE")
 @click.option("--releases", "specifier", default=">=0.9", show_default=True, metavar="SPEC", help="Releases to search.")
-@click.option("--every", is_flag=True, help="Look at every release, not only where the ends differ.")
+@click.option("--every", is_flag=True, help="Judge every release, not only where the ends differ.")
 @click.option("--profile", default="smoke", show_default=True, metavar="NAME", help="smoke, gate or deep.")
 @click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores")
 @click.option("--timeout", type=click.FloatRange(1), default=300, show_default=True)
 @click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
 def bisect(subject: str, **options: Any) -> None:
-    """Find the releases between which a promise, or a stored failure, starts or stops to fail.
+    """Find the releases between which an invariant, or a stored failure, starts or stops failing.
 
-    FAMILY:INVARIANT draws cases, an ID of the ledger or a witness FILE is replayed.
+    FAMILY:INVARIANT is judged on drawn cases. ID, a ledger entry, and FILE, a witness, are replayed.
     """
     from .bisect import bisect as search
 
@@ -179,40 +194,47 @@ def bisect(subject: str, **options: Any) -> None:
 @click.option(
     "-o", "--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="[default: the project's]"
 )
-@click.option("--family", "families", **_REPEATED, help="Of this family only (repeatable).")
-@click.option("--check", is_flag=True, help="Compare what is stored with what would be written, within the tolerances.")
+@click.option("--family", "families", **_REPEATED, help="Only this family (repeatable).")
+@click.option(
+    "--check", is_flag=True, help="Compare the stored vectors with newly generated ones, within the tolerances."
+)
 def vectors(families: tuple[str, ...], out: Path | None, check: bool) -> None:
-    """Write the golden vectors: tiny checkpoints of every family, with what a correct loader makes of them.
+    """Write the golden vectors: tiny checkpoints of every family, with the tensors that a correct loader makes of them.
 
-    With --check, exit code 1 says that something stored is not what is generated.
+    With --check, exit code 1 means that a stored vector differs from the generated one.
     """
     from ..vectors.folder import command
     from ..vectors.selection import FOLDER
 
+    if out is None and not check and CHECKOUT is None:
+        raise UserError("the project's vectors are written in a checkout; write others with -o DIR")
     sys.exit(command(families, out or FOLDER, check))
 
 
 @main.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path), metavar="CHECKPOINT")
-@click.option("--model", required=True, metavar="NAME", help="The timm model it is for, as create_model takes it.")
-@click.option("--patch-size", metavar="P|PxQ", help="Patch size asked of the model [default: the model's].")
-@click.option("--img-size", metavar="S|SxT", help="Image size asked of the model [default: the model's].")
+@click.option("--model", required=True, metavar="NAME", help="Name of the timm model, as create_model takes it.")
+@click.option("--patch-size", metavar="P|PxQ", help="Patch size to build the model with [default: the model's own].")
+@click.option("--img-size", metavar="S|SxT", help="Image size to build the model with [default: the model's own].")
 @click.option("--num-classes", type=click.IntRange(0), metavar="N", help="[default: the checkpoint's]")
 @click.option("--in-chans", type=click.IntRange(1), metavar="C", help="[default: the checkpoint's]")
 @click.option(
     "--input-size", metavar="S|SxT", help="Image size the checkpoint was trained at [default: as the model declares]."
 )
 @click.option("--target", default="timm==1.0.31", show_default=True, metavar="TARGET")
-@click.option("--fix", metavar="OUT.safetensors", help="Write the reference's conversion, for a strict load.")
+@click.option(
+    "--fix", metavar="OUT.safetensors", help="Write the checkpoint as the reference converts it, for a strict load."
+)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option(
     "--timeout", type=click.FloatRange(1), default=1800, show_default=True, help="Seconds the whole check may take."
 )
 @click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
 def check(checkpoint: Path, **options: Any) -> None:
-    """Check a CHECKPOINT of your own (.safetensors, .pth, .pt, .bin, .npz): does TARGET load what it holds?
+    """Check whether TARGET loads a CHECKPOINT of your own correctly (.safetensors, .pth, .pt, .bin, .npz).
 
-    Exit code 0: as the reference does; 1: TARGET refuses it or makes something else of it; 2: it cannot be used.
+    Exit code 0: TARGET loads what the reference loads; 1: it refuses the checkpoint or loads other values; 2: the checkpoint
+    cannot be used.
     """
     from ..check.command import check as examine
 
@@ -221,17 +243,24 @@ def check(checkpoint: Path, **options: Any) -> None:
 
 @main.command()
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
-@click.option("--function", "functions", multiple=True, metavar="GLOB", help="Of these functions only (repeatable).")
-@click.option("--family", "families", **_REPEATED, help="Judge by this family's cases only (repeatable).")
+@click.option(
+    "--function",
+    "functions",
+    multiple=True,
+    metavar="GLOB",
+    help="Only functions whose name matches GLOB (repeatable).",
+)
+@click.option("--family", "families", **_REPEATED, help="Judge only with the cases of this family (repeatable).")
 @click.option("--profile", default="gate", show_default=True, metavar="NAME", help="smoke, gate or deep.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn cases.")
 @click.option(
     "--sample", type=click.IntRange(0), default=0, metavar="N", help="Judge N mutants drawn at random [default: all]."
 )
 @click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores")
-@click.option("--listed", is_flag=True, help="Put those listed as equivalent to every case as well, not to a few.")
+@click.option("--listed", is_flag=True, help="Judge mutants that are listed as equivalent on every case, not on a few.")
 @click.option(
-    "--resume/--fresh", help="Go on with what DIR has: judge what it lacks, and what survived, again. [default: fresh]"
+    "--resume/--fresh",
+    help="Continue the run in DIR: judge the missing mutants, and the survivors again. [default: fresh]",
 )
 @click.option(
     "--out",
@@ -242,9 +271,9 @@ def check(checkpoint: Path, **options: Any) -> None:
 )
 @click.option("--ledger", metavar="FILE|none", help="Ledger of known bugs [default: the project's].")
 def mutants(targets: tuple[str, ...], **options: Any) -> None:
-    """Break TARGETs' loaders in a few thousand small ways, and see which promises notice. By default timm==1.0.31.
+    """Change TARGETs' loaders in a few thousand small ways, and show which changes are detected (default: timm==1.0.31).
 
-    Exit code 0: every mutant is killed, or listed as equivalent; 1: some survived, each shown with the line it changes.
+    Exit code 0: every mutant is killed, or listed as equivalent; 1: some survived. Each survivor is shown with its changed line.
     """
     from ..mutation.command import mutants as judge
 
@@ -253,7 +282,7 @@ def mutants(targets: tuple[str, ...], **options: Any) -> None:
 
 @main.command()
 def doctor() -> None:
-    """Show the environment: versions, shims in use, releases cached, CUDA seen."""
+    """Show the environment: versions, shims in use, cached releases, CUDA devices."""
     from .doctor import examine
 
     sys.exit(examine())

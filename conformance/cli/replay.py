@@ -1,4 +1,4 @@
-"""``replay``: stored witnesses on targets."""
+"""``replay``: replays stored witnesses on targets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def replay_witnesses(names: Sequence[str], *, device: str, jobs: int, timeout: f
         timeout=timeout,
     )
     collected = run_plan(plan)
-    # Targets run side by side: whichever ends first, they are told in the order they were named.
+    # Targets run at the same time; their results are printed in the order in which the targets were named.
     for witness in sorted(collected.witnesses, key=lambda w: targets.index(w.target)):
         surprise = "" if witness.expected else "  (not as the ledger says)"
         line = f"{witness.replay.upper():<15} {witness.target:<16} {witness.id}{surprise}"
@@ -45,7 +45,7 @@ def replay_witnesses(names: Sequence[str], *, device: str, jobs: int, timeout: f
 
 
 def _sort_names(names: Sequence[str], book: Ledger) -> tuple[list[str], list[str]]:
-    """Tell ledger ids, witness files and targets apart."""
+    """Sort names into witnesses (ledger ids and files) and targets."""
     witnesses, targets = [], []
     for name in names:
         if name in book.witnesses:

@@ -1,4 +1,4 @@
-"""Commands on results that are there already: report, merge, diff."""
+"""The commands that work on existing results: ``report``, ``merge``, ``diff``."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from ..results.shards import parse_shard
 
 
 def report(path: Path, *, junit: Path | None, ledger: str | None) -> int:
-    """Write the reports of results again, with today's ledger; returns the exit code they amount to."""
+    """Write the reports of results again, with the current ledger; returns the exit code of the results."""
     return _conclude([publish.read(path)], path if path.is_dir() else path.parent, junit, ledger)
 
 
 def merge(paths: Sequence[Path], *, out: Path, junit: Path | None, ledger: str | None) -> int:
-    """Lay results over one another, later ones over earlier ones, shards in their order; returns the exit code."""
+    """Merge results, later ones over earlier ones, shards in their order; returns the exit code."""
     parts = [publish.read(path) for path in paths]
     if all(part.footers and part.footers[-1].shards for part in parts):
         parts.sort(key=lambda part: parse_shard(part.footers[-1].shards[0]))
-    return _conclude(parts, publish.folder(out), junit, ledger)
+    return _conclude(parts, publish.make_folder(out), junit, ledger)
 
 
 def _conclude(parts: Sequence[Results], out: Path, junit: Path | None, ledger: str | None) -> int:
     console, book = make_console(), load_ledger(ledger or DEFAULT_LEDGER)
-    found, gaps, code = publish.concluded(parts, book)
+    found, gaps, code = publish.conclude(parts, book)
     publish.publish(found, gaps, code, book, out, junit)
     publish.show(console, found, gaps, book, publish.store_witnesses(found, out), {})
     console.print(f"results in {out}; exit code {code}", style="bold", markup=False)

@@ -1,4 +1,4 @@
-"""What the commands do with runs and results."""
+"""``run``: judges targets, shows the results and writes the reports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..report.progress import Watch
 from ..report.terminal import make_console
 from ..repro.verification import write_scripts
 from ..results import records
-from ..results.merging import overlay
+from ..results.merging import merge_results
 from ..results.records import Footer, Results
 from ..runner.hunting import hunt
 from ..runner.plan import Plan
@@ -34,7 +34,7 @@ from .choices import choose_device, choose_invariants, choose_targets
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What ``run`` was asked on the command line; see its ``--help``."""
+    """The arguments of ``run``; see its ``--help``."""
 
     targets: tuple[str, ...]
     specifier: str | None
@@ -58,12 +58,10 @@ class RunOptions:
         return self.ledger or str(DEFAULT_LEDGER)
 
     def check(self) -> None:
-        """Raises :class:`UserError` for what cannot be meant, before anything runs."""
+        """Check the options before anything runs. Raises :class:`UserError`."""
         profile_of(self.profile)
         if self.minutes and self.resume:
-            raise UserError(
-                "--resume: a hunt of so many --minutes draws other cases each time; leave out one of the two"
-            )
+            raise UserError("--resume cannot be combined with --minutes: a hunt draws other cases each time")
         if self.junit is not None and not self.junit.absolute().parent.is_dir():
             raise UserError(f"--junit {self.junit}: there is no folder {self.junit.parent}")
         for path in sorted((self.out / WITNESSES).glob("*/*.json")):
@@ -84,7 +82,7 @@ class RunOptions:
 
 
 def run_targets(options: RunOptions) -> int:
-    """Run the suite, show it, and write every report to ``options.out``; returns the exit code."""
+    """Run the suite, show the results, and write every report to ``options.out``; returns the exit code."""
     started = time.monotonic()
     console = make_console()
     out, minutes, shard = options.out, options.minutes, options.shard
@@ -93,22 +91,23 @@ def run_targets(options: RunOptions) -> int:
     targets = choose_targets(options.targets, options.specifier, console)
     selection = options.selection(console)
     work = share(targets, selection.families, shard)
+    parts_folder = publish.make_folder(out / "parts")
     plan = Plan(
         targets=tuple(work),
         selection=selection,
         jobs=options.jobs,
         timeout=options.timeout,
         shares=work,
-        parts=publish.folder(out / "parts"),
+        parts=parts_folder,
         examples=partial(witnesses_of, out=out),
     )
     resume = options.specifier is not None and not minutes if options.resume is None else options.resume
     parts = [_earlier(plan, out, book, options.book, console)] if resume else []
-    for leftover in plan.parts.glob("*.ndjson"):
+    for leftover in parts_folder.glob("*.ndjson"):
         leftover.unlink()
 
     def keep(so_far: Results) -> None:
-        publish.publish(*publish.concluded([so_far], book, targets), book, out)
+        publish.publish(*publish.conclude([so_far], book, targets), book, out)
         publish.store_witnesses(so_far, out)
 
     if minutes:
@@ -118,9 +117,9 @@ def run_targets(options: RunOptions) -> int:
         fresh = _run_rest(plan, parts, console)
     skipped = [_without_cuda(fresh)] if options.device == "auto" and selection.device == "cpu" else []
     fresh.add(Footer(round(time.monotonic() - started, 3), 0, [shard] if shard else [], skipped))
-    found, gaps, code = publish.concluded([*parts, fresh], book, targets)
+    found, gaps, code = publish.conclude([*parts, fresh], book, targets)
     publish.publish(found, gaps, code, book, out, options.junit)
-    shutil.rmtree(plan.parts)
+    shutil.rmtree(parts_folder)
     witnesses = publish.store_witnesses(found, out)
     scripts = write_scripts(found, out, options.jobs, options.timeout, console.print)
     publish.show(console, found, gaps, book, witnesses, scripts)
@@ -129,25 +128,26 @@ def run_targets(options: RunOptions) -> int:
 
 
 def _without_cuda(found: Results) -> str:
-    """What ``--device auto`` left out where there is no CUDA device."""
+    """States what ``--device auto`` did not run because there is no CUDA device."""
     invariants = {name for header in found.headers for name in header.invariants}
     return (
-        f"not run on CUDA, of which torch sees no device: {len(invariants)} invariants on {len(found.targets)} targets; "
-        "every verdict is of the CPU"
+        f"not run on CUDA, because torch sees no device: {len(invariants)} invariants on {len(found.targets)} targets; "
+        "every verdict is from the CPU"
     )
 
 
 def _earlier(plan: Plan, out: Path, book: Ledger, ledger: str, console: Console) -> Results:
-    """What an earlier run into the same folder, ended or cut off, has done of this one's work; it is kept safe at once."""
+    """The part of this run that an earlier run into the same folder has completed. It is written to the results at once."""
     from ..runner.resuming import finished
 
+    assert plan.parts is not None  # set by run_targets
     files = [out / publish.RESULTS, *sorted(plan.parts.glob("*.ndjson"))]
-    done = finished(overlay(Results(records.read(f)) for f in files), plan, book, ledger)
+    done = finished(merge_results(Results(records.read(f)) for f in files), plan, book, ledger)
     cells = {(v.target, v.family) for v in done.verdicts}
     if cells:
         wanted = sum(len(plan.families_of(t)) for t in plan.targets)
         console.print(
-            f"{out}: {len(cells)} of {wanted} pairs of family and target are judged already, by this very suite; "
+            f"{out}: {len(cells)} of {wanted} pairs of family and target were judged by an earlier run of this suite; "
             "--fresh judges them again"
         )
         done.write(out / publish.RESULTS)

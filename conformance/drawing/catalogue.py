@@ -1,7 +1,7 @@
-"""The registered timm models, with the patch and image sizes real checkpoints come in.
+"""The registered timm models, with the patch and image sizes of real checkpoints.
 
-A snapshot (``models.json``), so that the cases drawn do not depend on the target under test. Refresh it from a newer
-release with ``python -m timm_conformance.targets.registry timm==X.Y.Z``; a test compares it with the newest release.
+They are a snapshot (``models.json``), so the cases drawn do not depend on the target under test. Refresh it from a newer
+release with ``python -m timm_conformance.targets.registry timm==X.Y.Z``. A test compares it with the newest release.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from pathlib import Path
 import msgspec
 
 from ..cases.case import Geometry, Size
+from ..errors import UserError
 from ..families import Family
 
 PATH = Path(__file__).with_name("models.json")
 
 
 class RealModel(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One registered model: name with tag, module, default input size ``(height, width)``, and what it cuts that into.
+    """One registered model: its name with tag, timm module, patch size, and default input size ``(height, width)``.
 
-    ``patch_size`` is its patch kernel's, ``(1, 1)`` without one; ``stride`` is that of the stem before it, 1 without.
+    ``patch_size`` is the patch kernel's; ``(1, 1)`` without a kernel. ``stride`` is the stride of the stem before the kernel;
+    1 without a stem.
     """
 
     name: str
@@ -32,15 +34,18 @@ class RealModel(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def geometry(self) -> Geometry:
-        """The geometry its published checkpoint has."""
+        """The geometry of its published checkpoint."""
         h, w = (n // (p * self.stride) for n, p in zip(self.input_size, self.patch_size))
         return Geometry(self.patch_size, (h, w))
 
 
 @lru_cache(maxsize=1)
 def catalogue() -> dict[str, RealModel]:
-    """Every model of the snapshot, by name."""
-    models = msgspec.json.decode(PATH.read_bytes(), type=list[RealModel])
+    """Every model of the snapshot, by name. Raises :class:`UserError` if the snapshot cannot be read."""
+    try:
+        models = msgspec.json.decode(PATH.read_bytes(), type=list[RealModel])
+    except (OSError, msgspec.DecodeError) as error:
+        raise UserError(f"the snapshot of registered models {PATH} cannot be read: {error}; restore it") from None
     return {m.name: m for m in models}
 
 
@@ -56,5 +61,16 @@ def _matching(module: str, globs: tuple[str, ...], but: tuple[str, ...]) -> tupl
 
 
 def models_of(family: Family) -> tuple[RealModel, ...]:
-    """The registered models whose upstream checkpoints are of ``family``."""
-    return _matching(family.models_module or family.module, family.models, family.not_models)
+    """The registered models whose upstream checkpoints are of ``family``.
+
+    Raises :class:`UserError` for a glob that matches no registered model of the family's module.
+    """
+    module = family.models_module or family.module
+    for field, globs in (("models", family.models), ("not_models", family.not_models)):
+        vain = [glob for glob in globs if not _matching(module, (glob,), ())]
+        if vain:
+            raise UserError(
+                f"family {family.name!r}: {field} has {vain[0]!r}, which matches no model of timm.models.{module} in "
+                "conformance/drawing/models.json"
+            )
+    return _matching(module, family.models, family.not_models)

@@ -1,7 +1,7 @@
-"""Which cases a run draws: stratum by stratum, the same for the same seed, whichever loader they are for.
+"""Draws the cases of a run, stratum by stratum. The same seed gives the same cases for every loader.
 
-Drawing costs as much as a fifth of judging, and the workers of a run draw the same cases: with a folder, the first to come
-to a family leaves its cases there for the others.
+Drawing takes up to a fifth of the time of judging, and the workers of a run draw the same cases. So with a ``folder``, the first
+worker that draws a family stores its cases there for the others.
 """
 
 from __future__ import annotations
@@ -10,41 +10,30 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 from zlib import crc32
 
 import hypothesis
 import msgspec
 from hypothesis import HealthCheck, Phase, Verbosity
-from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 
 from ..cases.case import Case
 from ..cases.profiles import Profile
 from ..families import Family
+from .hypothesis_internals import seed_alone
 from .pinned import examples_of
 from .strategies import Stratum, cases, strata_of
 
-# Cases to look through in each stratum for a regime not met yet; drawing costs a twentieth of judging.
+# Further cases of each stratum in which to look for a regime that was not met. Drawing one takes a twentieth of judging it.
 _EXTRA = 12
-# Where examples stand among the cases: nothing is drawn there.
+# The stratum of the pinned examples. Nothing is drawn in it.
 PINNED = Stratum("pinned", "any", "any")
-
-
-class _SeedAlone(HypothesisProvider):
-    """Hypothesis's own way to draw, but for the constants it picks from the source of whatever modules a process has imported.
-
-    They would give each worker, shard and user other cases for the same seed.
-    """
-
-    def _maybe_draw_constant(self, *_: object, **__: object) -> None:
-        return None
 
 
 class Drawing:
     """The cases of a profile and seed.
 
-    ``focused`` draws a whole profile for every family; otherwise one that shares its code path with others draws fewer.
-    ``until`` is the time, as ``time.time()`` tells it, after which no further stratum is begun.
+    With ``focused``, every family draws a whole profile; otherwise a family that shares its code path with others draws fewer
+    cases. ``until`` is the ``time.time()`` after which no further stratum is begun. ``folder`` keeps the drawn cases.
     """
 
     def __init__(
@@ -58,11 +47,11 @@ class Drawing:
 
     @property
     def over(self) -> bool:
-        """Whether the time given to these cases is over."""
+        """Whether the time ``until`` is over."""
         return self.until is not None and time.time() >= self.until
 
     def cases(self, family: Family) -> dict[Stratum, list[Case]]:
-        """A family's examples, then its cases by stratum."""
+        """A family's pinned examples, then its drawn cases, by stratum."""
         strata = {s.name: s for s in (PINNED, *strata_of(family))}
         path = self.folder / f"{family.name}.json" if self.folder else None
         if path is not None and path.is_file():
@@ -77,13 +66,13 @@ class Drawing:
         return found
 
     def more(self, family: Family, stratum: Stratum) -> list[Case]:
-        """Other cases of a stratum, to look through for a regime not met yet."""
+        """Further cases of a stratum, in which to look for a regime that was not met."""
         return self._collect(family, stratum, extra=_EXTRA)
 
     def shrink(self, family: Family, stratum: Stratum, visit: Callable[[Case], None]) -> None:
-        """Draw the cases of a stratum again, and let Hypothesis shrink the first that ``visit`` raises for.
+        """Draw the cases of a stratum again, and let Hypothesis shrink the first case for which ``visit`` raises.
 
-        What it raised for the smallest passes through. An example is small as it is.
+        The exception of the smallest such case passes through. Pinned examples are not shrunk.
         """
         if stratum == PINNED:
             return
@@ -92,7 +81,7 @@ class Drawing:
     def _collect(self, family: Family, stratum: Stratum, extra: int = 0) -> list[Case]:
         found: list[Case] = []
         self._run(family, stratum, found.append, extra=extra)
-        # Hypothesis's first case is always the simplest one it can make, in every stratum nearly the same.
+        # Hypothesis's first case is always the simplest one, which is nearly the same in every stratum.
         return found[1:]
 
     def _run(
@@ -103,7 +92,7 @@ class Drawing:
         phases: tuple[Phase, ...] = (Phase.generate,),
         extra: int = 0,
     ) -> None:
-        # Not the bare seed: the same draws would repeat in every stratum and family.
+        # The seed alone would repeat the same draws in every stratum and family.
         seed = crc32(f"{self.seed}/{family.name}/{stratum.name}{'/extra' if extra else ''}".encode())
         count = extra or self._count(family, stratum, seed)
         if not count:
@@ -123,13 +112,13 @@ class Drawing:
         def visit_each(case: Case) -> None:
             visit(case)
 
-        with patch.dict(AVAILABLE_PROVIDERS, hypothesis=f"{__name__}.{_SeedAlone.__name__}"):
+        with seed_alone():
             visit_each()
 
     def _count(self, family: Family, stratum: Stratum, seed: int) -> int:
-        """How many cases to draw.
+        """Number of cases to draw.
 
-        Fractions of a case are drawn in as many strata as they add up to, other ones for another seed.
+        A fraction of a case becomes one case in that fraction of the strata. The seed decides in which.
         """
         if self.focused:
             return max(1, round(self.profile.cases * stratum.weight))

@@ -1,6 +1,7 @@
-"""Cases that every profile judges beside those it draws: ``fixtures/examples/FAMILY.json``, Hypothesis's ``@example`` as data.
+"""Pinned examples: cases that every profile judges in addition to those it draws, from ``fixtures/examples/FAMILY.json``.
 
-Each is one that a random draw hardly ever is, such as a number of registers that makes up a whole grid.
+They are Hypothesis's ``@example`` as data. A random draw hardly ever meets such a case, for example one with as many register
+tokens as a whole grid.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ FOLDER = FIXTURES / "examples"
 
 
 class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A case, and what only it can tell."""
+    """A case, and why it is pinned."""
 
     why: str
     case: Case
 
 
 def examples_of(family: Family) -> list[Example]:
-    """A family's examples, most often none. Raises :class:`UserError` for a file that cannot be read."""
+    """A family's pinned examples; most families have none. Raises :class:`UserError` for a file that cannot be read."""
     path = FOLDER / f"{family.name}.json"
     if not path.is_file():
         return []

@@ -1,7 +1,7 @@
-"""Strategies over cases. Structure is drawn, floats never are; every bound and every relation is a keyword.
+"""Hypothesis strategies for cases. They draw the structure of a case and never the floats in its tensors.
 
-Cases are drawn stratum by stratum: a stratum fixes how patch and grid change, so that even a short run meets every
-regime, and the rest (sizes, architecture, dtype, wrapper, declared input size, contents) is free inside it.
+Cases are drawn stratum by stratum. A stratum fixes how patch and grid change, so even a short run meets every regime. The rest
+is free inside a stratum: sizes, architecture, dtype, wrapper, declared input size, contents.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from .catalogue import RealModel, models_of
 
 MAX_PATCH = 32
 MAX_GRID = 8
-# The loaders' pseudo-inverse costs up to a second at 32x32 -> 32x32. Free draws stay below this many entries of the
-# resize matrix; the "large" stratum and the real sizes do not.
+# A loader's pseudo-inverse takes up to a second at 32x32 -> 32x32. The resize matrix of a free draw has at most this many
+# entries. Those of the "large" stratum and of real sizes may have more.
 _CHEAP_MATRIX = 4096
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """How patch and grid change; ``sizes`` is "free", "large" or "real" (those of a registered timm model).
+    """How patch and grid change. ``sizes`` is "free", "large" or "real" (those of a registered timm model).
 
-    ``weight`` multiplies the number of cases a profile draws: identity and forward laws hold at native sizes only, and a
-    loader may take a second for the pseudo-inverse of a large patch.
+    ``weight`` multiplies the number of cases that a profile draws. It is high for native sizes, the only ones at which identity
+    and forward laws hold. It is low for large patches, whose pseudo-inverse may take a second.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Stratum:
 
     @property
     def native(self) -> bool:
-        """Whether nothing changes: the strata in which a loaded model is run, and so hold no tokens that are all alike."""
+        """Whether patch and grid stay the same. Such models are run, so their tokens must not be all equal."""
         return self.patch == self.grid == "native"
 
 
@@ -47,7 +47,7 @@ _RELATIONS = ("native", "grow", "shrink", "mixed")
 
 
 def _combination(patch: str, grid: str) -> Stratum:
-    """Both changing at once, one of them unevenly, is the rarest in real life: half the cases."""
+    """A stratum. It has half the cases if both patch and grid change and one of them unevenly, which is rare in practice."""
     uneven = "native" not in (patch, grid) and (patch == "mixed" or grid in ("mixed", "equal-count"))
     return Stratum(f"{patch}/{grid}", patch, grid, weight=0.5 if uneven else 1)
 
@@ -63,13 +63,13 @@ STRATA: tuple[Stratum, ...] = (
 
 
 def strata_of(family: Family) -> tuple[Stratum, ...]:
-    """The strata a family has cases in: without a patch kernel of its own, only those that leave the patch alone."""
+    """The strata in which a family has cases. Without a patch kernel of its own, the patch cannot change."""
     return tuple(s for s in STRATA if s.patch == "native" or family.max_patch > 1)
 
 
 @st.composite
-def _pairs(draw: st.DrawFn, how: str, top: int, square_old: bool = False) -> tuple[Size, Size]:
-    """Two sizes, old and new, in the given relation, each axis between 1 and ``top``; optionally the old one square."""
+def _size_pairs(draw: st.DrawFn, how: str, top: int, square_old: bool = False) -> tuple[Size, Size]:
+    """An old and a new size in the relation ``how``, each axis between 1 and ``top``. ``square_old`` makes the old one square."""
     axis = st.integers(1, top)
     if how == "native":
         size = (draw(axis), draw(axis))
@@ -91,60 +91,61 @@ def _pairs(draw: st.DrawFn, how: str, top: int, square_old: bool = False) -> tup
     grows = {"grow": (True, True), "shrink": (False, False)}.get(how) or draw(
         st.sampled_from([(True, False), (False, True)])
     )
-    new = [draw(st.integers(n + 1, top) if up else st.integers(1, n - 1)) for n, up in zip(old, grows)]
+    sides_new = [draw(st.integers(n + 1, top) if up else st.integers(1, n - 1)) for n, up in zip(old, grows)]
     if how == "mixed":
-        return old, (new[0], new[1])
+        return old, (sides_new[0], sides_new[1])
     kind = draw(st.sampled_from(["both", "square", "rows", "columns"]), label="which axes")
     if kind == "square" and old[0] == old[1]:
-        new[1] = new[0]
+        sides_new[1] = sides_new[0]
     elif kind in ("rows", "columns"):
-        new[kind == "rows"] = old[kind == "rows"]
-    return old, (new[0], new[1])
+        sides_new[kind == "rows"] = old[kind == "rows"]
+    return old, (sides_new[0], sides_new[1])
 
 
 @st.composite
 def patch_sizes(
     draw: st.DrawFn, how: str, sizes: str = "free", square_old: bool = False, top: int = MAX_PATCH
 ) -> tuple[Size, Size]:
-    """Source and destination patch sizes, 1 to ``top`` an axis."""
+    """Source and destination patch sizes in the relation ``how``, each axis between 1 and ``top`` pixels."""
     if sizes == "large":
-        return draw(_pairs("any", top, square_old))
-    old, new = draw(_pairs(how, min(8, top), square_old))
+        return draw(_size_pairs("any", top, square_old))
+    old, new = draw(_size_pairs(how, min(8, top), square_old))
     if top <= 8:
         return old, new
     # Stretch both, or one axis of both, so that patches up to 32 appear without huge matrices.
     factor = draw(st.sampled_from([1, 1, 2, 3, 4]), label="stretch")
     axes = (0, 1) if square_old else draw(st.sampled_from([(0,), (1,), (0, 1)]), label="stretched axes")
-    stretched = [tuple(n * factor if i in axes else n for i, n in enumerate(size)) for size in (old, new)]
-    cost = prod(stretched[0]) * prod(stretched[1])
-    return (stretched[0], stretched[1]) if cost <= _CHEAP_MATRIX else (old, new)
+    rows, columns = (factor if axis in axes else 1 for axis in (0, 1))
+    large = (old[0] * rows, old[1] * columns), (new[0] * rows, new[1] * columns)
+    return large if prod(large[0]) * prod(large[1]) <= _CHEAP_MATRIX else (old, new)
 
 
 def _square(family: Family, stratum: Stratum) -> st.SearchStrategy[bool]:
-    """Whether both grids are square, where they can be in the stratum."""
+    """Strategy for whether both grids are square, if the stratum allows that."""
     often = family.square_grids == "often" and stratum.grid not in ("mixed", "equal-count")
     return st.booleans() if often else st.just(family.square_grids == "always")
 
 
 @st.composite
 def free_geometries(draw: st.DrawFn, stratum: Stratum, family: Family) -> tuple[Geometry, Geometry]:
-    """Source and destination geometry in the relations a stratum asks for."""
+    """Source and destination geometry in the relations of a stratum."""
     square_patch = family.square_patch == "always" or (family.square_patch == "resampled" and stratum.patch != "native")
     patches = draw(patch_sizes(stratum.patch, stratum.sizes, square_patch, family.max_patch))
     top = min(MAX_GRID if family.max_patch > 8 else 4, 2 * MAX_GRID // family.grid_multiple)
-    grids = draw(_pairs(stratum.grid, top, family.square_source_grid))
+    grids = draw(_size_pairs(stratum.grid, top, family.square_source_grid))
     if draw(_square(family, stratum), label="square grids"):
-        axis = int(grids[0][1] != grids[1][1])  # one that changes, where any does
+        axis = int(grids[0][1] != grids[1][1])  # an axis that changes, if one does
         grids = (grids[0][axis],) * 2, (grids[1][axis],) * 2
-    grids = [(h * family.grid_multiple, w * family.grid_multiple) for h, w in grids]
-    return Geometry(patches[0], grids[0]), Geometry(patches[1], grids[1])
+    old, new = ((h * family.grid_multiple, w * family.grid_multiple) for h, w in grids)
+    return Geometry(patches[0], old), Geometry(patches[1], new)
 
 
 @st.composite
 def real_geometries(draw: st.DrawFn, model: RealModel, how: str, family: Family) -> tuple[Geometry, Geometry]:
-    """The geometry of a registered model's checkpoint, and one a user would change it to.
+    """The geometry of a registered model's checkpoint, and one to which a user would change it.
 
-    ``native``: a fine-tuned checkpoint reloading into its own model, at the real grid or as many tokens in another shape.
+    With ``how`` "native", both are the same: the real grid, or one of another shape with as many tokens, as a fine-tuned
+    checkpoint has that is loaded into its own model again.
     """
     source, (patch, _) = model.geometry, model.patch_size
     if how == "native":
@@ -169,18 +170,18 @@ def real_geometries(draw: st.DrawFn, model: RealModel, how: str, family: Family)
 
 _DTYPES = ("float32", *DTYPES)
 _NPZ_DTYPES = ("float32", "float32", *_DTYPES)  # NumPy has no bfloat16
-# Cases in memory are never given to create_model, and so ask nothing of it.
+# None is the checkpoint's own number of classes. Cases in memory are never loaded by create_model and draw none.
 _ASKED_CLASSES = (None, None, 0, 7)
 
 
 def _other_channels(channels: int) -> list[int | None]:
-    """What is asked of a checkpoint of so many channels."""
+    """Numbers of input channels to ask for; None is the checkpoint's own number, ``channels``."""
     return [None, None, *(other for other in (1, 3, 4) if other != channels)]
 
 
 @st.composite
 def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
-    """Cases of a family within a stratum, declaring no input size only where a loader can do without."""
+    """Cases of a family in a stratum. A case declares no input size only if a loader can load it without one."""
     model = draw(st.sampled_from(models_of(family)), label="registered model")
     if stratum.sizes == "real":
         source, destination = draw(real_geometries(model, stratum.patch, family))
@@ -210,10 +211,10 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
         container=container,
     )
     written, channels = container != "memory", case.arch.get("in_chans", 3)
-    # A loader may take a checkpoint for one of three channels until it is told.
-    told = channels == 3 or case.declared == "true"
+    # A loader may assume three channels if the declaration does not give another number.
+    known = channels == 3 or case.declared == "true"
     return replace(
         case,
-        in_chans=draw(st.sampled_from(_other_channels(channels)), label="in_chans") if written and told else None,
+        in_chans=draw(st.sampled_from(_other_channels(channels)), label="in_chans") if written and known else None,
         num_classes=draw(st.sampled_from(_ASKED_CLASSES), label="num_classes") if written else None,
     )

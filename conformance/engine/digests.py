@@ -1,4 +1,4 @@
-"""What results depend on, as short digests: equal digests mean that a run would give the same results again."""
+"""Short digests of what results depend on: with equal digests, a run would give the same results again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 
 def suite_digest(ledger: str | Path) -> str:
-    """This suite, its ledger with the witnesses, Python and the libraries it stands on."""
+    """The digest of this suite, its ledger and witnesses, Python and the libraries that it uses."""
     # In a wheel the reference lies inside the package, in a checkout beside it.
     files = {catalogue.PATH, *(p for folder in (_PACKAGE, _REFERENCE) for p in folder.rglob("*.py"))}
     if str(ledger) != "none":
@@ -38,7 +38,7 @@ def suite_digest(ledger: str | Path) -> str:
 
 
 def source_digest(spec: str) -> str | None:
-    """The code of a target that may change under its name: nothing for a release, None for one that cannot be told."""
+    """The digest of a target whose code may change under its name: empty for a release, None where it is not known."""
     try:
         target = parse_target(spec)
     except UserError:

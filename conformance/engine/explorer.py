@@ -1,7 +1,7 @@
-"""Draw once, judge all: explore a family's cases on one loader and judge every invariant on each.
+"""Explores a family's cases on one loader, and judges every invariant on each case.
 
-Drawing and loading are expensive, judging is cheap, so one case serves all invariants. Each new failure is then shrunk on
-its own, by Hypothesis, over the very sequence of draws that found it.
+Drawing and loading are expensive and judging is cheap, so one case serves all invariants. Hypothesis then shrinks each new
+failure by itself, over the sequence of draws that found it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ..ledger.entries import Entry, Ledger
 from ..ledger.witnesses import WitnessFile
 from ..results import records
 from ..targets.loader import Loader
-from ..trials.deviations import observe
+from ..trials.deviations import loaded_case
 from ..trials.problems import Problem
 from ..trials.trial import Trial
-from .judging import Tally, inapplicable, judge
+from .judging import NewFailure, Tally, inapplicable, judge
 
-# Judgements a shrink may spend; past it the smallest failing case so far is reported.
+# Maximum judgements of one shrink; then the smallest failing case so far is reported.
 _SHRINK_BUDGET = 200
 _MAX_SHRUNK = 3
 
 
 class Explorer:
-    """Explores families on one loader with a ledger's knowledge."""
+    """Explores families on one loader, and assigns failures to the ledger entries that explain them."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Explorer:
         )
 
     def explore(self, family: Family) -> list[records.Verdict]:
-        """Verdicts of every invariant for one family; what became of its cases is noted."""
+        """The verdicts of every invariant for one family. A :class:`Loads` record of its cases goes to ``note``."""
         if not self.loader.supports(family):
             reason = f"timm {self.loader.timm_version} does not know the format (first release: {family.first_release})"
             return [self._not_applicable(family, i, reason) for i in self.invariants]
@@ -69,13 +69,13 @@ class Explorer:
             for case in drawn:
                 trial = Trial(family, case, self.loader)
                 self._judge_all(tallies, trial, stratum)
-                loaded.append(observe(trial))
+                loaded.append(loaded_case(trial))
             self._report_alive(family, tallies)
             if loaded and self.drawing.over:
                 break
         self.note(records.Loads(self.target, family.name, [case for case in loaded if case is not None]))
         if self.drawing.focused:
-            self._meet(family, tallies)
+            self._judge_unmet_regimes(family, tallies)
         verdicts = {i.name: self._verdict(family, i, tallies[i.name]) for i in self._concerned(tallies)}
         return [
             verdicts.get(i.name) or self._not_applicable(family, i, "has nothing to judge here")
@@ -86,14 +86,14 @@ class Explorer:
         return [i for i in self.invariants if i.name in tallies]
 
     def _not_applicable(self, family: Family, invariant: Invariant, reason: str) -> records.Verdict:
-        """An invariant that meets no case of a family."""
+        """The verdict of an invariant that has no case to judge in a family."""
         return records.Verdict(self.target, family.name, invariant.name, "not-applicable", reason=reason)
 
-    def _meet(self, family: Family, tallies: dict[str, Tally]) -> None:
-        """Judge cases of regimes that a few cases of one family happened to miss, until none is left or none is found."""
+    def _judge_unmet_regimes(self, family: Family, tallies: dict[str, Tally]) -> None:
+        """Judge further cases for regimes that the drawn cases did not contain, until every regime is met or none is found."""
 
         def unmet(trial: Trial | None = None) -> list[Invariant]:
-            """Invariants that still want a regime; with a trial, those whose it is in and that can judge it."""
+            """The invariants that still lack a regime; with a trial, only those that lack one of its regimes and can judge it."""
             wanting = []
             for invariant in self._concerned(tallies):
                 met = tallies[invariant.name].regimes
@@ -117,10 +117,10 @@ class Explorer:
         self.note(records.Progress(self.target, family.name, cases))
 
     def _judge_all(self, tallies: dict[str, Tally], trial: Trial, stratum: Stratum) -> None:
-        # What a model keeps of its own initialisation is the same every time.
+        # A model may keep parts of its own initialisation: these are then the same every time.
         torch.manual_seed(trial.case.contents.seed)
         outcomes = {i.name: self._tally(tallies[i.name], i, trial, stratum) for i in self._concerned(tallies)}
-        lacking = self.loader.lacking(trial.family, trial.case) is not None
+        lacking = self.loader.unsupported(trial.family, trial.case) is not None
         broken = not {"fail", "known"}.isdisjoint(outcomes.values())
         for invariant in self._concerned(tallies):
             if lacking or (broken and outcomes[invariant.name] == "blocked"):
@@ -140,9 +140,9 @@ class Explorer:
                 if entry is not None:
                     tally.known[entry.id] += 1
                 elif key in tally.new:
-                    tally.new[key][-1] += 1
+                    tally.new[key].count += 1
                 else:
-                    tally.new[key] = [problem, trial.case, stratum, 1]
+                    tally.new[key] = NewFailure(problem, trial.case, stratum)
             if all(entry is not None for _, entry in owners.values()):
                 outcome = "known"
         tally.cases[outcome] += 1
@@ -152,11 +152,12 @@ class Explorer:
 
     def _verdict(self, family: Family, invariant: Invariant, tally: Tally) -> records.Verdict:
         failures = [
-            self._failure(family, invariant, *found, shrink=n < _MAX_SHRUNK)
+            self._failure(family, invariant, found, shrink=n < _MAX_SHRUNK)
             for n, found in enumerate(tally.new.values())
         ]
         counts = tally.cases
-        verdict = next((o for o in ("error", "fail", "known", "pass") if counts[o]), "not-applicable")
+        worst_first: tuple[records.VerdictName, ...] = ("error", "fail", "known", "pass")
+        verdict: records.VerdictName = next((o for o in worst_first if counts[o]), "not-applicable")
         reasons = "; ".join(reason for reason, _ in tally.reasons.most_common(3))
         return records.Verdict(
             target=self.target,
@@ -176,14 +177,12 @@ class Explorer:
         self,
         family: Family,
         invariant: Invariant,
-        problem: Problem,
-        case: Case,
-        stratum: Stratum,
-        count: int,
+        found: NewFailure,
         shrink: bool,
     ) -> records.Failure:
+        problem, case = found.problem, found.case
         if shrink:
-            problem, case = self._shrink(family, invariant, problem, case, stratum)
+            problem, case = self._shrink(family, invariant, problem, case, found.stratum)
         tags = fingerprint_regimes(Trial(family, case, self.loader))
         signature = f"{invariant.name}:{family.name}:{problem.kind}:{problem.tensor}"
         return records.Failure(
@@ -192,7 +191,7 @@ class Explorer:
             problem.tensor,
             problem.message,
             case,
-            count,
+            found.count,
             problem.fraction,
             self.drawing.seed,
         )
@@ -226,21 +225,22 @@ class Explorer:
     def replay(self, entry_id: str, witness: WitnessFile, family: Family) -> records.Witness:
         """Replay a stored witness: inside the entry's range it must fail as recorded, outside it must pass.
 
-        One that no entry owns must pass, but for what some entry explains. A bug may show on a GPU alone; what a library does
-        wrong on the CPU it may do right on a GPU.
+        A witness without an entry must pass, unless some entry explains its failure. Some bugs show only on a GPU, and a
+        fault of a dependency may show only on the CPU; then the replay is not applicable or expected to pass.
         """
         entry = self.ledger.entry(entry_id)
-        must_fail = entry is not None and entry.applies_to(self.loader.release)
+        owner = entry if entry is not None and entry.applies_to(self.loader.release) else None
+        must_fail = owner is not None
         if not self.loader.supports(family):
             return records.Witness(
                 self.target, entry_id, "not-applicable", True, "the release does not know the format"
             )
         torch.manual_seed(0)
         trial = Trial(family, witness.case, self.loader)
-        if must_fail and not entry.meets(trial.regimes):
-            reason = f"shows where {' or '.join(entry.regime)}, which a run on {self.loader.device} never is"
+        if owner is not None and not owner.meets(trial.regimes):
+            reason = f"shows where {' or '.join(owner.regime)}, which a run on {self.loader.device} never is"
             return records.Witness(self.target, entry_id, "not-applicable", True, reason)
-        hiding = self._hiding(trial, entry)
+        hiding = self._hiding_entry(trial, entry)
         if hiding is not None:
             return records.Witness(self.target, entry_id, "not-applicable", True, f"hidden by {hiding.id}")
         judgement = judge(INVARIANTS[witness.invariant], trial)
@@ -252,13 +252,13 @@ class Explorer:
         if shown is None:
             others = "; ".join(p.message for p in judgement.problems)
             message = f"another failure instead: {others}" if others else ""
-            elsewhere = must_fail and entry.kind == "dependency" and "off-cpu" in trial.regimes
+            elsewhere = owner is not None and owner.kind == "dependency" and "off-cpu" in trial.regimes
             return records.Witness(self.target, entry_id, "fixed", elsewhere or not must_fail, message)
         explained = entry is None and self.attribute(trial, INVARIANTS[witness.invariant], shown) is not None
         return records.Witness(self.target, entry_id, "fails", must_fail or explained, shown.message, shown.fraction)
 
-    def _hiding(self, trial: Trial, entry: Entry | None) -> Entry | None:
-        """The bug that shows on a GPU alone, and there keeps a case from being loaded and showing its own."""
+    def _hiding_entry(self, trial: Trial, entry: Entry | None) -> Entry | None:
+        """The entry of a bug that shows only on a GPU and prevents the load there, so that the witness's own bug cannot show."""
         if "off-cpu" not in trial.regimes:
             return None
         load = INVARIANTS["strict-load"]
@@ -271,7 +271,7 @@ class _Shown(Exception):
 
 
 def fingerprint_regimes(trial: Trial) -> str:
-    """How a case's geometry, dtype and declaration set it apart from the plainest one, as part of a fingerprint."""
+    """The regimes by which a case differs from the plainest one, as part of a fingerprint."""
     telling = {"equal-count-other-shape", "half-precision", "declared-absent", "declared-default"}
     shapes = {
         r for r in trial.regimes if r.startswith(("patch-", "grid-")) and not r.endswith(("native", "non-square"))

@@ -1,14 +1,17 @@
-"""One invariant on one case, and what came of it over many."""
+"""Judges one invariant on one case, and counts the outcomes over many cases."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
 
+from ..cases.case import Case
+from ..drawing.strategies import Stratum
 from ..invariants import Invariant
-from ..targets.loader import Unsupported
+from ..targets.models import Unsupported
+from ..trials.loaded import Blocked
 from ..trials.problems import Problem
-from ..trials.trial import Blocked, Trial
+from ..trials.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Judgement:
 
 
 def inapplicable(invariant: Invariant, trial: Trial) -> str | None:
-    """Why an invariant has nothing to say about a case, or None."""
+    """The reason why an invariant does not apply to a case, or None."""
     return trial.undecidable or invariant.applies(trial)
 
 
@@ -47,11 +50,21 @@ def judge(invariant: Invariant, trial: Trial) -> Judgement:
 
 
 @dataclass
-class Tally:
-    """What came of one invariant over the cases of a family.
+class NewFailure:
+    """A problem that no ledger entry explains, the first case that shows it, and how many cases do."""
 
-    ``regimes`` counts the judged cases, ``any`` all of them; ``excused`` are the regimes of cases that a release knows nothing
-    of, or that a failure of another invariant, reported on the same case, kept from being judged.
+    problem: Problem
+    case: Case
+    stratum: Stratum
+    count: int = 1
+
+
+@dataclass
+class Tally:
+    """The outcomes of one invariant over the cases of a family.
+
+    ``regimes`` counts the judged cases by regime, and all of them under ``any``. ``excused`` are the regimes of cases that the
+    release does not support, or that could not be judged because another invariant failed on them.
     """
 
     cases: Counter[str] = field(default_factory=Counter)
@@ -59,5 +72,5 @@ class Tally:
     excused: set[str] = field(default_factory=set)
     known: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
-    new: dict[tuple[str, str], list] = field(default_factory=dict)
+    new: dict[tuple[str, str], NewFailure] = field(default_factory=dict)
     worst: float | None = None

@@ -1,4 +1,4 @@
-"""One target judged in this process, family by family: what the pytest plugin and ``run_conformance`` share."""
+"""Judges one target in this process, family by family. The pytest plugin and ``run_conformance`` share it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from msgspec.structs import replace
 
 from ..cases.profiles import profile as profile_of
 from ..cases.selection import Selection
+from ..checkpoints.formats import check_format, format_of
+from ..drawing.catalogue import models_of
 from ..drawing.drawing import Drawing
 from ..errors import UserError, choose, unknown
 from ..families import FAMILIES
@@ -31,21 +34,21 @@ from .digests import source_digest, suite_digest
 from .explorer import Explorer
 
 # Where a GPU may round the factors of float32 products: of matrices, and in cuDNN's convolutions, where it is the default.
-_TF32 = (torch.backends.cuda.matmul, torch.backends.cudnn)
+_TF32: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
 
 
 class Session:
-    """A loader under test, with what is asked of it.
+    """A loader under test, with the families and invariants to judge.
 
-    Unknown names raise :class:`UserError` at once. :meth:`start`, or the first verdict asked for, makes the target ready.
+    Unknown names raise :class:`UserError` at once. :meth:`start`, or the first verdict, prepares the target.
 
     witnesses       replay only these
     cases           folder in which the workers of a run share the cases they draw
-    until           time after which no case is begun (:class:`timm_conformance.drawing.drawing.Drawing`)
+    until           time after which no new case is judged (:class:`timm_conformance.drawing.drawing.Drawing`)
     examples        folder of witnesses to replay beside the ledger's
-    function        the function that a ``loader:`` target names, where it is imported already
-    known_failures  what the loader's owner knows to fail (:class:`timm_conformance.ledger.known_failures.KnownFailures`)
-    record          is given each record as it comes
+    function        the function that a ``loader:`` target names, if it is imported already
+    known_failures  the failures that the loader's owner knows (:class:`timm_conformance.ledger.known_failures.KnownFailures`)
+    record          called with each record as it arrives
     """
 
     def __init__(
@@ -95,10 +98,10 @@ class Session:
         known_failures: Mapping[str, str] | None = None,
         record: Callable[[records.Record], None] = lambda record: None,
     ) -> Session:
-        """A session on a loader at hand, with destination models of the timm named: a version, or ``installed``.
+        """A session on a function, with destination models from the named timm: a version, or ``installed``.
 
-        Of the installed one where there is one and none is named: the loader may import it, and so may the rest of the
-        process, and there can be only one. No ledger has a part in it.
+        Without a name, the models are from the installed timm if there is one: the loader may import it, and one process
+        can have only one timm. The session uses no ledger.
         """
         if not callable(function):
             raise UserError(f"{function!r} is no loader; write a function (checkpoint, model) -> state_dict")
@@ -110,23 +113,26 @@ class Session:
 
     @property
     def importable(self) -> bool:
-        """Whether the target can be named on a command line: not so a function made inside another one."""
+        """Whether the target can be named on a command line. A function defined inside another one cannot."""
         module, _, name = self.target.value.partition(":")
         return self.function is None or getattr(sys.modules.get(module), name, None) is self.function
 
     def start(self) -> Explorer:
-        """Make the target ready and record the header, once. Raises :class:`UserError` for a target that cannot be."""
+        """Prepare the target and record the header, once. Raises :class:`UserError` for a target that cannot start."""
         if self._explorer is None:
-            self._explorer = self._make_ready()
+            self._explorer = self._prepare()
         return self._explorer
 
     @property
     def started(self) -> bool:
-        """Whether the target was made ready."""
+        """Whether the target was prepared."""
         return self._explorer is not None
 
-    def _make_ready(self) -> Explorer:
-        with undisturbed(self.device):
+    def _prepare(self) -> Explorer:
+        for family in map(FAMILIES.__getitem__, self.families):
+            check_format(format_of(family))
+            models_of(family)
+        with judging_settings(self.device):
             loader = Loader(self.target, self.device, self.function)
             shims = [torchvision_shim.NAME] if torchvision_shim.install() else []
         self.record(
@@ -151,10 +157,10 @@ class Session:
         return Explorer(loader, self.ledger, invariants, self.drawing, self.record)
 
     def explore(self, family: str) -> dict[str, records.Verdict]:
-        """The verdicts of a family by invariant; it is explored once."""
+        """The verdicts of a family by invariant. The family is explored only once."""
         if family not in self._verdicts:
             explorer = self.start()
-            with undisturbed(self.device):
+            with judging_settings(self.device):
                 verdicts = [self.known.settle(v) for v in explorer.explore(FAMILIES[family])]
             for verdict in verdicts:
                 self.record(verdict)
@@ -164,13 +170,13 @@ class Session:
     def replay(self, name: str) -> records.Witness:
         """Replay one stored witness."""
         explorer, stored = self.start(), self.stored[name]
-        with undisturbed(self.device):
+        with judging_settings(self.device):
             witness = explorer.replay(name, stored, FAMILIES[stored.case.family])
         self.record(witness)
         return witness
 
     def witnesses(self, families: Iterable[str] | None = None) -> list[str]:
-        """The witnesses to replay: those asked for, or every one of ``families``, the chosen ones, and invariants."""
+        """The witnesses to replay: the given ones, or all of the invariants and of ``families`` (default: the session's)."""
         if self.replaying is not None:
             return self.replaying
         families = self.families if families is None else list(families)
@@ -182,10 +188,10 @@ class Session:
 
 
 @contextlib.contextmanager
-def undisturbed(device: str = "cpu") -> Iterator[None]:
-    """Judge with one torch thread, without TF32 and timm's warnings; whoever's process this is gets its settings back.
+def judging_settings(device: str = "cpu") -> Iterator[None]:
+    """Judge with one torch thread, without TF32 and without timm's warnings; restores the process's settings afterwards.
 
-    The bounds are float32's, and TF32 has ten bits of its mantissa.
+    The bounds are those of float32; TF32 has only ten bits of its mantissa.
     """
     threads, logger = torch.get_num_threads(), logging.getLogger("timm")
     level, rounded = logger.level, [backend.allow_tf32 for backend in _TF32]

@@ -1,4 +1,4 @@
-"""What a family is: one upstream checkpoint format, the architectures it comes in, the timm models that load it."""
+"""A family: one upstream checkpoint format, the architectures that use it, and the timm models that load it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _nothing(arch: Arch) -> dict[str, Any]:
 
 
 def no_tables(arch: Arch, geometry: Geometry) -> Windows:
-    """The windows of a family without relative positions."""
+    """The ``tables`` of a family without relative position tables."""
     return {}
 
 
@@ -48,60 +48,61 @@ def _decidable(case: Case) -> str | None:
 
 @dataclass(frozen=True)
 class Family:
-    """One checkpoint format and everything the suite needs to generate, load and judge it.
+    """One checkpoint format, and all that the suite needs to generate, load and judge its checkpoints.
 
-    What the format is:
+    The format:
 
     name            family name
     source          upstream repository and file, for the documentation
-    shares_format   family whose ``reference`` format it has, where that is not its own
-    classic         family that loads the same checkpoints into the model they were made for, where ``module`` has another
+    shares_format   name of the ``reference`` format, if it is not the family's own name
+    classic         family that loads the same checkpoints into the model they were made for, if ``module`` is another model's
     first_release   first timm release that converts the format in full
-    models          globs over registered timm model names that use this format, ``not_models`` the exceptions
-    module          timm module of the loader, ``model_class`` the class of its models
-    models_module   timm module of the registered models, where those build ``model_class`` when told to (``use_naflex``)
+    models          globs over registered timm model names that use this format; ``not_models`` are exceptions
+    module          timm module of the loader; ``model_class`` is the class of its models
+    models_module   timm module of the registered models, if they build ``model_class`` only with ``use_naflex``
 
-    What its checkpoints hold:
+    The checkpoints:
 
-    architectures   strategy for ``arch``, a flat JSON-able dict of options
+    architectures   strategy for ``arch``, a flat dict of options that JSON can hold
     by_model        options that follow from a registered model's name
     shapes          timm-layout tensor shapes of a checkpoint of ``arch`` at a geometry
-    num_prefix_tokens  class, distillation and register tokens of ``arch``
-    implied         model tensors the format has no word for: zero in the model, absent from the checkpoint
-    foreign         shapes of tensors such checkpoints carry that are not the image encoder's
-    wrappers        how such checkpoints are nested or prefixed, ``wrapper_since`` the releases that learnt some later
-    stored          the checkpoint's own way to hold tensors that the suite knows in timm's VisionTransformer layout
-    containers      file formats they come in
-    stride          pixels that one pixel of the patch kernel stands for, above 1 behind a convolutional stem
-    max_patch       largest patch side to draw; 1 where the format has no patch kernel of its own
-    square_patch    when the format itself says that a patch is square: "always", or only where "resampled"
-    square_source_grid  whether the format itself says that the position grid is square
-    square_grids    whether such models have square grids "always", or so "often" that half of those drawn are
-    grid_multiple   what the sides of a grid are multiples of, where stages halve it
-    grid_stored     whether positions are stored as a grid, and not as a list of tokens
-    misread_tokens  how many tokens a grid would have if rows of prefix tokens were mistaken for it or it for them, or None
+    num_prefix_tokens  number of class, distillation and register tokens of ``arch``
+    implied         model tensors that the format does not store: absent from the checkpoint, zero in the model
+    foreign         shapes of tensors in such checkpoints that do not belong to the image encoder
+    wrappers        how such checkpoints are nested or prefixed; ``wrapper_since`` gives the first release of later ones
+    stored          converts tensors from VisionTransformer's layout, which the suite uses, to the way the checkpoint holds them
+    containers      file formats of such checkpoints
+    stride          image pixels for each pixel of the patch kernel, above 1 behind a convolutional stem
+    max_patch       largest patch side to draw; 1 if the format has no patch kernel of its own
+    square_patch    whether the format itself implies a square patch: "always", or only if "resampled"
+    square_source_grid  whether the format itself implies a square position grid
+    square_grids    whether such models have square grids: "always", or "often" (half of those drawn)
+    grid_multiple   number that divides the sides of every grid, for models whose stages halve it
+    grid_stored     whether positions are stored as a grid and not as a list of tokens
+    misread_tokens  number of grid tokens that a loader finds if it mistakes rows of prefix tokens for grid tokens, or the
+                    other way round; None if it cannot
     tables          windows of the relative position tables at a geometry, by tensor name: ``(h, w)``, or ``(s,)`` for
                     SAM's tables of one axis
 
-    How it loads:
+    Loading:
 
-    model_kwargs    constructor arguments of the destination model; ``"module:name"`` strings name objects of the target,
-                    with a dict of arguments beside them to be given when they are called
-    filters         the loader's function, by the names releases gave it, newest first; "module:name" in another module
-    canonical       what a loaded state is by VisionTransformer's names and in its layout, the inverse of the model's own
-    created_kwargs  arguments of the registered model's function where they differ from those
-    filter_kwargs   arguments timm's model function passes to the loader for ``arch``
-    resampling      how kernel and grid are resampled where that differs from the format's own
-    first_conv      name of the convolution that meets the image
-    forward_arch    hyperparameters of the upstream forward, beyond ``arch`` itself
+    model_kwargs    constructor arguments of the destination model; a string ``"module:name"`` names an object of the
+                    target's timm, a pair of such a string and a dict names it with these arguments bound
+    filters         names of the loader's function in timm's releases, newest first; "module:name" for another module
+    canonical       converts a loaded state to VisionTransformer's names and layout: the inverse of the model's own
+    created_kwargs  arguments of the registered model's function, if they differ from ``model_kwargs``
+    filter_kwargs   arguments that timm's model function passes to the loader for ``arch``
+    resampling      how kernel and grid are resampled, if that differs from the format's own way
+    first_conv      name of the convolution that reads the image
+    forward_arch    hyperparameters of the upstream forward that ``arch`` lacks
 
-    How it is judged:
+    Judging:
 
-    needs           first release that knows what is special about a case, and what that is, or None
-    tags            regimes of a case beyond the common ones; ``own_regimes`` lists all a family can produce
+    needs           first release that supports a special case, and what is special about it, or None
+    tags            regimes of a case beyond the common ones; ``own_regimes`` lists all that the family can produce
     undecidable     why no loader could know the answer for a case, or None
-    unreachable     regimes no case of the family can be in; ``invariant:regime`` where that invariant cannot judge such a case
-    weight          share of a profile's cases to draw: less where a family shares its code path with another
+    unreachable     regimes that no case of the family is in; ``invariant:regime`` if only that invariant cannot judge them
+    weight          share of a profile's cases to draw: less if the family shares its code path with another
     """
 
     name: str
@@ -150,12 +151,12 @@ class Family:
 
     @property
     def format(self) -> str:
-        """Name of its ``reference`` format."""
+        """Name of the family's ``reference`` format."""
         return self.shares_format or self.name
 
     @property
     def in_place(self) -> bool:
-        """Whether timm reads the file itself, straight into a model's parameters (``.npz``), past ``checkpoint_filter_fn``."""
+        """Whether timm reads the file (``.npz``) straight into a model's parameters, without ``checkpoint_filter_fn``."""
         return self.containers == NPZ
 
     def supported_by(self, release: Version) -> bool:
@@ -163,11 +164,11 @@ class Family:
         return release >= Version(self.first_release)
 
     def reaches(self, regime: str, invariant: str) -> bool:
-        """Whether an invariant can meet a regime in cases of this family alone."""
+        """Whether an invariant can meet a regime in the cases of this family."""
         return not {regime, f"{invariant}:{regime}"} & self.unreachable
 
-    def lacking(self, case: Case, release: Version) -> str | None:
-        """What a release that knows the format does not know yet about a case, or None."""
+    def unsupported(self, case: Case, release: Version) -> str | None:
+        """Why a release that knows the format does not support a case, or None."""
         needed = self.needs(case)
         if needed is None and case.wrapper in self.wrapper_since:
             needed = self.wrapper_since[case.wrapper], f"the prefix or wrapper {case.wrapper!r}"
@@ -181,25 +182,30 @@ class Family:
         return h * stride, w * stride
 
     def sizes(self, arch: Arch, geometry: Geometry) -> dict[str, Size]:
-        """What a model of ``arch`` at ``geometry`` is asked for: its ``img_size`` and ``patch_size``."""
+        """The arguments ``img_size`` and ``patch_size`` of a model of ``arch`` at ``geometry``."""
         return {"img_size": self.img_size(arch, geometry), "patch_size": geometry.patch_size}
 
     def undecidable_grid(self, case: Case, default_input_size: Size) -> str | None:
-        """Why no loader could know the source grid, or None when it can.
+        """Why no loader could know the source grid, or None if a loader can.
 
-        A position grid stored as a list of tokens does not say its shape. What a loader may use: the format, when its
-        grids are square by definition; the declared input size when it accounts for every token; otherwise as many tokens
-        as the model has means the model's grid, and a square number means a square. A declaration that accounts for every
-        token and is false misleads any honest loader. Where it is not known either whether the list begins with rows of
-        prefix tokens, each rule has to tell the two readings apart.
+        A position grid that is stored as a list of tokens does not say its shape. A loader may use these rules, in order:
+
+        1. the format, if its grids are square by definition;
+        2. the declared input size, if it accounts for every token;
+        3. the model's grid, if it has as many tokens;
+        4. a square, if the number of tokens is square.
+
+        A false declaration that accounts for every token misleads any correct loader. If the list may or may not begin with
+        rows of prefix tokens, each rule has to separate the two readings.
         """
         if case.declared == "true" or self.square_source_grid:
             return None
-        claimed = None
+        claimed: Size | None = None
         if case.declared == "default":
             stride = self.stride(case.arch)
-            claimed = tuple(n // (p * stride) for n, p in zip(default_input_size, case.source.patch_size))
-        counts = []
+            (height, width), (ph, pw) = default_input_size, case.source.patch_size
+            claimed = height // (ph * stride), width // (pw * stride)
+        counts: list[Callable[[Size], int]] = []
         if not self.grid_stored and case.arch.get("pos_embed") != "none":
             counts.append(prod)
             misread = self.misread_tokens(case)
@@ -211,12 +217,12 @@ class Family:
 
 
 def _offsets(window: Size) -> int:
-    """Offsets between two tokens of a window: rows of its relative position table."""
+    """Number of offsets between two tokens of a window, which is the number of rows of its relative position table."""
     return (2 * window[0] - 1) * (2 * window[1] - 1)
 
 
 def _misled(misread: int, case: Case, claimed: Size | None) -> bool:
-    """Whether the first rule that takes one of two token counts for a grid's takes the wrong one, or both."""
+    """Whether the first rule that accepts one of the two token counts accepts the wrong one, or both."""
     rules = (
         lambda n: claimed is not None and prod(claimed) == n,
         lambda n: case.destination.tokens == n,
@@ -228,7 +234,7 @@ def _misled(misread: int, case: Case, claimed: Size | None) -> bool:
 
 
 def _undecidable(count: Callable[[Size], int], case: Case, claimed: Size | None) -> str | None:
-    """Why no loader could know the source grid of which ``count`` is stored, told that it is ``claimed``."""
+    """Why no loader could know the source grid if only ``count`` of it is stored and ``claimed`` is declared, or None."""
     source, destination = case.source.grid_size, case.destination.grid_size
     if claimed is not None and count(claimed) == count(source):
         return None if claimed == source else "the declared input size is false and fits the token count"

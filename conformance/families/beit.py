@@ -16,14 +16,14 @@ _TABLE = "relative_position_bias_table"
 
 @st.composite
 def _architectures(draw: st.DrawFn) -> dict[str, Any]:
-    """Where positions are: in tables ("block" or "shared"), in ``pos_embed``, or in both."""
+    """Options in which positions are in tables ("block" or "shared"), in ``pos_embed``, or in both."""
     tables = draw(st.sampled_from(["block", "block", "shared", "shared", "none"]), label="tables")
     positions = st.just(True) if tables == "none" else st.sampled_from([False, False, True])
     options = vit.architectures(
         global_pool=st.sampled_from(["avg", "token"]),
         tables=st.just(tables),
         pos_embed=positions.map(lambda absolute: "learn" if absolute else "none"),
-        # Without tables and without layer scale, nothing tells these names from those of an EVA.
+        # Without tables and layer scale, the names are the same as those of an EVA.
         layer_scale=st.just(True) if tables == "none" else st.booleans(),
     )
     return draw(options)
@@ -39,7 +39,7 @@ def _tables(arch: Arch, geometry: Geometry) -> Windows:
 
 
 def _shapes(arch: Arch, geometry: Geometry) -> Shapes:
-    out = {}
+    out: Shapes = {}
     for name, shape in vit.shapes(arch, geometry).items():
         if name.endswith("attn.qkv.bias"):
             out |= {name.replace("qkv.bias", bias): (arch["embed_dim"],) for bias in ("q_bias", "v_bias")}
@@ -83,7 +83,7 @@ BEIT = Family(
     models=("beit_*", "beitv2_*"),
     module="beit",
     model_class="Beit",
-    # Old releases import vision_transformer's under the other name.
+    # Old releases import vision_transformer's function under the second name.
     filters=("_beit_checkpoint_filter_fn", "checkpoint_filter_fn"),
     wrappers=("bare", "model", "module", "model.module"),
     square_grids="often",

@@ -10,11 +10,11 @@ from .base import Arch, Shapes
 
 @st.composite
 def _options(draw: st.DrawFn) -> dict:
-    """A pretraining checkpoint ends in the encoder's norm; a classifier in a norm of the mean and a head."""
+    """A pretraining checkpoint ends in the encoder's norm. A classifier ends in a norm of the mean token and a head."""
     pretraining = draw(st.booleans(), label="pretraining")
-    pool = {"global_pool": st.just("token" if pretraining else "avg")}
+    pool = st.just("token" if pretraining else "avg")
     classes = st.just(0) if pretraining else st.integers(1, 5)
-    return draw(vit.architectures(num_classes=classes, sub_norm=st.just(True), **pool))
+    return draw(vit.architectures(num_classes=classes, sub_norm=st.just(True), global_pool=pool))
 
 
 def _language_branch(arch: Arch) -> Shapes:

@@ -14,14 +14,14 @@ from .base import Arch, Shapes
 if TYPE_CHECKING:
     from .base import State
 
-# What all models of the DINOv3 kind have: positions are rotary alone, and the class token or the patches are pooled.
+# All models of the DINOv3 kind have rotary positions only, and pool the class token or the patches.
 ROTARY = {"pos_embed": "none", "rope": "dinov3", "rope_half": True, "rope_temperature": 100, "dynamic_img_size": True}
 POOLING = st.sampled_from(["token", "avg"])
 
 
 @st.composite
-def _architectures(draw: st.DrawFn, **options: st.SearchStrategy[Any]) -> dict[str, Any]:
-    """The bias of a model is learnt, or there is none: never any, or one that was trained to zeros."""
+def _architectures(draw: st.DrawFn, /, **options: st.SearchStrategy[Any]) -> dict[str, Any]:
+    """Options in which the model has a learnt bias, or none and a checkpoint with no bias ("none") or zeros ("zero")."""
     fixed = ROTARY | {"fc_norm": False, "layer_scale": True}
     options |= {name: st.just(value) for name, value in fixed.items()}
     bias = draw(st.sampled_from(["learnt", "zero", "none"]), label="bias")
@@ -39,14 +39,14 @@ def _architectures(draw: st.DrawFn, **options: st.SearchStrategy[Any]) -> dict[s
 
 
 def _by_model(name: str) -> dict[str, Any]:
-    """EUPE's checkpoints carry the heads it was distilled through, DINOv3-7B's a norm for the class token of local crops."""
+    """EUPE's checkpoints hold its distillation heads, those of DINOv3-7B a norm for the class token of local crops."""
     if "eupe" in name:
         return {"beside": "projectors"}
     return {"beside": "local_cls_norm"} if "_7b_" in name else {}
 
 
 def _stored(case: Case, state: State) -> State:
-    """A bias of zeros, where the checkpoint has one that the model has no place for."""
+    """Add a bias of zeros if the checkpoint has one. The model has no such tensor."""
     if case.arch["bias"] != "zero":
         return state
     new = state["cls_token"].new_zeros(case.arch["embed_dim"])
@@ -56,11 +56,12 @@ def _stored(case: Case, state: State) -> State:
 
 def _beside(arch: Arch) -> Shapes:
     dim = arch["embed_dim"]
-    return {
+    kinds: dict[str, Shapes] = {
         "nothing": {},
         "local_cls_norm": {"local_cls_norm.weight": (dim,), "local_cls_norm.bias": (dim,)},
         "projectors": {"projectors.sam.0.weight": (8, dim), "projectors.sam.0.bias": (8,)},
-    }[arch["beside"]]
+    }
+    return kinds[arch["beside"]]
 
 
 def _needs(case: Case) -> tuple[str, str] | None:

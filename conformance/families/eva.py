@@ -11,7 +11,7 @@ from ..cases.case import Case
 from . import eva_model, vit
 from .base import Arch, Shapes
 
-# In the order in which timm opens them.
+# In the order in which timm looks for them.
 WRAPPERS = (
     "bare",
     "model",
@@ -26,7 +26,7 @@ _NATIVE_WRAPPERS = ("bare", "model", "state_dict", "model.state_dict")
 
 
 def pool_tags(case: Case) -> frozenset[str]:
-    """Which norm a model has: ``fc_norm`` after averaging, ``norm`` before taking the class token."""
+    """The pooling, which decides the norm: ``fc_norm`` after averaging, ``norm`` before the class token is taken."""
     return frozenset({f"pool-{case.arch['global_pool']}"})
 
 
@@ -44,7 +44,7 @@ EVA = eva_model.family(
     architectures=vit.architectures(
         global_pool=st.sampled_from(["avg", "token"]),
         post_norm=st.sampled_from([False, False, True]),
-        # No published file has layer scale, and with it the names would be BEiT's.
+        # No published file has layer scale. With it, the names would be BEiT's.
         layer_scale=st.just(False),
     ),
     models=("eva_giant_*",),
@@ -58,7 +58,7 @@ EVA = eva_model.family(
 
 
 def text_tower(arch: Arch) -> Shapes:
-    """What stands beside the image tower of a CLIP model whose text tower is a module of its own."""
+    """Tensors beside the image tower of a CLIP model whose text tower is a module of its own."""
     text = {f"text.{name}": shape for name, shape in vit.text_tower().items() if name != "logit_scale"}
     return text | {"logit_scale": ()}
 
@@ -84,9 +84,9 @@ EVA_CLIP = replace(
 
 @st.composite
 def _native(draw: st.DrawFn) -> dict[str, Any]:
-    """Options of the models timm trained itself, and of EVA-02 as it is published for timm.
+    """Options of the models that timm trained itself, and of EVA-02 as it is published for timm.
 
-    Those with layer scale have no positions; with both, the names would be BEiT's.
+    Models with layer scale have no absolute positions: with both, the names would be BEiT's.
     """
     pool = draw(st.sampled_from(["avg", "token"]), label="global_pool")
     swiglu = draw(st.sampled_from(["", "packed", "split"]), label="swiglu")
@@ -112,7 +112,7 @@ def _native(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def _by_native_model(name: str) -> dict[str, Any]:
-    """Model functions of rotary names ask for layer scale, and None cannot be asked of create_model instead."""
+    """Registered models with ``_rope_`` in their name have layer scale, and ``create_model`` drops an argument None."""
     return {"layer_scale": True, "pos_embed": "none"} if "_rope_" in name else {}
 
 
@@ -124,7 +124,7 @@ def _native_tags(case: Case) -> frozenset[str]:
 
 
 def _native_needs(case: Case) -> tuple[str, str] | None:
-    """What its model could not do before: be built without a class token, or with one place register tokens beside it."""
+    """Options that earlier releases of the model lack, such as models without a class token or with register tokens."""
     if case.arch["reg_tokens"] and (case.arch["class_token"] or case.arch["pos_embed"] != "none"):
         return "1.0.17", "Eva models of register tokens beside a class token or positions"
     if case.arch["reg_tokens"]:
@@ -157,10 +157,10 @@ EVA_NATIVE = eva_model.family(
 
 @st.composite
 def _rotary(draw: st.DrawFn) -> dict[str, Any]:
-    """Options of RoPE-ViT's models: attention with an ordinary bias, positions of patches alone or none.
+    """Options of RoPE-ViT's models: attention with an ordinary bias, and positions for patches only, or none.
 
-    With both positions and angles that are not learnt, the names are DeiT-III's, as is the training; only a model of
-    just these names tells them apart, and so such cases are left to the other options.
+    A model with positions and fixed angles has the same tensor names as DeiT-III, so only the model tells the two apart.
+    Such cases are not drawn.
     """
     rope = draw(st.sampled_from(["mixed", "mixed", "cat"]), label="rope")
     positions = draw(
@@ -201,7 +201,7 @@ EVA_NATIVE_ROPE = eva_model.family(
     created_kwargs=eva_model.created_kwargs,
     models=("vit_*_patch16_rope_*.naver_in1k",),
     wrappers=_NATIVE_WRAPPERS,
-    # Before, a model of learnt angles was asked for by another argument.
+    # Earlier releases used another argument for models with learnt angles.
     needs=lambda case: ("1.0.20", "rope_type") if case.arch["rope"] == "mixed" else None,
     tags=_rotary_tags,
     own_regimes=frozenset({"no-positions", "learnt-angles"}),

@@ -14,9 +14,13 @@ from .eva import POOLS, WRAPPERS, pool_tags, text_tower
 
 @st.composite
 def _eva02(
-    draw: st.DrawFn, pools: tuple[str, ...] = ("avg", "token"), **more: st.SearchStrategy[Any]
+    draw: st.DrawFn, /, pools: tuple[str, ...] = ("avg", "token"), **more: st.SearchStrategy[Any]
 ) -> dict[str, Any]:
-    """One projection and a packed gate are published together, three and a norm inside the MLP; the code takes them apart."""
+    """Options of EVA-02.
+
+    Published files have one projection and a packed gate, or three projections and a norm inside the MLP. The code allows
+    every combination.
+    """
     split = draw(st.booleans(), label="split gate")
     return draw(
         vit.architectures(

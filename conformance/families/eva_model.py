@@ -1,21 +1,21 @@
-"""Pieces the families of timm's Eva class share: tensor shapes and constructor arguments.
+"""Tensor shapes and constructor arguments that the families of timm's Eva class share.
 
 Source: ``huggingface/pytorch-image-models`` ``timm/models/eva.py: Eva``. Options are those of :mod:`.vit` where the two models
 share them (``class_token``, ``reg_tokens``, ``global_pool``, ``fc_norm``, ``final_norm``, ``no_embed_class``, ``pos_embed``,
 ``pre_norm``, ``qkv_bias``, ``qk_norm``, ``rms_norm``, ``in_chans``, ``dynamic_img_size``), and these:
 
-    attn_type       "eva" (no bias for k, those of q and v apart from a fused weight), or "rope" (an ordinary bias)
-    qkv_fused       one projection (the default) or three; only where the format comes in both forms, since an invariant
-                    compares them: a family of one form adds it in front of these functions
-    num_kv_heads    heads of k and v, where fewer than of q; needs three projections
+    attn_type       "eva" (no bias for k; the biases of q and v are separate tensors) or "rope" (an ordinary bias)
+    qkv_fused       one projection (the default) or three. It is an option only if the format has both forms, since an
+                    invariant compares them. A family with one form passes it to these functions itself
+    num_kv_heads    number of heads of k and v, if fewer than those of q; needs three projections
     scale_attn      a norm between attention and its projection
-    layer_scale     none, True, or "attn" for the attention branch alone
+    layer_scale     none, True, or "attn" for the attention branch only
     post_norm       blocks whose norms come after attention and MLP (without layer scale)
     swiglu          none, "packed" (gate and value in one weight) or "split"
-    scale_mlp       a norm inside the MLP; timm packs no SwiGLU that has one
+    scale_mlp       a norm inside the MLP; timm does not pack a SwiGLU with a norm
     rope            none, "cat", "mixed" (learnt frequencies, a parameter) or "dinov3"
-    rope_xy, rope_offset, rope_temperature, rope_half, ref_grid    its coordinates (``ref_grid`` 0: as they are)
-    pool_heads, pool_mlp_ratio    of attention pooling, where not the blocks' own
+    rope_xy, rope_offset, rope_temperature, rope_half, ref_grid    its coordinates (``ref_grid`` 0: not scaled)
+    pool_heads, pool_mlp_ratio    those of attention pooling, if they differ from the blocks'
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .vit import num_prefix_tokens, pools_by_average, tokens
 
 
 def shapes(arch: Arch, geometry: Geometry) -> Shapes:
-    """Tensor shapes of a checkpoint in Eva's layout. Written from the layout's definition, not read off timm."""
+    """Tensor shapes of a checkpoint in Eva's layout, written from the layout's definition and not read from timm."""
     dim, heads = arch["embed_dim"], arch["num_heads"]
     hidden, head_dim = int(dim * arch["mlp_ratio"]), dim // heads
     kv_dim = head_dim * (arch.get("num_kv_heads") or heads)
@@ -79,12 +79,12 @@ def shapes(arch: Arch, geometry: Geometry) -> Shapes:
 def model_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
     """Arguments of timm's Eva constructor for ``arch``, without the geometry.
 
-    What a release may not know yet is given only where it asks for something.
+    An argument that old releases lack is left out if it has its default value.
     """
     return {k: v for k, v in created_kwargs(arch, eps).items() if k not in _LATER or v != _LATER[k](arch)}
 
 
-# Arguments that Eva got later (after 0.9.0), and what they are by default.
+# Arguments that Eva got after 0.9.0, and their default values.
 _LATER = {
     "attn_type": lambda arch: "eva",
     "use_fc_norm": lambda arch: arch.get("global_pool", "token") == "avg",
@@ -100,7 +100,7 @@ _LATER = {
 
 
 def created_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
-    """The same with everything said that model functions of registered names ask for themselves."""
+    """The same with every argument, since the functions of registered models set some of them to other values."""
     from torch import nn
 
     split, scaled = arch.get("swiglu") == "split", arch.get("scale_mlp", False)
@@ -123,7 +123,9 @@ def created_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
         "qk_norm": arch.get("qk_norm", False),
         "scale_attn_inner": arch.get("scale_attn", False),
         "swiglu_mlp": bool(arch.get("swiglu")),
-        "swiglu_align_to": int(split and not scaled),  # aligned to 1: timm splits what is to be aligned
+        "swiglu_align_to": int(
+            split and not scaled
+        ),  # timm splits a SwiGLU whose width is to be aligned; 1 aligns nothing
         "scale_mlp": scaled,
         "init_values": 1e-5 if scale else None,
         "attn_only_layer_scale": scale == "attn",

@@ -1,4 +1,4 @@
-"""FlexiViT weights in timm's layout, which timm resamples without antialias."""
+"""FlexiViT weights in timm's layout. timm resamples them without antialias."""
 
 from __future__ import annotations
 

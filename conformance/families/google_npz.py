@@ -1,11 +1,12 @@
-"""Google's ``.npz`` files: the original Vision Transformer, its ResNet hybrids, big_vision with its pools, scan and prefixes.
+"""Google's ``.npz`` files: the original Vision Transformer, its ResNet hybrids, and big_vision with pools, scan and prefixes.
 
-timm reads them in ``VisionTransformer.load_pretrained``, straight into a model.
+timm reads them in ``VisionTransformer.load_pretrained``, straight into a model's parameters.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
@@ -13,11 +14,14 @@ from ..cases.case import NPZ, Case
 from . import hybrid, vit
 from .base import Arch, Shapes
 
+if TYPE_CHECKING:
+    from ..reference.stems import Constants
+
 _NEVER = frozenset({"safetensors", "pth", "memory"})
 
 
 def _no_pool_norm(**more: st.SearchStrategy) -> st.SearchStrategy[dict]:
-    """flax's ``gelu`` is the tanh approximation; the encoder's norm comes before any pooling."""
+    """Options of these models. flax's ``gelu`` is the tanh approximation, and the encoder's norm comes before pooling."""
     return vit.architectures(act=st.just("gelu_tanh"), fc_norm=st.just(False), **more)
 
 
@@ -56,7 +60,7 @@ GOOGLE_NPZ = vit.family(
     foreign=_training_state,
     wrappers=("bare", "opt/target/"),
     containers=NPZ,
-    square_grids="often",  # others are taken for squares
+    square_grids="often",  # timm takes other grids for squares
     forward_arch=lambda case: {"pre_logits": False},
     tags=lambda case: frozenset({"pre-logits"} if not case.arch["num_classes"] else ()),
     own_regimes=frozenset({"pre-logits"}),
@@ -94,8 +98,8 @@ GOOGLE_NPZ_RESNET = replace(
 )
 
 
-def _timm_constants():
-    """timm keeps divisions from zero by other constants than flax; that is the model's business, not the loader's."""
+def _timm_constants() -> Constants:
+    """timm's constants against division by zero. They differ from flax's, which is a difference of models, not of loaders."""
     from ..reference.stems import TIMM
 
     return TIMM

@@ -19,19 +19,20 @@ _BACKBONE = "patch_embed.backbone."
 
 
 def widths(arch: Arch) -> tuple[int, int]:
-    """Channels of the root and of the features: a root alone is timm's own, stages are as narrow as 32 groups allow."""
+    """Channels of the root and of the features. A root alone is timm's own; stages are as narrow as 32 groups allow."""
     return (32, 128) if arch["stages"] else (64, 64)
 
 
 def stem_stride(arch: Arch) -> int:
-    """The root divides by four, every stage after the first by two."""
+    """Stride of the stem: 4 for the root, times 2 for every stage after the first."""
     return 4 * 2 ** max(arch["stages"] - 1, 0)
 
 
 def resnet_shapes(arch: Arch, geometry: Geometry) -> Shapes:
-    """A plain model's tensors with the patch kernel on features, and the stem's: one bottleneck a stage, ``units`` in the first.
+    """Tensor shapes of a plain model whose patch kernel reads features, and of its stem.
 
-    Only a stage's first has a projection beside it. Witnesses and vectors without ``units`` are older.
+    The stem has one bottleneck in each stage, ``units`` in the first. Only the first bottleneck of a stage has a projection
+    on its shortcut. Older witnesses and vectors have no ``units``.
     """
     root, width = widths(arch)
     out = vit.shapes(arch, geometry)
@@ -56,7 +57,7 @@ def resnet_shapes(arch: Arch, geometry: Geometry) -> Shapes:
 
 
 def without_features(case: Case) -> str | None:
-    """Stages as narrow as ours have one channel a group, and torch's group norm takes no group of a single value."""
+    """Why a model with stages cannot run on one pixel of features: torch's group norm refuses groups of a single value."""
     geometry = case.destination
     single = prod(geometry.patch_size) * prod(geometry.grid_size) == 1
     return (
@@ -65,7 +66,7 @@ def without_features(case: Case) -> str | None:
 
 
 def resnet_first_conv(arch: Arch) -> str:
-    """The root's convolution."""
+    """Name of the root's convolution."""
     return f"{_BACKBONE}{'stem.' if arch['stages'] else ''}conv.weight"
 
 
@@ -76,7 +77,7 @@ def resnet_kwargs(arch: Arch) -> dict[str, Any]:
 
 
 def resnet_created_kwargs(arch: Arch) -> dict[str, Any]:
-    """A root alone is as the registered model builds it; narrow stages have to replace its own."""
+    """Arguments of the registered model, which has the same root. Narrow stages have to replace its own."""
     return resnet_kwargs(arch) if arch["stages"] else vit.model_kwargs(arch)
 
 
@@ -91,12 +92,13 @@ HYBRID_RESNET = Family(
     model_kwargs=resnet_kwargs,
     created_kwargs=resnet_created_kwargs,
     module="vision_transformer_hybrid",
-    filters=("checkpoint_filter_fn", "vision_transformer:checkpoint_filter_fn"),  # the hybrids' own came late
+    # Old releases have no function of the hybrids' own.
+    filters=("checkpoint_filter_fn", "vision_transformer:checkpoint_filter_fn"),
     models=("vit_*_r*_s??_*", "vit_*_r_s16_*"),
     first_conv=resnet_first_conv,
     stride=stem_stride,
     max_patch=8,
-    square_grids="often",  # others are taken for squares
+    square_grids="often",  # timm takes other grids for squares
     tags=lambda case: frozenset({"stages" if case.arch["stages"] else "root-alone"}),
     own_regimes=frozenset({"stages", "root-alone"}),
     undecidable=without_features,
@@ -140,11 +142,12 @@ MOBILECLIP = Family(
     architectures=vit.architectures(num_classes=st.integers(1, 5), no_embed_class=st.just(True)),
     shapes=_mobile_shapes,
     num_prefix_tokens=vit.num_prefix_tokens,
-    # As upstream builds its stem, whose first convolution is padded by one. timm's own model does not pad: its
-    # output differs although every tensor is right, which is no loader's doing.
+    # The stem is upstream's, whose first convolution is padded by one. timm's own model does not pad, so its output differs
+    # although every tensor is right. A loader cannot change that.
     model_kwargs=_mobile_kwargs,
     module="vision_transformer_hybrid",
-    filters=("checkpoint_filter_fn", "vision_transformer:checkpoint_filter_fn"),  # the hybrids' own came late
+    # Old releases have no function of the hybrids' own.
+    filters=("checkpoint_filter_fn", "vision_transformer:checkpoint_filter_fn"),
     models=("vit_base_mci_224.*",),
     first_conv=lambda arch: f"{_BACKBONE}0.conv.weight",
     implied=lambda arch: frozenset({"head.bias"}),
@@ -152,7 +155,7 @@ MOBILECLIP = Family(
     wrappers=("bare", "model", "state_dict"),
     stride=lambda arch: 16,
     max_patch=1,
-    square_grids="often",  # others are taken for squares
+    square_grids="often",  # timm takes other grids for squares
     unreachable=frozenset(
         {
             "prefix-0",

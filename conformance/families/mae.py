@@ -12,7 +12,7 @@ from .base import Arch, Shapes
 
 @st.composite
 def _encoder(draw: st.DrawFn) -> dict:
-    """A pretrained encoder has no head; a classifier fine-tuned with global pooling norms the mean."""
+    """A pretrained encoder has no head. A classifier fine-tuned with global pooling has a norm after the mean."""
     tuned = draw(st.booleans(), label="fine-tuned")
     if not tuned:
         return draw(vit.architectures(num_classes=st.just(0)))
@@ -20,7 +20,7 @@ def _encoder(draw: st.DrawFn) -> dict:
 
 
 def _decoder(arch: Arch) -> Shapes:
-    """Beside ``mask_token`` and ``decoder_pos_embed``, which every such checkpoint has."""
+    """Tensors of the decoder. Every such checkpoint also has ``mask_token`` and ``decoder_pos_embed``."""
     return {
         "decoder_embed.weight": (8, arch["embed_dim"]),
         "decoder_embed.bias": (8,),

@@ -1,4 +1,4 @@
-"""Checkpoints on their way into a NaFlexViT: classic ones of timm's VisionTransformer and Eva, its own, RADIO's."""
+"""Checkpoints that are loaded into a NaFlexViT: those of timm's VisionTransformer and Eva, its own, and RADIO's."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .timm_native import TIMM_NATIVE
 
 
 @st.composite
-def _architectures(draw: st.DrawFn, **options: st.SearchStrategy[Any]) -> dict[str, Any]:
+def _architectures(draw: st.DrawFn, /, **options: st.SearchStrategy[Any]) -> dict[str, Any]:
     pool = draw(st.sampled_from(["token", "avg", "avg", "map"]), label="global_pool")
-    # Whether attention pooling reads prefix tokens too is an option of the model, not of its checkpoint.
+    # Whether attention pooling also reads prefix tokens is an option of the model, which a checkpoint does not hold.
     alone = pool == "map"
     base = vit.architectures(
         class_token=st.just(not alone) if pool != "avg" else st.booleans(),
@@ -55,8 +55,13 @@ NAFLEX_VIT = vit.family(
     module="naflexvit",
     model_class="NaFlexVit",
     models_module="vision_transformer",
-    wrappers=("bare", "bare", "bare", "model"),  # seldom wrapped: where no wrapper is opened, nothing else can be seen
-    stored=naflex_model.with_rows,
+    wrappers=(
+        "bare",
+        "bare",
+        "bare",
+        "model",
+    ),  # mostly bare: a release that opens no wrapper shows nothing else in a wrapped case
+    stored=naflex_model.with_prefix_rows,
     canonical=naflex_model.canonical,
     square_grids="often",
     misread_tokens=naflex_model.misread_tokens,
@@ -105,7 +110,7 @@ def _eva_kwargs(arch: Arch) -> dict[str, Any]:
 
 
 def _eva_created_kwargs(arch: Arch) -> dict[str, Any]:
-    """As a user of the Eva model says it; what follows from the pooling and from ``use_rot_pos_emb`` is left to the model."""
+    """Arguments as a user of the Eva model writes them. The model derives the others from pooling and ``use_rot_pos_emb``."""
     classic = eva_model.created_kwargs({**arch, "no_embed_class": not arch["embed_class"]})
     said = {k: v for k, v in classic.items() if k not in ("use_post_norm", "use_post_transformer_norm", "rope_type")}
     return said | naflex_model.projection(arch) | naflex_model.NAFLEX
@@ -147,7 +152,7 @@ NAFLEX_NATIVE = vit.family(
     wrappers=("bare",),
     square_patch="resampled",
     grid_stored=True,
-    stored=naflex_model.with_grid,
+    stored=naflex_model.with_position_grid,
     canonical=naflex_model.canonical,
     undecidable=naflex_model.undecidable_patch,
     forward_arch=lambda case: {"patch_size": case.source.patch_size},
@@ -176,7 +181,7 @@ NAFLEX_RADIO = replace(
     classic="radio",
     architectures=_radio_architectures(),
     model_kwargs=naflex_model.model_kwargs,
-    # The loader is told nothing: how a model aligns corners is the model's own matter.
+    # The loader gets no arguments: the model itself knows how it aligns corners.
     by_model=lambda name: {"align_corners": False},
     filter_kwargs=lambda arch: {},
     module="naflexvit",
@@ -184,7 +189,7 @@ NAFLEX_RADIO = replace(
     models_module="vision_transformer",
     tags=_tags,
     own_regimes=frozenset({"counts-mislead"}),
-    # Registered models keep RADIO's whole grid, 128 tokens a side, whatever the image: too large to create one a case.
+    # Registered models keep RADIO's whole grid of 128x128 tokens for every image size. Creating one for each case is too slow.
     containers=("memory",),
     wrappers=NAFLEX_VIT.wrappers,
     square_grids="always",

@@ -1,11 +1,11 @@
-"""Pieces the families of timm's NaFlexVit class share: its layout, its constructor's arguments.
+"""Layout and constructor arguments that the families of timm's NaFlexVit class share.
 
-A NaFlexViT has positions for patches only, as a grid; a linear patch embedding; and its tokens, patch embedding and positions
-under ``embeds``. The suite knows them by their classic names (:func:`canonical`). What a classic checkpoint adds to its
-prefix tokens as rows of ``pos_embed`` has to be added to the tokens themselves. Options are those of :mod:`.vit`, and these:
+A NaFlexViT has positions for patches only, stored as a grid, and a linear patch embedding. Its tokens, patch embedding and
+positions are under ``embeds``. The suite uses their classic names (:func:`canonical`). A classic checkpoint may have rows of
+``pos_embed`` for its prefix tokens; a loader has to add them to the tokens themselves. Options are those of :mod:`.vit`, and:
 
     embed_class     whether a classic checkpoint's positions begin with rows of its prefix tokens; ``no_embed_class`` is
-                    always true, as it is of the model
+                    always true, as for the model
     projection      the model's patch embedding: "linear", "channels-first" (patches flattened in that order), or "conv"
 
 Source: ``huggingface/pytorch-image-models`` ``timm/models/naflexvit.py``.
@@ -32,7 +32,7 @@ _TOKENS = ("cls_token", "reg_token")
 
 
 def canonical(case: Case, state: State) -> State:
-    """A NaFlexViT's tensors by classic names, its positions as a list; a kernel of no size the case knows as it is."""
+    """A NaFlexViT's tensors with classic names and positions as a list. A kernel of an unknown size stays as it is."""
     out = {}
     for key, tensor in state.items():
         name = key.removeprefix(_EMBEDS)
@@ -56,11 +56,11 @@ def _as_convolution(case: Case, weight: Tensor) -> Tensor:
     return weight
 
 
-def with_rows(case: Case, state: State) -> State:
-    """Prefix tokens in two parts whose sum is exactly the token, one of them a row of ``pos_embed``.
+def with_prefix_rows(case: Case, state: State) -> State:
+    """Split each prefix token ``c`` into a token and a row of ``pos_embed`` whose sum is exactly ``c``.
 
-    ``2c`` and ``-c`` in every other channel, ``0`` and ``c`` in those between: a part alone is no multiple of the token,
-    which the norm of the first block would take for the token itself.
+    The two parts are ``2c`` and ``-c`` in the even channels, ``0`` and ``c`` in the odd ones. So neither part is a multiple of
+    ``c``, which the norm of the first block would turn into the same token.
     """
     import torch
 
@@ -73,13 +73,13 @@ def with_rows(case: Case, state: State) -> State:
     return state | parts | {GRID: torch.cat([*rows, state[GRID]], dim=1)}
 
 
-def with_grid(case: Case, state: State) -> State:
-    """Positions as the grid they are stored as."""
+def with_position_grid(case: Case, state: State) -> State:
+    """Positions as a grid, as the checkpoint stores them."""
     return state | {GRID: state[GRID].unflatten(1, case.source.grid_size)}
 
 
 def undecidable_patch(case: Case) -> str | None:
-    """The columns of a linear kernel do not say the patch's height and width."""
+    """Why no loader could know the patch size: the columns of a linear kernel do not give its height and width."""
     (h, w), (new_h, new_w) = case.source.patch_size, case.destination.patch_size
     for asked in {3, case.in_chans or 3}:
         if h * w * 3 == new_h * new_w * asked and (h, w, 3) != (new_h, new_w, asked):
@@ -88,17 +88,18 @@ def undecidable_patch(case: Case) -> str | None:
 
 
 def misread_tokens(case: Case) -> int | None:
-    """Nothing in a checkpoint says whether its positions begin with rows of its prefix tokens."""
+    """Number of grid tokens under the other reading of the positions: a checkpoint does not say if they have prefix rows."""
     rows = vit.num_prefix_tokens(case.arch)
     tokens = case.source.tokens + (rows if case.arch["embed_class"] else -rows)
     return tokens if rows and tokens > 0 else None
 
 
 def tags(case: Case) -> frozenset[str]:
-    """The model's patch embedding, whether the checkpoint has positions for its prefix tokens, and what their number suggests.
+    """Regimes: the model's patch embedding, prefix rows, and what the number of positions suggests.
 
-    ``counts-mislead`` where squareness alone tells the prefix rows or the grid wrong, of the checkpoint or of one in the
-    model's geometry, or there are fewer positions than prefix tokens; ``count-not-square`` where it tells nothing.
+    ``counts-mislead``: a loader that only looks for square numbers gets the prefix rows or the grid wrong, for the checkpoint
+    or for one in the model's geometry; or there are fewer positions than prefix tokens. ``count-not-square``: no reading of
+    the number is a square.
     """
     arch, prefix = case.arch, vit.num_prefix_tokens(case.arch)
     positions = arch.get("pos_embed") != "none"
@@ -128,7 +129,7 @@ REGIMES = frozenset({"prefix-rows", "counts-mislead", "count-not-square", *_PROJ
 
 
 def needs(case: Case) -> tuple[str, str] | None:
-    """What models could not be asked for at first."""
+    """Options that the first releases of the model lack."""
     if case.arch["projection"] == "channels-first":
         return "1.0.28", "patches flattened with their channels first"
     return None
@@ -138,7 +139,7 @@ PROJECTIONS = st.sampled_from(["linear"] * 4 + ["conv", "channels-first"])
 
 
 def projection(arch: Arch) -> dict[str, Any]:
-    """A NaFlexViT's own arguments: its patch embedding, and a grid as large as the image."""
+    """Arguments that only a NaFlexViT has: its patch embedding, and a grid as large as the image's."""
     kwargs = {"embed_proj_type": "conv" if arch.get("projection") == "conv" else "linear", "pos_embed_grid_size": None}
     return kwargs | ({"patchify_channels_last": False} if arch.get("projection") == "channels-first" else {})
 
@@ -151,6 +152,6 @@ def model_kwargs(arch: Arch) -> dict[str, Any]:
 
 
 def created_kwargs(arch: Arch) -> dict[str, Any]:
-    """As a user of the classic model says it."""
+    """Arguments as a user of the classic model writes them."""
     classic = vit.model_kwargs({**arch, "no_embed_class": not arch["embed_class"]})
     return classic | projection(arch) | NAFLEX

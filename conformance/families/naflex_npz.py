@@ -1,4 +1,4 @@
-"""Google's ``.npz`` checkpoints on their way into a NaFlexViT: the original Vision Transformer's, big_vision's, its NaFlex's."""
+"""Google's ``.npz`` checkpoints that are loaded into a NaFlexViT: from vision_transformer, big_vision and its NaFlex model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PROJECTIONS = st.sampled_from(["linear", "conv", "channels-first"])
 
 @st.composite
 def _architectures(draw: st.DrawFn, classic: Family, rows: bool = False) -> dict[str, Any]:
-    """Those of the classic family; ``rows`` tells whether their positions begin with the class token's."""
+    """Options of the classic family. ``rows`` tells whether its positions begin with a row for the class token."""
     return draw(classic.architectures) | {
         "no_embed_class": True,
         "embed_class": rows,
@@ -26,7 +26,7 @@ def _architectures(draw: st.DrawFn, classic: Family, rows: bool = False) -> dict
 
 
 def _into_naflex(classic: Family, **more: Any) -> Family:
-    """The checkpoints of ``classic`` into a NaFlexViT."""
+    """The family of the checkpoints of ``classic``, loaded into a NaFlexViT."""
     return replace(
         classic,
         source=f"{classic.source} (into timm/models/naflexvit.py)",
@@ -48,7 +48,7 @@ NAFLEX_NPZ_GOOGLE = _into_naflex(
     GOOGLE_NPZ,
     name="naflex_npz_google",
     architectures=_architectures(GOOGLE_NPZ, rows=True),
-    stored=naflex_model.with_rows,
+    stored=naflex_model.with_prefix_rows,
     forward_arch=lambda case: {"pre_logits": False, "no_embed_class": False},
     own_regimes=GOOGLE_NPZ.own_regimes | naflex_model.REGIMES,
     weight=0.25,
@@ -64,14 +64,18 @@ NAFLEX_NPZ = _into_naflex(
 
 
 def _dense(case: Case, state: State) -> State:
-    """A dense patch kernel over (row, column, channel), and positions as a grid; one of a single row looks like a list."""
+    """A dense patch kernel over (row, column, channel), and positions as a grid. A grid of one row looks like a list."""
     kernel = state[KERNEL].permute(0, 2, 3, 1).flatten(1)
     listed = case.source.grid_size[0] == 1
-    return (state if listed else naflex_model.with_grid(case, state)) | {KERNEL: kernel}
+    return (state if listed else naflex_model.with_position_grid(case, state)) | {KERNEL: kernel}
 
 
 def _undecidable_dense(case: Case) -> str | None:
-    """As for any linear kernel. A grid of one row has no form of its own; of one column neither, once the two are exchanged."""
+    """Why no loader could know the geometry.
+
+    Beside the reasons for any linear kernel, a grid of one row is stored like a list. The same holds for a grid of one column
+    once height and width are exchanged.
+    """
     if min(case.source.grid_size) == 1 < max(case.source.grid_size):
         return "a grid of one row is stored like a list of tokens"
     return naflex_model.undecidable_patch(case)

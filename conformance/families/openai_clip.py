@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from . import vit
 from .base import Arch, Shapes
 
 
-def _foreign(prefix: str):
+def _foreign(prefix: str) -> Callable[[Arch], Shapes]:
     def shapes(arch: Arch) -> Shapes:
         return {prefix + key: shape for key, shape in vit.text_tower().items()}
 

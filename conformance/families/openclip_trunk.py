@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from hypothesis import strategies as st
@@ -33,7 +34,7 @@ def _no_positions(case: Case) -> bool:
     return case.arch.get("pos_embed") == "none"
 
 
-def _foreign(prefix: str):
+def _foreign(prefix: str) -> Callable[[Arch], Shapes]:
     text = {"text.transformer.resblocks.0.ln_1.weight": (8,), "text.token_embedding.weight": (11, 8)}
 
     def shapes(arch: Arch) -> Shapes:

@@ -14,8 +14,8 @@ _SOURCE = "facebookresearch/perception_models core/vision_encoder/pe.py"
 
 
 @st.composite
-def _architectures(draw: st.DrawFn, **options: st.SearchStrategy[Any]) -> dict[str, Any]:
-    """A class token shifts the rotary positions of the patches by one; columns come before rows."""
+def _architectures(draw: st.DrawFn, /, **options: st.SearchStrategy[Any]) -> dict[str, Any]:
+    """Options of these models. A class token shifts the rotary positions of the patches by one; columns come before rows."""
     class_token = draw(st.sampled_from([True, True, False]), label="class_token")
     fixed = {"attn_type": "rope", "pre_norm": True, "rope": "cat", "rope_xy": True, "rope_offset": int(class_token)}
     options |= {name: st.just(value) for name, value in fixed.items()}
@@ -23,12 +23,12 @@ def _architectures(draw: st.DrawFn, **options: st.SearchStrategy[Any]) -> dict[s
 
 
 def _layer_scale(name: str) -> dict[str, Any]:
-    """Whether a PE-Lang or PE-Spatial model has layer scale was decided model by model."""
+    """Whether a PE-Lang or PE-Spatial model has layer scale, which differs from model to model."""
     return {"layer_scale": name.startswith(("vit_pe_lang_", "vit_pe_spatial_gigantic_"))}
 
 
 def _needs(case: Case) -> tuple[str, str] | None:
-    """timm 1.0.16 took the columns of a grid for its rows where they come first, so its models differ where it is not square."""
+    """timm 1.0.16 confuses rows and columns where columns come first, so its models differ if the grid is not square."""
     height, width = case.destination.grid_size
     if case.native and height != width:
         return "1.0.17", "rotary positions of a non-square grid, columns first"

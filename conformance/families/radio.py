@@ -1,4 +1,4 @@
-"""RADIO and C-RADIO: a linear patch embedding, and positions of which a model reads a window; and what timm itself saves."""
+"""RADIO and C-RADIO, with a linear patch embedding and positions of which a model reads a window, and what timm saves of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _by_model(name: str) -> dict[str, Any]:
-    """Whether positions are resized with aligned corners was decided model by model."""
+    """Whether positions are resized with aligned corners, which differs from model to model."""
     return {"align_corners": name.startswith(("vit_base_patch16_radio_v3", "vit_huge_patch16_radio_v3"))}
 
 
@@ -73,7 +73,7 @@ RADIO = vit.family(
     weight=0.45,
 )
 
-# timm keeps the model's own grid alone, which a model of another size gets resized as a whole, in the model's own mode.
+# timm stores only the model's own grid. A model of another size gets it resized as a whole, in the model's own mode.
 RADIO_NATIVE = replace(
     RADIO,
     name="radio_native",

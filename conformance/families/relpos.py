@@ -72,7 +72,7 @@ def _model_kwargs(arch: Arch) -> dict[str, Any]:
 
 
 def _needs(case: Case) -> tuple[str, str] | None:
-    """Old releases build no class token beside tables, and until one resized tables, all loaded checkpoints as they are."""
+    """Options that old releases lack: a class token beside tables, and tables resized to another grid."""
     if case.arch["rel_pos"] == "mlp":
         return None
     if case.source.grid_size != case.destination.grid_size:

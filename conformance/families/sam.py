@@ -1,4 +1,4 @@
-"""Segment Anything's image encoder: positions as a grid, relative positions by axis, windows, a neck."""
+"""Segment Anything's image encoder, with positions as a grid, relative positions for each axis, windows and a neck."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GRID = "pos_embed"
 
 
 def _sides(arch: Arch) -> tuple[int, ...]:
-    """Each block's window side, 0 for attention over the whole grid."""
+    """Window side of each block; 0 for attention over the whole grid."""
     depth = arch["depth"]
     first = {"none": depth, "last": depth - 1, "all": 0}[arch["global_blocks"]]
     return tuple(arch["window_size"] if i < first else 0 for i in range(depth))
@@ -50,7 +50,7 @@ def _model_kwargs(arch: Arch) -> dict[str, Any]:
         "window_size": arch["window_size"],
         "global_attn_indexes": tuple(i for i, side in enumerate(_sides(arch)) if not side),
         "neck_chans": arch["neck_chans"],
-        # timm's own models leave PyTorch's 1e-5, upstream has 1e-6: the model's business, not the loader's.
+        # Upstream's value is 1e-6, timm's own models have PyTorch's 1e-5. A loader cannot change that.
         "norm_layer": partial(nn.LayerNorm, eps=1e-6),
     }
 

@@ -1,7 +1,8 @@
-"""Sapiens2: DINOv3's tokens and positions, grouped queries, RMSNorm, SwiGLU, a layer scale inside attention."""
+"""Sapiens2: DINOv3's tokens and positions, with grouped queries, RMSNorm, SwiGLU and a layer scale inside attention."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from .dinov3 import POOLING, ROTARY
 
 @st.composite
 def _architectures(draw: st.DrawFn) -> dict[str, Any]:
-    fixed = ROTARY | {
+    fixed: dict[str, Any] = ROTARY | {
         "fc_norm": False,
         "attn_type": "rope",
         "qk_norm": True,
@@ -32,8 +33,8 @@ def _architectures(draw: st.DrawFn) -> dict[str, Any]:
     return arch | {"num_kv_heads": draw(st.sampled_from([half, half, 1, arch["num_heads"]]), label="num_kv_heads")}
 
 
-def _apart(of):
-    """Sapiens2 never fuses its projections: an option of these functions, not one that ``arch`` could choose."""
+def _unfused(of: Callable[..., Any]) -> Callable[..., Any]:
+    """``of`` with three projections: Sapiens2 never fuses them, so ``qkv_fused`` is no option of its ``arch``."""
     return lambda arch, *more: of({**arch, "qkv_fused": False}, *more)
 
 
@@ -42,8 +43,8 @@ SAPIENS2 = eva_model.family(
     source="facebookresearch/sapiens2 sapiens/backbones/standalone/sapiens2.py",
     first_release="1.0.30",
     architectures=_architectures(),
-    shapes=_apart(eva_model.shapes),
-    model_kwargs=_apart(eva_model.model_kwargs),
+    shapes=_unfused(eva_model.shapes),
+    model_kwargs=_unfused(eva_model.model_kwargs),
     models=("vit_*_sapiens2.*",),
     unreachable=frozenset({"prefix-0", "prefix-1"}),
     weight=0.22,

@@ -1,10 +1,10 @@
-"""A timm-layout checkpoint's tensor shapes, written layer by layer; in this order the tensors are filled."""
+"""The tensor shapes of a checkpoint in timm's layout, written layer by layer. Tensors are filled in this order."""
 
 from __future__ import annotations
 
 
 class Layout(dict[str, tuple[int, ...]]):
-    """Shapes by tensor name, of a model of width ``dim`` whose norms have a bias unless they are ``rms``."""
+    """Shapes by tensor name, for a model of width ``dim``. Its norms have a bias unless they are RMSNorms (``rms``)."""
 
     def __init__(self, dim: int, rms: bool = False) -> None:
         super().__init__()

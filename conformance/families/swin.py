@@ -1,4 +1,4 @@
-"""Swin and Swin v2: upstream's files, and what timm itself saves."""
+"""Swin and Swin v2: upstream's checkpoints, and those that timm saves."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from . import vit
 from .base import Arch, Family, Shapes, Windows
 from .shapes import Layout
 
-# Windows as large as a grid is drawn, so that every stage is one window.
+# Side of a window. No grid drawn is larger, so every stage is one window.
 _WINDOW = 16
-# Two stages would have one merging between them, of one number. Witnesses and vectors of two are older.
+# Two stages would have a single merging, so its number could not be wrong. Older witnesses and vectors have two stages.
 _STAGES = 3
-_HIDDEN = 512  # of v2's network for biases
+_HIDDEN = 512  # channels of v2's network for biases
 
 
 def _architectures(**options: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """``depth`` stages of one block; ``embed_dim`` and ``num_heads`` are those of the first, of each other twice as many."""
+    """Options of ``depth`` stages of one block. ``embed_dim`` and ``num_heads`` are the first's; each stage doubles them."""
     return vit.architectures(
         class_token=st.just(False),
         global_pool=st.just("avg"),
@@ -32,7 +32,7 @@ def _architectures(**options: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[
 
 
 def _windows(arch: Arch, geometry: Geometry) -> list[Size]:
-    """Windows of the stages."""
+    """Window ``(height, width)`` of each stage."""
     sides = [[-(-side // 2**stage) for side in geometry.grid_size] for stage in range(arch["depth"])]
     return [(min(h, _WINDOW), min(w, _WINDOW)) for h, w in sides]
 
@@ -91,12 +91,12 @@ def _v2_kwargs(arch: Arch) -> dict[str, Any]:
 
 
 def _masks(arch: Arch) -> Shapes:
-    """A buffer of shifted windows, which upstream stores."""
+    """The attention mask of shifted windows, a buffer that upstream stores."""
     return {"layers.0.blocks.1.attn_mask": (4, 49, 49)}
 
 
 def _other_window(case: Case) -> str | None:
-    """timm saves windows of any shape under the same names: where the model's has as many offsets, it is the likelier."""
+    """Why no loader could know the window: timm saves any shape, and the model's window has as many offsets as the table."""
     for old, new in zip(_windows(case.arch, case.source), _windows(case.arch, case.destination)):
         rows = [(2 * h - 1) * (2 * w - 1) for h, w in (old, new)]
         if old != new and rows[0] == rows[1]:

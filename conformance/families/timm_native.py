@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ..cases.case import Case
 from . import vit
 
-# Names whose upstream checkpoints are another family's.
+# Registered models whose upstream checkpoints are of other families.
 OTHER_LAYOUTS = (
     "*_clip_*.laion*b",
     "*_clip_*.laion400m*",
@@ -29,7 +29,7 @@ OTHER_LAYOUTS = (
 @st.composite
 def _native(draw: st.DrawFn) -> dict:
     pool = draw(st.sampled_from(["token", "avg", "map"]), label="global_pool")
-    # Whether an attention pool sees prefix tokens is no matter of checkpoints: 1.0.16 changed it, and no upstream has both.
+    # timm 1.0.16 changed whether an attention pool reads prefix tokens. A checkpoint does not say it, and no upstream has both.
     prefix = pool != "map"
     base = vit.architectures(
         class_token=st.just(True) if pool == "token" else st.booleans() if prefix else st.just(False),
@@ -40,7 +40,7 @@ def _native(draw: st.DrawFn) -> dict:
         qkv_bias=st.sampled_from([True, False]),
         qk_norm=st.sampled_from([False, False, True]),
         layer_scale=st.booleans(),
-        # Attention pools are SigLIP's, whose towers have either.
+        # Attention pools are SigLIP's, whose towers use either activation.
         act=vit.ACTIVATIONS if prefix else st.sampled_from(["gelu_tanh", "gelu"]),
         pos_embed=st.sampled_from(["learn"] * 6 + ["none"]),
         dynamic_img_size=st.sampled_from([False, False, True]),
@@ -64,7 +64,7 @@ TIMM_NATIVE = vit.family(
     models=("vit_*_patch*", "eva_large_*"),
     not_models=(
         *OTHER_LAYOUTS,
-        # attention or blocks of their own, or no final norm: other layouts than this one
+        # these have other layouts: their own attention or blocks, or no final norm
         "vit_dlittle_*",
         "vit_dpwee_*",
         "vit_dwee_*",
@@ -81,7 +81,7 @@ TIMM_NATIVE = vit.family(
 
 
 def _legacy_undecidable(case: Case) -> str | None:
-    """The columns of a linear kernel do not say the patch's height and width."""
+    """Why no loader could know the patch size: the columns of a linear kernel do not give its height and width."""
     (h, w), (dh, dw) = case.source.patch_size, case.destination.patch_size
     if h * w == dh * dw:
         return (
@@ -95,7 +95,7 @@ LEGACY_LINEAR = vit.family(
     source="huggingface/pytorch-image-models timm/models/vision_transformer.py (its first weights)",
     first_release="0.9.0",
     architectures=vit.architectures(layer_scale=st.just(False), num_classes=st.sampled_from([0, 0, 2, 5])),
-    # No tag ships this layout today; the models are those whose first weights had it.
+    # No tag has this layout today. These are the models whose first weights had it.
     models=("vit_base_patch16_224.augreg*", "vit_small_patch16_224.augreg*"),
     forward_arch=lambda case: {"patch_size": case.source.patch_size, "pre_logits": False},
     tags=lambda case: frozenset({"linear-kernel"} | ({"pre-logits"} if not case.arch["num_classes"] else set())),

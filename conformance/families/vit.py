@@ -1,4 +1,4 @@
-"""Pieces the Vision Transformer families share: option strategies, tensor shapes, constructor arguments."""
+"""Option strategies, tensor shapes and constructor arguments that the Vision Transformer families share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..cases.case import Geometry
 from .base import Arch, Family, Shapes
 from .shapes import Layout
 
-# Shrinking goes towards the first element, so the simplest choice comes first everywhere.
+# Hypothesis shrinks towards the first element, so the simplest choice comes first everywhere.
 ACTIVATIONS = st.sampled_from(["gelu", "quick_gelu"])
 
 
@@ -24,7 +24,7 @@ def architectures(
     num_heads: st.SearchStrategy[int] = st.sampled_from([2, 1, 4]),
     **options: st.SearchStrategy[Any],
 ) -> st.SearchStrategy[dict[str, Any]]:
-    """Strategy for tiny architectures: embed_dim 8 to 48, depth 1 or 2, 1 to 4 heads, plus the given options."""
+    """Strategy for tiny architectures: embed_dim 8 to 48, depth 1 or 2, 1 to 4 heads, and the given options."""
 
     @st.composite
     def build(draw: st.DrawFn) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def architectures(
 
 
 def num_prefix_tokens(arch: Arch) -> int:
-    """Class, distillation and register tokens."""
+    """Number of class, distillation and register tokens."""
     return int(arch["class_token"]) + int(arch.get("dist_token", False)) + arch["reg_tokens"]
 
 
@@ -55,7 +55,7 @@ def pools_by_average(arch: Arch) -> bool:
 
 
 def tokens(arch: Arch, geometry: Geometry) -> Layout:
-    """Shapes of what makes the tokens: prefix tokens, positions, patch embedding."""
+    """Shapes of the tensors that make the tokens: prefix tokens, positions, patch embedding."""
     dim = arch["embed_dim"]
     out = Layout(dim, rms=arch.get("rms_norm", False))
     if arch["class_token"]:
@@ -74,7 +74,7 @@ def tokens(arch: Arch, geometry: Geometry) -> Layout:
 
 
 def shapes(arch: Arch, geometry: Geometry) -> Shapes:
-    """Tensor shapes of a timm-layout checkpoint. Written from the layout's definition, not read off timm."""
+    """Tensor shapes of a checkpoint in timm's layout, written from the layout's definition and not read from timm."""
     dim, hidden = arch["embed_dim"], int(arch["embed_dim"] * arch["mlp_ratio"])
     bias = arch.get("proj_bias", True)
     out = tokens(arch, geometry)
@@ -114,7 +114,7 @@ def shapes(arch: Arch, geometry: Geometry) -> Shapes:
     return out
 
 
-# Constructor arguments that timm spells like the option, with the value that asks for nothing.
+# Constructor arguments with the same name as the option, and their default values.
 _PLAIN_OPTIONS = {
     "no_embed_class": False,
     "pre_norm": False,
@@ -151,7 +151,7 @@ def model_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
         }[arch.get("act", "gelu")],
     }
     kwargs |= {name: arch[name] for name, nothing in _PLAIN_OPTIONS.items() if arch.get(name, nothing) != nothing}
-    # Model functions of real names ask for these themselves, so what differs has to be said.
+    # The functions of registered models set these arguments, so they are always given.
     kwargs |= {name: arch.get(name, False) for name in ("no_embed_class", "pre_norm")}
     kwargs["qkv_bias"] = arch.get("qkv_bias", True)
     if arch.get("sub_norm"):
@@ -167,7 +167,7 @@ family = partial(Family, shapes=shapes, num_prefix_tokens=num_prefix_tokens, mod
 
 
 def text_tower(dim: int = 8) -> Shapes:
-    """Tensors of a CLIP text tower and its loss, as they stand beside the image tower."""
+    """Shapes of the tensors of a CLIP text tower and its loss, which lie beside the image tower."""
     return {
         "positional_embedding": (7, dim),
         "text_projection": (dim, dim),

@@ -1,8 +1,8 @@
 """Loader fixes that timm's releases themselves show: ``python -m timm_conformance.history``.
 
-A fix is a case that breaks a promise in one release and keeps it in the next. Every release judges the gate's cases without
-ledger, witness or shrinking; then each fix must be one that the ledger knows, as an entry whose range ends there, and each
-entry whose range ends must have been seen to end.
+A fix is a case that violates an invariant in one release and passes it in the next. Every release judges the gate's cases
+without ledger, witnesses or shrinking. Then each fix must have a ledger entry whose range ends there, and each entry whose
+range ends must have a case that shows the end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, UserError
 from ..families import FAMILIES
 from ..ledger.entries import DEFAULT_LEDGER, Entry, Ledger, load_ledger
 from ..targets import releases
-from ..targets.subprocess_call import ask
+from ..targets.subprocess_call import call
 from .observations import Observations, Observed, Request
 
 _NOTE = "<!-- Written by `python -m timm_conformance.history --out docs/history.md`. -->"
@@ -31,10 +31,10 @@ _NOTE = "<!-- Written by `python -m timm_conformance.history --out docs/history.
 
 @dataclass(frozen=True)
 class Fix:
-    """One way in which cases of a family break a promise in release ``old``, and no longer do in ``new``, the one after.
+    """One way in which cases of a family violate an invariant in release ``old``, and no longer do in ``new``, the next one.
 
     ``entry`` is the ledger entry whose range ends there, empty where there is none; ``cases`` are numbers of drawn cases.
-    ``passes`` says that one of them keeps the promise in ``new``; otherwise each breaks it in another way.
+    ``passes`` says that the invariant holds for one of them in ``new``; otherwise each violates it in another way.
     """
 
     old: str
@@ -51,15 +51,15 @@ class Fix:
 def fixes(seen: Mapping[str, Observations], book: Ledger) -> list[Fix]:
     """The fixes between neighbours of the releases seen, oldest first.
 
-    A failure that another one took the place of is a fix where a ledger entry of it ends.
+    A failure that another failure replaces counts as a fix only if a ledger entry of it ends there.
     """
     found: list[Fix] = []
     for (old, before), (new, after) in pairwise(seen.items()):
         ending = [entry for entry, _, _ in ends(book, [old, new])]
-        cases: dict[tuple[str, ...], dict[int, bool]] = {}
+        cases: dict[tuple[str, str, str, str, str], dict[int, bool]] = {}
         for family in before.keys() & after.keys():
             for number, (was, now) in enumerate(zip(before[family], after[family], strict=True)):
-                for invariant, kind, tensor in _gone(was, now):
+                for invariant, kind, tensor in _fixed_failures(was, now):
                     owner = _owner(ending, family, invariant, kind, tensor, was.regimes)
                     passes = invariant in now.passed
                     if owner or passes:
@@ -68,8 +68,8 @@ def fixes(seen: Mapping[str, Observations], book: Ledger) -> list[Fix]:
     return found
 
 
-def _gone(was: Observed, now: Observed) -> Iterator[tuple[str, str, str]]:
-    """Failures of a case that a later release judges too and does not show."""
+def _fixed_failures(was: Observed, now: Observed) -> Iterator[tuple[str, str, str]]:
+    """The failures of a case that a later release judges and does not show."""
     for invariant, problems in was.failed.items():
         if invariant in now.passed or invariant in now.failed:
             left = {tuple(problem) for problem in problems} - {tuple(p) for p in now.failed.get(invariant, ())}
@@ -83,7 +83,7 @@ def _owner(
 
 
 def ends(book: Ledger, versions: Sequence[str]) -> Iterator[tuple[Entry, str, str]]:
-    """Each ledger entry that a CPU can show, with the last release that has it and the first that no longer has."""
+    """Each ledger entry that shows on a CPU, with the last release that has the bug and the first that does not."""
     for entry in book.entries:
         for old, new in pairwise(versions) if entry.regime != ["off-cpu"] else ():
             if entry.applies_to(Version(old)) and not entry.applies_to(Version(new)):
@@ -93,14 +93,14 @@ def ends(book: Ledger, versions: Sequence[str]) -> Iterator[tuple[Entry, str, st
 def unknown(found: Iterable[Fix]) -> list[str]:
     """Fixes that no ledger entry ends with, one line each."""
     return [
-        f"{f.old} -> {f.new}: {f.invariant}:{f.family}:{f.kind}:{f.tensor} is mended, and no ledger entry ends there"
+        f"{f.old} -> {f.new}: {f.invariant}:{f.family}:{f.kind}:{f.tensor} is fixed, and no ledger entry ends there"
         for f in found
         if not f.entry
     ]
 
 
 def unseen(found: Sequence[Fix], book: Ledger, versions: Sequence[str]) -> list[str]:
-    """Ends of ledger entries that no drawn case shows, one line each."""
+    """The ends of ledger entries that no drawn case shows, one line each."""
     shown = {(f.entry, f.old) for f in found}
     return [
         f"{old} -> {new}: ledger entry {entry.id} ends there, and no case of the gate shows it"
@@ -110,62 +110,62 @@ def unseen(found: Sequence[Fix], book: Ledger, versions: Sequence[str]) -> list[
 
 
 def page(found: Sequence[Fix], seen: Mapping[str, Observations], gaps: Sequence[str]) -> str:
-    """The fixes as a page: by ledger entry, and each with what showed it."""
+    """The fixes as a page: by ledger entry, and each fixed failure with its families and invariants."""
     versions = list(seen)
     cases = max(sum(len(observed) for observed in one.values()) for one in seen.values())
     lines = ["# History", "", _NOTE, ""]
     lines += [
         f"{len(versions)} releases of timm, {versions[0]} to {versions[-1]}, judged the gate's {cases} cases (seed 0)",
-        "of the formats they know, without ledger, witnesses or shrinking. A fix is a case that breaks a promise in one",
-        "release and keeps it in the next. `nox -s history` fails where a fix has no [ledger](ledger.md) entry that",
+        "of the formats they know, without ledger, witnesses or shrinking. A fix is a case that violates an invariant in one",
+        "release and passes it in the next. `nox -s history` fails where a fix has no [ledger](ledger.md) entry that",
         "ends there, or an entry ends and no case shows it.",
         "",
-        "| last release with it | first without | ledger entry | families | promises that show it unaided | cases | now |",
+        "| last release with it | first without | ledger entry | families | invariants that show it | cases | now |",
         "|---|---|---|---|---|---|---|",
     ]
     for (old, new, entry), group in groupby(found, key=lambda f: (f.old, f.new, f.entry)):
         same = list(group)
         owner = f"[`{entry}`](ledger.md#{entry})" if entry else "none"
         now = "pass" if any(f.passes for f in same) else "fail otherwise"
-        lines.append(f"| {old} | {new} | {owner} | {_told(same)} | {now} |")
+        lines.append(f"| {old} | {new} | {owner} | {_table_cells(same)} | {now} |")
     lines += ["", *(f"- {gap}" for gap in gaps)] if gaps else []
     lines += [
         "",
-        "## What was mended",
+        "## Fixed failures",
         "",
-        "| first without | ledger entry | failure | families | promises | cases |",
+        "| first without | ledger entry | failure | families | invariants | cases |",
         "|---|---|---|---|---|---|",
     ]
     for (_, new, entry, kind, tensor), group in groupby(found, key=lambda f: (f.old, f.new, f.entry, f.kind, f.tensor)):
         owner = f"`{entry}`" if entry else "none"
         failure = f"`{kind}` `{tensor}`" if tensor else f"`{kind}`"
-        lines.append(f"| {new} | {owner} | {failure} | {_told(list(group))} |")
+        lines.append(f"| {new} | {owner} | {failure} | {_table_cells(list(group))} |")
     return "\n".join(lines) + "\n"
 
 
-def _told(same: Sequence[Fix]) -> str:
-    """Families, promises and the number of cases of what is one fix, as three cells."""
+def _table_cells(same: Sequence[Fix]) -> str:
+    """Families, invariants and the number of cases of one fix, as three cells."""
     cases = {(f.family, number) for f in same for number in f.cases}
     return f"{_names(f.family for f in same)} | {_names(f.invariant for f in same)} | {len(cases)}"
 
 
 def _names(names: Iterable[str]) -> str:
-    """Names in words: all of a few, else three and how many more."""
+    """Names as text: all if they are few, otherwise three and the number of the others."""
     order = sorted(set(names))
     shown = ", ".join(f"`{name}`" for name in (order if len(order) <= 6 else order[:3]))
     return shown if len(order) <= 6 else f"{shown} and {len(order) - 3} more"
 
 
-def look(versions: Sequence[str], jobs: int, timeout: float) -> dict[str, Observations]:
-    """What each release makes of the gate's cases; says so as each is done. Raises :class:`UserError`."""
+def observe_releases(versions: Sequence[str], jobs: int, timeout: float) -> dict[str, Observations]:
+    """Judge the gate's cases on each release; prints a line for each. Raises :class:`UserError`."""
     with TemporaryDirectory(prefix="timm-conformance-") as folder, ThreadPoolExecutor(jobs) as pool:
 
         def one(version: str) -> Observations:
             request = Request(f"timm=={version}", list(FAMILIES), "gate", 0, folder)
-            answer = ask("timm_conformance.history.observations", request, Observations, request.target, timeout)
+            answer = call("timm_conformance.history.observations", request, Observations, request.target, timeout)
             broken = sum(1 for observed in answer.values() for case in observed if case.failed)
             print(
-                f"timm=={version}: {broken} of {sum(map(len, answer.values()))} cases break a promise",
+                f"timm=={version}: {broken} of {sum(map(len, answer.values()))} cases violate an invariant",
                 file=sys.stderr,
                 flush=True,
             )
@@ -184,14 +184,14 @@ def look(versions: Sequence[str], jobs: int, timeout: float) -> dict[str, Observ
     "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the page to FILE."
 )
 def main(specifier: str, jobs: int, timeout: float, out: Path | None) -> None:
-    """Hold the ledger to the fixes that timm's releases show.
+    """Compare the ledger with the fixes that timm's releases show.
 
-    Exit code 1: a fix that the ledger does not know, or one it knows that the gate's cases do not show.
+    Exit code 1: a fix has no ledger entry, or a fix in the ledger is not shown by the gate's cases.
     """
     try:
         versions, _ = releases.matching(specifier)
         book = load_ledger(DEFAULT_LEDGER)
-        seen = look(versions, jobs, timeout)
+        seen = observe_releases(versions, jobs, timeout)
     except UserError as error:
         print(f"timm_conformance.history: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)

@@ -1,6 +1,6 @@
-"""What one release makes of the gate's cases, case by case: which promises each keeps, and how it breaks the others.
+"""Judges the gate's cases on one release: which invariants hold for each case, and how the others fail.
 
-A process of :mod:`timm_conformance.history.fixes`. No ledger, no witness and no shrinking have a part in it.
+A process of :mod:`timm_conformance.history.fixes`. It uses no ledger, no witnesses and no shrinking.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from ..cases.profiles import profile as profile_of
 from ..drawing.drawing import Drawing
 from ..engine.judging import judge
-from ..engine.session import undisturbed
+from ..engine.session import judging_settings
 from ..families import FAMILIES
 from ..invariants import INVARIANTS
 from ..runner.worker import COLLECT_AFTER
@@ -26,7 +26,7 @@ from ..trials.trial import Trial
 
 
 class Request(msgspec.Struct, frozen=True):
-    """The target to look at, the draws, and the folder in which those who look share the cases they draw."""
+    """The target, the draws, and the folder in which the processes share the drawn cases."""
 
     target: str
     families: list[str]
@@ -52,7 +52,7 @@ def observe(request: Request) -> Observations:
     target = parse_target(request.target)
     prepare(target)
     drawing = Drawing(profile_of(request.profile), request.seed, focused=False, folder=Path(request.cases))
-    with undisturbed():
+    with judging_settings():
         loader = Loader(target)
         gc.freeze()
         gc.set_threshold(COLLECT_AFTER)

@@ -1,4 +1,4 @@
-"""What a loader makes of attention tensors: rotary buffers that are no parameters, and projections stored together or apart."""
+"""Invariants of attention tensors: rotary buffers, which are no parameters, and projections that are fused or separate."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from ..checkpoints import wrappers
-from ..trials.problems import Problem, same
+from ..trials.problems import Problem, exact_differences
 from ..trials.trial import Trial
 from .registry import invariant, unless
 
-# Buffers of rotary embeddings, of a block or of the whole model; timm's own `rope.freqs` is learnt, and no buffer.
+# Buffers of rotary embeddings, of a block or of the whole model. timm's own `rope.freqs` is a learnt parameter.
 _ROPE = re.compile(r"(^|.*\.)rope(_embed)?\.(?!freqs$).+")
 
 
@@ -23,7 +23,9 @@ def _rope_buffers(trial: Trial) -> list[str]:
 
 
 @invariant(
-    statement="Buffers of rotary position embeddings in a checkpoint, whatever they hold and whether there or not, change nothing.",
+    statement=(
+        "Buffers of rotary position embeddings in a checkpoint, whatever they hold and whether there or not, change nothing."
+    ),
     catches="buffers of another grid passed on to a strict load, or mistaken for parameters.",
     regimes=("native", "resampled"),
     applies=unless(lambda t: bool(_rope_buffers(t)), "the checkpoint holds no rotary buffers"),
@@ -36,19 +38,19 @@ def rope_buffers_ignored(trial: Trial) -> Iterator[Problem]:
     spoilt = {k: torch.full_like(v, float("nan")) if k in buffers else v for k, v in trial.upstream.items()}
     without = {k: v for k, v in trial.upstream.items() if k not in buffers}
     for doing, state in (("with other rotary buffers", spoilt), ("without rotary buffers", without)):
-        other = trial.convert(trial.place(wrappers.wrap(state, trial.case.wrapper)))
+        other = trial.convert(trial.to_device(wrappers.wrap(state, trial.case.wrapper)))
         if not other.ok:
             yield other.problem(f"loading {doing}")
         else:
-            yield from same(base, other.state)
+            yield from exact_differences(base, other.state)
 
 
 _FUSED = re.compile(r"(.*\battn\.)(qkv\.weight|q_bias|v_bias)")
 _PARTS = ("q_proj", "k_proj", "v_proj")
 
 
-def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The projections of a model with one fused projection as those of a model with three."""
+def _split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a model with one fused projection as that of a model with three."""
     out = {}
     for key, tensor in state.items():
         found = _FUSED.fullmatch(key)
@@ -61,8 +63,8 @@ def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def _together(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of :func:`_apart`."""
+def _fuse_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of :func:`_split_qkv`."""
     out = {}
     for key, tensor in state.items():
         if key.endswith("attn.q_proj.weight"):
@@ -75,10 +77,10 @@ def _together(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def _two_forms(trial: Trial) -> str | None:
+def _has_two_forms(trial: Trial) -> str | None:
     if "qkv_fused" not in trial.case.arch:
         return "the format stores the projections in one way only"
-    return trial.loader.lacking(trial.family, _other_form(trial).case)
+    return trial.loader.unsupported(trial.family, _other_form(trial).case)
 
 
 def _other_form(trial: Trial) -> Trial:
@@ -93,12 +95,14 @@ def _other_form(trial: Trial) -> Trial:
     ),
     catches="q, k and v fused or split in another order, a bias that one form loses, a rename that hits one form only.",
     regimes=("native", "resampled", "half-precision"),
-    applies=_two_forms,
+    applies=_has_two_forms,
 )
 def qkv_forms_agree(trial: Trial) -> Iterator[Problem]:
     fused, base = trial.case.arch["qkv_fused"], trial.state
-    other = _other_form(trial).load(_apart(trial.truth) if fused else _together(trial.truth))
+    other = _other_form(trial).load(_split_qkv(trial.truth) if fused else _fuse_qkv(trial.truth))
     if not other.ok:
         yield other.problem("loading the other form")
         return
-    yield from same(base, _together(other.state)) if fused else same(_together(base), other.state)
+    yield from (
+        exact_differences(base, _fuse_qkv(other.state)) if fused else exact_differences(_fuse_qkv(base), other.state)
+    )

@@ -1,4 +1,4 @@
-"""The path a user walks: a checkpoint file under a real model name, through ``timm.create_model``."""
+"""The invariant of the end-user path: a checkpoint file is loaded into a registered model by ``timm.create_model``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checkpoints import files, state_dicts
 from ..targets.declared_size import default_size
-from ..targets.loader import Unsupported
+from ..targets.models import Unsupported
 from ..targets.scratch import scratch_folder
 from ..trials.expectation import CLASSIFIERS
 from ..trials.problems import Problem, raised
@@ -20,8 +20,11 @@ from ..trials.trial import Trial
 from .registry import invariant
 
 
-def _known(trial: Trial) -> str | None:
-    """On this path the model's configuration always declares an input size: its own default, unless overlaid."""
+def _applies(trial: Trial) -> str | None:
+    """Why the invariant does not apply to a case, or None.
+
+    On this path the model's configuration always declares an input size: the overlay's, or its own default.
+    """
     case = trial.case
     if case.container == "memory":
         return "the case stays in memory: half of them are written to a file"
@@ -45,7 +48,7 @@ _KEYS = re.compile(r"(Missing|Unexpected) key\(s\) in state_dict: (.*)")
 
 
 def _refused(error: Exception) -> Iterator[Problem]:
-    """What a strict load refused, tensor by tensor; any other exception as it is."""
+    """Problems of a strict load's error, one for each tensor; any other exception is one problem."""
     text = str(error)
     found = [Problem("size-mismatch", key, f"size mismatch for {key}: {what}") for key, what in _MISMATCH.findall(text)]
     for which, keys in _KEYS.findall(text):
@@ -74,13 +77,13 @@ def _refused(error: Exception) -> Iterator[Problem]:
         "classes-0",
         "classes-other",
     ),
-    applies=_known,
+    applies=_applies,
 )
 def create_model(trial: Trial) -> Iterator[Problem]:
     case = trial.case
     with scratch_folder() as folder:
         upstream = {**trial.upstream, **state_dicts.foreign(trial.family, case)}
-        state = {k: v.to(trial.device) for k, v in upstream.items()}  # saved from a GPU, a .pth says so
+        state = {k: v.to(trial.device) for k, v in upstream.items()}  # a .pth file saved from a GPU stores its device
         path = files.write(state, case.wrapper, case.container, Path(folder))
         try:
             model = trial.loader.create_model(trial.family, case, path)
@@ -96,7 +99,7 @@ def create_model(trial: Trial) -> Iterator[Problem]:
 
 
 def _classifier(state: dict[str, Tensor], num_classes: int) -> Iterator[Problem]:
-    """A classifier of other classes than the checkpoint's is the model's own: there as asked, and fit for training."""
+    """Problems of a classifier with other classes than the checkpoint's: it must exist, have these classes, and be finite."""
     own = {k: v for k, v in state.items() if k.startswith(CLASSIFIERS)}
     if num_classes and not own:
         yield Problem("classes", "head.weight", f"the model has no classifier, {num_classes} classes were asked for")

@@ -1,4 +1,4 @@
-"""The loaded tensors are the right ones: by the encode/decode law, by the upstream forward, by the reference."""
+"""Invariants that compare the loaded tensors with the right ones: with the case's own, the upstream forward, the reference."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch.func import functional_call
 
 from ..cases.case import VARIED
 from ..trials import bounds
-from ..trials.problems import Problem, raised, same
-from ..trials.trial import Blocked, Trial
+from ..trials.loaded import Blocked
+from ..trials.problems import Problem, exact_differences, raised
+from ..trials.trial import Trial
 from .registry import invariant, unless
 
-# Attention is quadratic: three float64 passes over the 1369 tokens of DINOv2's native grid would cost as much as fifty cases.
+# Attention is quadratic: three float64 passes over the 1369 tokens of DINOv2's native grid take as long as fifty cases.
 _TOKENS = 600
 
 _NATIVE = unless(lambda t: t.case.native, "holds at the native geometry only")
@@ -33,11 +34,11 @@ COMPARABLE = unless(
 )
 def native_identity(trial: Trial) -> Iterator[Problem]:
     got = {k: v.cpu() for k, v in trial.state.items()}
-    # Tensors the checkpoint does not hold have no dtype of their own there: dtype-kept judges them.
+    # Tensors that the checkpoint does not hold have no dtype there. dtype-kept judges them.
     filled = {
         k: v.to(got[k].dtype) for k, v in trial.truth.items() if k in trial.family.implied(trial.case.arch) & got.keys()
     }
-    yield from same({**trial.truth, **filled}, got)
+    yield from exact_differences({**trial.truth, **filled}, got)
 
 
 @invariant(
@@ -56,9 +57,10 @@ def same_outputs(
     computed: Callable[[nn.Module, Mapping[str, Tensor], Tensor], Tensor] | None = None,
     images: int = 2,
 ) -> Iterator[Problem]:
-    """Compare what the loaded model makes of ``images``, in float64, with what is ``right``, by default the upstream forward.
+    """Problems of the loaded model's output on ``images`` random images, in float64.
 
-    ``computed`` runs the model in place of :func:`output`, with its arguments.
+    ``right`` computes the correct output of an image, by default the upstream forward. ``computed`` runs the model, with the
+    arguments of :func:`output`, its default.
     """
     model = trial.model()
     if not fits(model, trial.raw):
@@ -75,19 +77,20 @@ def same_outputs(
     except Exception as error:
         yield raised(error, "the loaded model's forward")
         return
-    bound = bounds.forward(want, _operations(trial), sensitivity, _turns(trial))
+    bound = bounds.forward(want, _operations(trial), sensitivity, _largest_angle(trial))
     yield from trial.compare("output", got, want, bound, "output")
 
 
 def fits(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict has just a model's tensors, in their shapes."""
+    """Whether a state dict has exactly a model's tensor names and shapes."""
     return {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in state.items()}
 
 
 def output(model: nn.Module, raw: Mapping[str, Tensor], image: Tensor) -> Tensor:
-    """What a model makes of an image with the tensors of a state dict, all in float64 on the model's device; on the CPU.
+    """Output of a model with the tensors of a state dict on an image. It is computed in float64 on the model's device.
 
-    Buffers that are never stored are the model's own. Those of a rotary embedding stay as they are: it works in float32.
+    Returns a tensor on the CPU. Buffers that a state dict does not hold are the model's own. Those of a rotary embedding keep
+    their dtype, since it works in float32.
     """
     device, own = next(model.parameters()).device, dict(model.named_buffers())
     given = {**{k: v for k, v in own.items() if not k.startswith("rope.")}, **raw}
@@ -97,7 +100,7 @@ def output(model: nn.Module, raw: Mapping[str, Tensor], image: Tensor) -> Tensor
 
 
 def _operations(trial: Trial) -> int:
-    """Longest chain of accumulated products in the forward pass, generously: every inner dimension once a block."""
+    """Upper estimate of the longest chain of accumulated products in the forward pass: every inner dimension once per block."""
     arch, source = trial.case.arch, trial.case.source
     dim, (ph, pw) = arch["embed_dim"], source.patch_size
     inner = 3 * ph * pw + (arch["depth"] + 2) * (source.tokens + 4 * dim + 2 * dim * arch["mlp_ratio"])
@@ -105,22 +108,23 @@ def _operations(trial: Trial) -> int:
 
 
 def _sensitivity(trial: Trial, image: Tensor, exact: Tensor, generator: torch.Generator) -> float:
-    """How many times larger a relative change of the tensors comes out: a rounded product is one of tensors that are off.
+    """Relative change of the output for a relative change of the tensors: a rounded product equals one of changed tensors.
 
-    Not of the image, whose changes may vanish where those of a layer do not: behind a kernel of ramps every token is nearly the
-    same multiple of one vector. With a rotary embedding the largest of three, for its angles turn a few numbers only.
+    The tensors change, not the image. A change of the image may vanish where one of a layer does not: behind a kernel of ramps
+    every token is nearly a multiple of one vector. With a rotary embedding it is the largest of three tries, since its angles
+    turn only a few numbers.
     """
     step = 2.0**-20
 
     def nudged(tensor: Tensor) -> Tensor:
         return tensor + tensor * step * torch.randn(tensor.shape, generator=generator, dtype=torch.float64).sign()
 
-    changes = [trial.upstream_output(image, nudged) - exact for _ in range(3 if _turns(trial) else 1)]
+    changes = [trial.upstream_output(image, nudged) - exact for _ in range(3 if _largest_angle(trial) else 1)]
     return max(float(change.norm()) for change in changes) / (float(exact.norm()) * step + 1e-300)
 
 
-def _turns(trial: Trial) -> float:
-    """Largest angle of a rotary embedding, in radians: the last row or column, or a full turn; 0 where there is none."""
+def _largest_angle(trial: Trial) -> float:
+    """Upper estimate of a rotary embedding's angles in radians: the last row or column, at least a full turn; 0 without one."""
     return max(tau, *trial.case.source.grid_size) if trial.case.arch.get("rope") else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Manners: a loader leaves its input alone, repeats itself, and keeps dtype, device and finiteness."""
+"""Invariants of side effects: a loader leaves its input alone, gives the same again, and keeps dtype, device and finiteness."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import wrappers
-from ..trials.problems import Problem, same
-from ..trials.trial import Blocked, Trial
+from ..trials.loaded import Blocked
+from ..trials.problems import Problem, exact_differences
+from ..trials.trial import Trial
 from .registry import invariant, unless
 
 _IN_MEMORY = unless(
@@ -25,13 +26,13 @@ _IN_MEMORY = unless(
     applies=_IN_MEMORY,
 )
 def input_unmodified(trial: Trial) -> Iterator[Problem]:
-    _ = trial.state  # a load that raises may stop half-way: strict-load reports that
-    before = trial.place(wrappers.wrap(trial.upstream, trial.case.wrapper))
-    yield from changes(before, trial.base.given)
+    _ = trial.state  # a load that raises may stop half-way, which strict-load reports
+    before = trial.to_device(wrappers.wrap(trial.upstream, trial.case.wrapper))
+    yield from checkpoint_changes(before, trial.base.checkpoint_after)
 
 
-def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Problem]:
-    """What is different in a caller's checkpoint, at every level of nesting."""
+def checkpoint_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Problem]:
+    """Differences in a caller's checkpoint before and after a load, at every level of nesting."""
     yield from (Problem("key-removed", k, f"{k} was removed from the caller's dict") for k in before if k not in after)
     yield from (Problem("key-added", k, f"{k} was added to the caller's dict") for k in after if k not in before)
     kept = [k for k in before if k in after]
@@ -40,7 +41,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Pro
     for key in kept:
         old, new = before[key], after[key]
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from changes(old, new)
+            yield from checkpoint_changes(old, new)
         elif isinstance(old, Tensor) and not (isinstance(new, Tensor) and _identical(old, new)):
             yield Problem("value-changed", key, f"{key} was changed in the caller's dict")
 
@@ -56,11 +57,11 @@ def _identical(a: Tensor, b: Tensor) -> bool:
 )
 def repeatable(trial: Trial) -> Iterator[Problem]:
     first = trial.state
-    again = trial.convert(trial.base.given)
+    again = trial.convert(trial.base.checkpoint_after)
     if not again.ok:
         yield again.problem("the second load")
     else:
-        yield from same(first, again.state)
+        yield from exact_differences(first, again.state)
 
 
 @invariant(
@@ -74,11 +75,11 @@ def idempotent(trial: Trial) -> Iterator[Problem]:
     wrong = [k for k, v in trial.expected.items() if k not in state or state[k].shape != v.shape]
     if wrong:
         raise Blocked("the state dict does not fit the model")
-    again = trial.convert(trial.place(trial.raw), source=destination)
+    again = trial.convert(trial.to_device(trial.raw), source=destination)
     if not again.ok:
         yield again.problem("loading the result again")
     else:
-        yield from same(state, again.state)
+        yield from exact_differences(state, again.state)
 
 
 @invariant(

@@ -1,4 +1,4 @@
-"""A NaFlexViT is another way to run the models whose checkpoints it takes: it has to compute the same."""
+"""The invariant of NaFlexViT: it computes the same as the classic model whose checkpoint it loads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..checkpoints import wrappers
 from ..families import FAMILIES
+from ..trials.loaded import Blocked
 from ..trials.problems import Problem
-from ..trials.trial import Blocked, Trial
+from ..trials.trial import Trial
 from .equivalence import COMPARABLE, fits, output, same_outputs
 from .registry import invariant
 
@@ -31,7 +32,7 @@ def _applies(trial: Trial) -> str | None:
 )
 def naflex_classic_forward(trial: Trial) -> Iterator[Problem]:
     classic = classic_trial(trial)
-    loaded = classic.convert(trial.place(wrappers.wrap(trial.upstream, trial.case.wrapper)))
+    loaded = classic.convert(trial.to_device(wrappers.wrap(trial.upstream, trial.case.wrapper)))
     if not loaded.ok or not fits(classic.model(), loaded.raw):
         raise Blocked("the classic model does not load the checkpoint")
 
@@ -42,7 +43,7 @@ def naflex_classic_forward(trial: Trial) -> Iterator[Problem]:
 
 
 def classic_trial(trial: Trial) -> Trial:
-    """The case as one of the classic model; only its model and its loader are asked for, not its tensors."""
+    """The trial of the case on the classic model. Only its model and its conversion are used, not its tensors."""
     arch = {**trial.case.arch, **trial.family.forward_arch(trial.case)}
     case = replace(trial.case, family=trial.family.classic, arch=arch)
     return Trial(FAMILIES[case.family], case, trial.loader, trial.device)

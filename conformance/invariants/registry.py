@@ -1,10 +1,13 @@
-"""The registry of invariants: named promises, each one function, with the regimes it must have met."""
+"""The registry of invariants: each has a name, a statement, one check function, and the regimes it must have judged."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from ..errors import UserError
 from ..families import Family
 from ..trials.problems import Problem
 from ..trials.trial import Trial
@@ -14,17 +17,17 @@ Check = Callable[[Trial], Iterator[Problem]]
 
 @dataclass(frozen=True)
 class Invariant:
-    """A promise a loader keeps.
+    """A statement that holds for every case of a correct loader.
 
-    ``promise`` and ``catches`` are for the documentation. ``regimes`` are classes of cases the invariant must have judged
-    in a run, or the run is vacuous; ``concerns`` tells the families whose cases it can judge at all. ``applies`` says why a
-    case is none of its business, or None. ``check`` yields the ways a case breaks the promise; it may raise
-    :class:`timm_conformance.trials.trial.Blocked`.
+    ``statement`` and ``catches`` are for the documentation. ``regimes`` are classes of cases that the invariant must have
+    judged in a run; otherwise the run is vacuous. ``concerns`` says whether it can judge cases of a family at all.
+    ``applies`` returns the reason why the invariant does not apply to a case, or None where it applies. ``check`` yields
+    the ways in which a case violates the invariant; it may raise :class:`timm_conformance.trials.loaded.Blocked`.
     """
 
     name: str
     theme: str
-    promise: str
+    statement: str
     catches: str
     regimes: tuple[str, ...]
     applies: Callable[[Trial], str | None]
@@ -37,7 +40,7 @@ INVARIANTS: dict[str, Invariant] = {}
 
 def invariant(
     *,
-    promise: str,
+    statement: str,
     catches: str,
     regimes: tuple[str, ...] = (),
     applies: Callable[[Trial], str | None] = lambda trial: None,
@@ -47,10 +50,22 @@ def invariant(
 
     def register(check: Check) -> Check:
         name = check.__name__.replace("_", "-")
+        theme = check.__module__.rsplit(".", 1)[-1]
         if name in INVARIANTS:
             raise ValueError(f"two invariants are named {name}")
-        theme = check.__module__.rsplit(".", 1)[-1]
-        INVARIANTS[name] = Invariant(name, theme, promise, catches, regimes, applies, check, concerns)
+        texts: dict[str, Any] = {"statement": statement, "catches": catches}
+        for field, text in texts.items():
+            if not isinstance(text, str) or not text.strip():
+                raise UserError(
+                    f"invariant {name} in conformance/invariants/{theme}.py: {field} is empty; write a sentence"
+                )
+        if not isinstance(regimes, tuple):
+            raise UserError(
+                f"invariant {name} in conformance/invariants/{theme}.py: regimes is no tuple: ({regimes!r},)"
+            )
+        if not inspect.isgeneratorfunction(check):
+            raise UserError(f"invariant {name} in conformance/invariants/{theme}.py yields nothing: yield a Problem")
+        INVARIANTS[name] = Invariant(name, theme, statement, catches, regimes, applies, check, concerns)
         return check
 
     return register

@@ -1,8 +1,9 @@
-"""A checkpoint that does not fit is refused, and leaves everything as it was.
+"""Invariants of refusals: a checkpoint that does not fit is refused, and the refusal changes nothing.
 
-A target refuses when its conversion raises, or when the strict load that follows would: as in ``create_model``. A strict load
-itself copies what fits before it raises, which is torch's documented way and no loader's. A ``.npz`` is written straight into
-the model, and no strict load follows: there only an exception refuses.
+A target refuses a checkpoint if its conversion raises, or if the strict load that follows would raise, as in
+``create_model``. A strict load copies the tensors that fit before it raises. That is torch's documented behaviour, so no loader
+is blamed for it. A ``.npz`` file is written straight into the model and no strict load follows, so there only an exception is a
+refusal.
 """
 
 from __future__ import annotations
@@ -14,23 +15,24 @@ from torch import Tensor
 
 from ..checkpoints import wrappers
 from ..reference.errors import some
+from ..trials.loaded import Blocked, Loaded
 from ..trials.problems import Problem
-from ..trials.trial import Blocked, Loaded, Trial
+from ..trials.trial import Trial
 from .equivalence import fits
-from .hygiene import changes
+from .hygiene import checkpoint_changes
 from .registry import invariant, unless
 
 
-def _taken(trial: Trial, loaded: Loaded) -> bool:
-    """Whether a user is left with a loaded model and no exception."""
-    return loaded.ok and (trial.loader.fills_models(trial.family) or fits(trial.model(), loaded.raw))
+def _accepted(trial: Trial, loaded: Loaded) -> bool:
+    """Whether the user gets a loaded model without an exception."""
+    return loaded.ok and (trial.loader.writes_into_model(trial.family) or fits(trial.model(), loaded.raw))
 
 
-def _judge(trial: Trial) -> Iterator[Problem]:
+def _judge_refusal(trial: Trial) -> Iterator[Problem]:
     if not (trial.base.ok and fits(trial.model(), trial.base.raw)):
         raise Blocked("the whole checkpoint is refused as well")
     loaded, _ = trial.damaged
-    if _taken(trial, loaded):
+    if _accepted(trial, loaded):
         left = [name for name in trial.base.raw if name not in loaded.raw]
         unset = f"; {some(left)} of the model stay as they were" if left else ""
         damage, _ = trial.damage
@@ -44,7 +46,7 @@ def _judge(trial: Trial) -> Iterator[Problem]:
     applies=unless(lambda t: t.case.damage == "missing", "the damage of this case is another"),
 )
 def refuses_incomplete(trial: Trial) -> Iterator[Problem]:
-    yield from _judge(trial)
+    yield from _judge_refusal(trial)
 
 
 @invariant(
@@ -57,7 +59,7 @@ def refuses_incomplete(trial: Trial) -> Iterator[Problem]:
     applies=unless(lambda t: t.case.damage != "missing", "the damage of this case is another"),
 )
 def refuses_misfits(trial: Trial) -> Iterator[Problem]:
-    yield from _judge(trial)
+    yield from _judge_refusal(trial)
 
 
 @invariant(
@@ -67,7 +69,7 @@ def refuses_misfits(trial: Trial) -> Iterator[Problem]:
 )
 def untouched_after_refusal(trial: Trial) -> Iterator[Problem]:
     loaded, touched = trial.damaged
-    if _taken(trial, loaded):
+    if _accepted(trial, loaded):
         raise Blocked("the damaged checkpoint is not refused")
     if touched:
         yield Problem("model-written", "", f"written before the refusal: {some(touched)}")
@@ -76,12 +78,14 @@ def untouched_after_refusal(trial: Trial) -> Iterator[Problem]:
 
 
 def _left_changed(trial: Trial, loaded: Loaded) -> Iterator[Problem]:
-    """What a refusal changes in the caller's checkpoint that a load does not: input-unmodified judges that."""
-    found = list(changes(_wrapped(trial, trial.damage[1]), loaded.given))
+    """Changes in the caller's checkpoint that only a refusal makes. Those of any load are judged by input-unmodified."""
+    found = list(checkpoint_changes(_wrapped(trial, trial.damage[1]), loaded.checkpoint_after))
     if found:
-        anyway = {(p.kind, p.tensor) for p in changes(_wrapped(trial, trial.upstream), trial.base.given)}
+        anyway = {
+            (p.kind, p.tensor) for p in checkpoint_changes(_wrapped(trial, trial.upstream), trial.base.checkpoint_after)
+        }
         yield from (p for p in found if (p.kind, p.tensor) not in anyway)
 
 
 def _wrapped(trial: Trial, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    return trial.place(wrappers.wrap(state, trial.case.wrapper))
+    return trial.to_device(wrappers.wrap(state, trial.case.wrapper))

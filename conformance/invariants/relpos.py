@@ -1,4 +1,4 @@
-"""Laws of relative position tables: biases by the offset between two tokens of a window, resized to another window."""
+"""Invariants of relative position tables: biases for each offset between two tokens of a window, resized to another window."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _has_tables(family: Family) -> bool:
 
 
 def _with_tables(condition: Callable[[Trial, str], bool], reason: str) -> Callable[[Trial], str | None]:
-    """An ``applies`` that holds where some table of the case meets a condition."""
+    """An ``applies`` that holds if some table of the case meets ``condition``; ``reason`` says why it does not."""
 
     def applies(trial: Trial) -> str | None:
         if not trial.tables:
@@ -37,8 +37,8 @@ def _resized_either_way(trial: Trial) -> str | None:
     return _resized(trial) or trial.flipped.undecidable
 
 
-def _extra(trial: Trial, name: str) -> int:
-    """Rows of a table that belong to no offset: the class token's."""
+def _class_token_rows(trial: Trial, name: str) -> int:
+    """Number of rows of a table for the class token, which belong to no offset."""
     return len(trial.truth[name]) - prod(offsets(trial.tables[name][0]))
 
 
@@ -59,19 +59,19 @@ def rel_pos_identity(trial: Trial) -> Iterator[Problem]:
     statement="The class token's rows of a relative position table come last and bit for bit, whatever the window.",
     catches="the class token's biases interpolated with the others, cut off, or moved to the front.",
     regimes=("grid-grow", "grid-shrink", "half-precision"),
-    applies=_with_tables(lambda t, name: _extra(t, name) > 0, "the tables have no rows for a class token"),
+    applies=_with_tables(lambda t, name: _class_token_rows(t, name) > 0, "the tables have no rows for a class token"),
     concerns=_has_tables,
 )
 def rel_pos_class_rows(trial: Trial) -> Iterator[Problem]:
     for name in trial.tables:
-        extra = _extra(trial, name)
+        extra = _class_token_rows(trial, name)
         if extra:
             got, want = trial.tensor(name)[-extra:], trial.truth[name][-extra:]
             yield from trial.compare(name, got, want, 0.0, "class-rows")
 
 
-def _core(table: Tensor, window: tuple[int, ...]) -> Tensor:
-    """The biases of a token for itself and its nearest neighbours: offsets -1, 0 and 1 on each axis that has them."""
+def _nearest_offsets(table: Tensor, window: tuple[int, ...]) -> Tensor:
+    """The biases of a token for itself and its nearest neighbours: offsets -1, 0 and 1 on each axis longer than 1."""
     sizes = offsets(window)
     grid = table[: prod(sizes)].reshape(*sizes, -1)
     for axis, size in enumerate(sizes):
@@ -92,8 +92,8 @@ def _core(table: Tensor, window: tuple[int, ...]) -> Tensor:
 def rel_pos_neighbours(trial: Trial) -> Iterator[Problem]:
     for name, (old, new) in trial.tables.items():
         if min(old) > 1 and min(new) > 1 and len(old) == 2:
-            bound = _core(trial.bound(name).expand(trial.expected[name].shape), new)
-            got, want = _core(trial.tensor(name), new), _core(trial.truth[name], old)
+            bound = _nearest_offsets(trial.bound(name).expand(trial.expected[name].shape), new)
+            got, want = _nearest_offsets(trial.tensor(name), new), _nearest_offsets(trial.truth[name], old)
             yield from trial.compare(name, got, want, bound, "neighbours-moved")
 
 

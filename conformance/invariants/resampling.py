@@ -1,15 +1,15 @@
-"""The algebra of resampling, which needs no second loader to judge by: only the resize operator's definition."""
+"""Invariants of resampling that follow from the definition of the resize operator, without a second loader."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from ..cases.regimes import relation
 from ..families.base import KERNEL
-from ..reference.resize import axis_matrix, axis_pinv
+from ..reference.resize import Resampling, axis_matrix, axis_pinv
 from ..trials import bounds
 from ..trials.expectation import GRID
 from ..trials.problems import Problem
@@ -22,11 +22,11 @@ def _patch(trial: Trial) -> str:
 
 
 def _images(trial: Trial) -> tuple[str, ...]:
-    """The geometry-dependent tensors that are resampled as images are; relative position tables have laws of their own."""
+    """Names of the geometry-dependent tensors that are resampled like images, unlike relative position tables."""
     return tuple(name for name in trial.geometric if name in (KERNEL, GRID))
 
 
-def _operators(trial: Trial, of) -> tuple[Tensor, Tensor]:
+def _operators(trial: Trial, of: Callable[[int, int, Resampling], Tensor]) -> tuple[Tensor, Tensor]:
     sizes = zip(trial.case.source.patch_size, trial.case.destination.patch_size)
     rows, cols = (of(old, new, trial.resampling.of_kernels) for old, new in sizes)
     return rows, cols
@@ -54,7 +54,7 @@ def _judge(trial: Trial, residual: Tensor, bound: Tensor, kind: str, law: str) -
 
 
 def _minimum_norm(trial: Trial, kernel: Tensor) -> Iterator[Problem]:
-    """The new kernel lies in the range of ``B``: nothing was added that no old patch can see."""
+    """Problems of a new kernel outside the range of ``B``: such a part answers no resized patch."""
     rows, cols = (m @ p for m, p in zip(_operators(trial, axis_matrix), _operators(trial, axis_pinv)))
     bound = trial.bound(KERNEL)
     yield from _judge(
@@ -63,7 +63,7 @@ def _minimum_norm(trial: Trial, kernel: Tensor) -> Iterator[Problem]:
 
 
 @invariant(
-    statement="A grown kernel answers a resized patch as the old kernel answered the patch: <B x, w_new> = <x, w> for all x.",
+    statement="A grown kernel answers a resized patch as the old kernel answered the patch: `<B x, w_new> = <x, w>` for all x.",
     catches="kernels interpolated like images, the pseudo-inverse of the transpose, a wrong kernel or cut-off.",
     regimes=("patch-grow", "patch-non-square"),
     applies=unless(lambda t: _patch(t) == "grow", "the identity is exact only when the patch grows"),
@@ -111,7 +111,7 @@ def _resampled_either_way(trial: Trial) -> str | None:
 )
 def constant_preserved(trial: Trial) -> Iterator[Problem]:
     state, loaded = trial.constant
-    got = trial.loaded(loaded, _images(trial))
+    got = trial.loaded_tensors(loaded, _images(trial))
     source, destination = trial.case.source, trial.case.destination
     if source.grid_size != destination.grid_size and GRID in got:
         rows = trial.prefix_rows
@@ -119,8 +119,8 @@ def constant_preserved(trial: Trial) -> Iterator[Problem]:
         yield from trial.compare(GRID, got[GRID][:, rows:], want, trial.bound(GRID, state)[:, rows:], "constant")
     if _patch(trial) == "grow":
         pixels = destination.patch_size[0] * destination.patch_size[1]
-        sums = [t.to(torch.float64).sum(dim=(-2, -1), keepdim=True) for t in (got[KERNEL], state[KERNEL])]
-        yield from trial.compare(KERNEL, *sums, pixels**0.5 * trial.bound(KERNEL, state), "constant")
+        new, old = (t.to(torch.float64).sum(dim=(-2, -1), keepdim=True) for t in (got[KERNEL], state[KERNEL]))
+        yield from trial.compare(KERNEL, new, old, pixels**0.5 * trial.bound(KERNEL, state), "constant")
 
 
 @invariant(
@@ -135,16 +135,16 @@ def constant_preserved(trial: Trial) -> Iterator[Problem]:
 def linear(trial: Trial) -> Iterator[Problem]:
     names = trial.geometric
     second, loaded = trial.constant
-    parts = [trial.loaded(trial.base, names), trial.loaded(loaded, names)]
+    parts = [trial.loaded_tensors(trial.base, names), trial.loaded_tensors(loaded, names)]
     total = {k: (v + second[k] if k in names else v) for k, v in trial.truth.items()}
-    for name, got in trial.loaded(trial.load(total), names).items():
+    for name, got in trial.loaded_tensors(trial.load(total), names).items():
         want = parts[0][name].to(torch.float64) + parts[1][name].to(torch.float64)
-        # What need not be resampled may be all the same: that is another promise's.
+        # A loader may resample a tensor that needs no resampling. Another invariant judges that, so the bound allows it here.
         bound = sum(trial.resampling_bound(name, s) for s in (trial.truth, second, total))
         bound = bound + bounds.rounding(want, torch.float32)
         rows = trial.prefix_rows if name == GRID else 0  # prefix rows are not resampled: prefix-tokens-kept judges them
-        parts_compared = (t[:, rows:] for t in (got, want, bound.expand(want.shape)))
-        yield from trial.compare(name, *parts_compared, "not-linear")
+        got, want, bound = (t[:, rows:] for t in (got, want, bound.expand(want.shape)))
+        yield from trial.compare(name, got, want, bound, "not-linear")
 
 
 @invariant(

@@ -1,4 +1,4 @@
-"""What comes back: the right names and shapes, whatever surrounds the checkpoint and however it was converted."""
+"""Invariants of names and shapes: they are right, in every wrapper, with any foreign tensors, and in any order of the keys."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from msgspec.structs import replace
 
 from ..families.base import KERNEL
 from ..trials.expectation import GRID
-from ..trials.problems import Problem, same
-from ..trials.trial import Loaded, Trial
+from ..trials.loaded import Loaded
+from ..trials.problems import Problem, exact_differences
+from ..trials.trial import Trial
 from .registry import invariant, unless
 
 _RESAMPLED = ("patch-grow", "patch-shrink", "patch-mixed", "grid-grow", "grid-shrink", "grid-mixed")
@@ -62,44 +63,46 @@ def no_early_return(trial: Trial) -> Iterator[Problem]:
             kind, name, f"{name} is {tuple(trial.state[name].shape)}, the model has {tuple(trial.expected[name].shape)}"
         )
     sound = [n for n in names if n not in wrong]
-    if trial.format.windowed:  # in timm's layout the grid is a plain one, and a window need not be square
+    if trial.format.windowed:  # timm's layout has a plain grid in place of the window, and it may be non-square
         sound = [n for n in sound if n != GRID]
     if trial.family.square_patch == "always" and len(set(trial.case.destination.patch_size)) > 1:
         sound = [n for n in sound if n != KERNEL]  # a kernel of this patch cannot be written in the upstream layout
     if trial.format.square_windows:  # nor can a table of such a window
         sound = [n for n in sound if n not in trial.tables or len(set(trial.tables[n][1])) == 1]
     if trial.native.ok and not trial.family.in_place:
-        # A NaFlexViT's own kernel is linear, which does not say a patch's height and width.
-        told = [n for n in sound if n != KERNEL or n in trial.native.raw]
-        in_two_steps = trial.convert(trial.place(trial.native.raw))
-        yield from _agree(trial, told, in_two_steps, "converted-then-resampled")
+        # A NaFlexViT's own kernel is linear, and does not give the height and width of a patch.
+        known = [n for n in sound if n != KERNEL or n in trial.native.raw]
+        in_two_steps = trial.convert(trial.to_device(trial.native.raw))
+        yield from _agree(trial, known, in_two_steps, "converted-then-resampled")
     if trial.family.undecidable(replace(trial.case, source=trial.case.destination)):
-        return  # of such a geometry no checkpoint of the format is read
+        return  # no loader could read a checkpoint of this geometry
     resampled = {**trial.expected, **{n: trial.state[n].cpu() for n in sound}}
     yield from _agree(trial, sound, trial.load(resampled, source=trial.case.destination), "resampled-then-converted")
 
 
 def _agree(trial: Trial, names: list[str], other: Loaded, kind: str) -> Iterator[Problem]:
-    """Compare geometry-dependent tensors of two ways that must lead to the same place; 2: both may round."""
+    """Compare geometry-dependent tensors of two loads that must agree. The bound is doubled, since both may round."""
     for name in names:
         if other.ok and name in other.state and other.state[name].shape == trial.expected[name].shape:
             yield from trial.compare(name, trial.state[name], other.state[name], 2 * trial.bound(name), kind)
 
 
-def _told_apart(trial: Trial, one_change: dict) -> Iterator[Problem]:
-    """Judge one circumstance that must not matter, alone only when the combined load differs from the base."""
+def _judge_alone(trial: Trial, one_change: dict) -> Iterator[Problem]:
+    """Judge one change that must not matter. It is loaded alone only if the load with all changes differs from the base."""
     base = trial.state
-    if trial.variant.ok and not same(base, trial.variant.state):
+    if trial.variant.ok and not exact_differences(base, trial.variant.state):
         return
     alone = trial.load_variant(**one_change)
     if not alone.ok:
         yield alone.problem("loading the variant")
     else:
-        yield from same(base, alone.state)
+        yield from exact_differences(base, alone.state)
 
 
 @invariant(
-    statement="A checkpoint loads the same out of every wrapper and prefix its format comes in: `model`, `state_dict`, `params/`.",
+    statement=(
+        "A checkpoint loads the same out of every wrapper and prefix its format comes in: `model`, `state_dict`, `params/`."
+    ),
     catches="wrappers not opened, or opened for some formats only.",
     regimes=("native", "resampled"),
     applies=unless(lambda t: t.other_wrapper is not None, "the format has one wrapper only"),
@@ -109,7 +112,7 @@ def wrapper_transparent(trial: Trial) -> Iterator[Problem]:
     if not trial.base.ok and trial.load_variant(wrapper=other).ok:
         yield trial.base.problem(f"loading from {trial.case.wrapper}, but not from {other},")
         return
-    yield from _told_apart(trial, {"wrapper": trial.other_wrapper})
+    yield from _judge_alone(trial, {"wrapper": trial.other_wrapper})
 
 
 @invariant(
@@ -119,7 +122,7 @@ def wrapper_transparent(trial: Trial) -> Iterator[Problem]:
     applies=unless(lambda t: bool(t.family.foreign(t.case.arch)), "the format carries no foreign tensors"),
 )
 def foreign_keys_ignored(trial: Trial) -> Iterator[Problem]:
-    yield from _told_apart(trial, {"foreign": True})
+    yield from _judge_alone(trial, {"foreign": True})
 
 
 @invariant(
@@ -128,4 +131,4 @@ def foreign_keys_ignored(trial: Trial) -> Iterator[Problem]:
     regimes=("native", "resampled"),
 )
 def order_independent(trial: Trial) -> Iterator[Problem]:
-    yield from _told_apart(trial, {"shuffle": True})
+    yield from _judge_alone(trial, {"shuffle": True})

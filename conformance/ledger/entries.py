@@ -1,7 +1,7 @@
-"""The ledger of known bugs of timm: what fails, where, since when, why, and the witness that proves it.
+"""The ledger of known bugs of timm: what fails, in which families and releases, why, and the witness that shows it.
 
-Known does not mean blind. An entry attributes only failures with its family, its signature (``invariant:kind:tensor``),
-inside its regime and its release range; everything else stays a new failure.
+An entry covers only failures of its families, with its signature (``invariant:kind:tensor``), inside its regime and its
+release range. Every other failure is a new failure.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     shows        signatures ``invariant:kind:tensor`` of its failures; ``*`` and ``?`` match any text
     regime       classes of cases that show it, one of which must hold; ``a & b`` demands both, ``!a`` its absence
     torch        for a dependency: the torch versions that have it
-    view_of      the entry whose fault this is, as another invariant sees it
+    view_of      the entry that has the same cause, if another invariant shows it
     explanation  two sentences: what happens, and why
     """
 
@@ -57,7 +57,7 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         return SpecifierSet(self.releases, prereleases=True)
 
     def applies_to(self, release: Version | None) -> bool:
-        """Whether a target has this bug; the reference and user loaders (None) never have."""
+        """Whether a release has this bug. None stands for the reference and user loaders, which have none."""
         if release is None or not self.range.contains(release, prereleases=True):
             return False
         if not self.torch:
@@ -76,7 +76,7 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         return self.concerns(family) and any(fnmatchcase(invariant, s.split(":")[0]) for s in self.shows)
 
     def covers(self, family: str, invariant: str, kind: str, tensor: str, regimes: frozenset[str]) -> bool:
-        """Whether a failure is this bug showing."""
+        """Whether a failure belongs to this entry."""
         signature = f"{invariant}:{kind}:{tensor}"
         return (
             self.concerns(family)
@@ -111,7 +111,7 @@ class Ledger:
         self.witnesses = witnesses or {}
 
     def active(self, release: Version | None) -> list[Entry]:
-        """The entries a release is said to have."""
+        """The entries whose range contains a release."""
         return [e for e in self.entries if e.applies_to(release)]
 
     def entry(self, entry_id: str) -> Entry | None:
@@ -126,7 +126,7 @@ class Ledger:
 def load_ledger(path: str | Path) -> Ledger:
     """Read a ledger and the witnesses beside it (``witnesses/ID.json``). ``none`` is the empty ledger.
 
-    Raises :class:`UserError`, one line, for a file that cannot be read or says something impossible.
+    Raises :class:`UserError`, in one line, for a file that cannot be read or an entry that is not valid.
     """
     if str(path) == "none":
         return Ledger()

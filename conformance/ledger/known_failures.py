@@ -1,7 +1,8 @@
-"""A repository's own known failures: what its loader is known to get wrong, by name or fingerprint, and why.
+"""A repository's own known failures: invariants or fingerprints that its loader is known to fail, each with a reason.
 
-The ledger holds the bugs of timm's releases, each with a witness. A loader of one's own has no releases, and its owner
-wants what pytest calls an expected failure: it is told apart while it lasts, and has to go when it no longer fails.
+The ledger holds the bugs of timm's releases, each with a witness. A user's loader has no releases. Its known failures work
+like pytest's strict expected failures: they are reported as known, and a listed failure that no longer fails becomes
+``fixed``, which fails the run.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class _Known:
 
     @property
     def exact(self) -> bool:
-        """Whether it names one cell, in which something then has to fail."""
+        """Whether the key names exactly one family and invariant, in which something then has to fail."""
         return not set("*?") & {*self.invariant, *self.family}
 
     def claims(self, verdict: Verdict) -> bool:
@@ -35,16 +36,17 @@ class _Known:
 
 
 class KnownFailures:
-    """``FAMILY:INVARIANT``, or a fingerprint, to the reason; ``*`` and ``?`` match any text in both."""
+    """Known failures: a mapping of ``FAMILY:INVARIANT`` or a fingerprint, with the wildcards ``*`` and ``?``, to a reason."""
 
     def __init__(self, reasons: Mapping[str, str], families: Iterable[str], invariants: Iterable[str]) -> None:
-        """Raises :class:`UserError` for a key that can match nothing because of a name that does not exist."""
+        """Raises :class:`UserError` for a key with a name that does not exist."""
         self._known = [_parse(key, reason, list(families), list(invariants)) for key, reason in reasons.items()]
 
     def settle(self, verdict: Verdict) -> Verdict:
-        """A verdict as this list has it: ``known`` when it covers every failure, else failing with those it does not.
+        """Apply this list to a verdict.
 
-        ``fixed`` when a key names exactly this cell, and nothing it covers fails any more.
+        The result is ``known`` if the list covers every failure; otherwise it fails with those that are not covered. It is
+        ``fixed`` if a key names exactly this family and invariant, and no covered failure is left.
         """
         if verdict.verdict not in ("pass", "fail"):
             return verdict
@@ -71,7 +73,7 @@ class KnownFailures:
 
 
 def _matches(text: str, pattern: str) -> bool:
-    # A fingerprint ends in [regimes], which are no choice of letters.
+    # A fingerprint ends in [regimes]; the brackets are literal, not a character set.
     return fnmatchcase(text, pattern.replace("[", "[[]"))
 
 

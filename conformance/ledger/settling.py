@@ -1,4 +1,4 @@
-"""Results settled by the ledger: records in order, stale entries marked, value changes found."""
+"""Settles results by the ledger: sorts records, marks stale entries, finds value changes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from ..results.records import Results, TargetError, Verdict
 from .entries import Entry, Ledger
 
 
-def settled(results: Results, book: Ledger, targets: Sequence[str] = ()) -> Results:
-    """The results in their order, with what only the whole of them tells: stale ledger entries and value changes.
+def settle_results(results: Results, book: Ledger, targets: Sequence[str] = ()) -> Results:
+    """Sort the results, and add what depends on all of them: stale ledger entries and value changes.
 
-    Targets come in the order given, others after them as they appeared; families and invariants as in their registries.
+    Targets come in the given order, others after them in order of appearance. Families and invariants come in the order of
+    their registries.
     """
     order = list(dict.fromkeys((*targets, *results.targets)))
     stale = [
@@ -25,10 +26,10 @@ def settled(results: Results, book: Ledger, targets: Sequence[str] = ()) -> Resu
     ]
     invariants = list(dict.fromkeys(i for h in results.headers for i in h.invariants))
     families = list(FAMILIES)
-    witnesses = sorted(results.witnesses, key=lambda w: (order.index(w.target), _place(w.id, book)))
+    witnesses = sorted(results.witnesses, key=lambda w: (order.index(w.target), _ledger_order(w.id, book)))
     loads = sorted(results.loads, key=lambda r: (order.index(r.target), families.index(r.family)))
     verdicts = sorted(
-        (_marked(v, stale) for v in results.verdicts),
+        (_mark_stale(v, stale) for v in results.verdicts),
         key=lambda v: (order.index(v.target), families.index(v.family), _index(v.invariant, invariants)),
     )
     headers = sorted(results.headers, key=lambda h: order.index(h.target))
@@ -37,7 +38,7 @@ def settled(results: Results, book: Ledger, targets: Sequence[str] = ()) -> Resu
     return Results([*headers, *errors, *witnesses, *loads, *verdicts, *changed, *results.rounds])
 
 
-def _place(name: str, book: Ledger) -> tuple[int, str]:
+def _ledger_order(name: str, book: Ledger) -> tuple[int, str]:
     return _index(name, [e.id for e in book.entries]), name
 
 
@@ -45,10 +46,10 @@ def _index(name: str, names: list[str]) -> int:
     return names.index(name) if name in names else len(names)
 
 
-def _marked(verdict: Verdict, stale: list[tuple[str, Entry]]) -> Verdict:
-    """``fixed`` where the ledger says that a promise is broken, and its witness says that it no longer is.
+def _mark_stale(verdict: Verdict, stale: list[tuple[str, Entry]]) -> Verdict:
+    """``fixed`` where the ledger says that an invariant fails, and the witness shows that it no longer does.
 
-    Where there is a reason, a loader's owner said so (:mod:`timm_conformance.ledger.known_failures`), and it stays.
+    A verdict with a reason was settled by the owner's own list (:mod:`timm_conformance.ledger.known_failures`) and stays.
     """
     if verdict.verdict not in ("pass", "fixed") or verdict.reason:
         return verdict

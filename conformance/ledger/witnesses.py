@@ -40,13 +40,15 @@ def read_witness(path: Path) -> WitnessFile:
 
 
 def witness_files(path: Path) -> list[str]:
-    """The witness file of this name, or all in a folder and those below it, each seen to be readable.
+    """The witness file ``path``, or all witness files in the folder ``path`` and its subfolders.
 
-    Raises :class:`UserError` for one that is not, or a folder without any.
+    Raises :class:`UserError` for a file that cannot be read, and for a folder without witnesses.
     """
     files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
     if not files:
-        raise UserError(f"{path}: no witness in it; a run keeps those of new failures in its folder {WITNESSES}")
+        raise UserError(
+            f"{path}: no witness in it; a run stores the witnesses of new failures in its folder {WITNESSES}"
+        )
     for file in files:
         read_witness(file)
     return [str(file) for file in files]
@@ -71,15 +73,15 @@ def write_witness(folder: Path, invariant: str, failure: Failure) -> Path:
 
 
 def witness_path(folder: Path, fingerprint: str) -> Path:
-    """The file of ``folder`` that a failure is kept in."""
+    """The file in ``folder`` that stores the witness of a failure."""
     return folder / f"{file_name(fingerprint)}.json"
 
 
 def witnesses_of(target: str, out: Path) -> Path:
-    """The folder in a run's ``out`` where the new failures of a target are kept, each as its smallest case."""
+    """The folder in a run's ``out`` that stores the witnesses of a target's new failures."""
     return out / WITNESSES / file_name(target)
 
 
 def file_name(text: str) -> str:
-    """``text``, a fingerprint or a target, as the name of a file or folder."""
+    """A fingerprint or a target as the name of a file or folder."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)[:150]

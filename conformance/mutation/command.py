@@ -1,4 +1,4 @@
-"""``timm-conformance mutants``: how many small mistakes in a loader the suite notices."""
+"""``timm-conformance mutants``: counts the small mistakes in a loader that the suite detects."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
+from ..cases.fixtures import CHECKOUT
 from ..cases.profiles import profile as profile_of
 from ..errors import EXIT_EXPECTED, EXIT_FAILURE, UserError, choose
 from ..families import FAMILIES
 from ..ledger.entries import DEFAULT_LEDGER, load_ledger
 from ..ledger.witnesses import file_name
 from ..report.terminal import make_console
-from ..targets.subprocess_call import environment, last_words
+from ..targets.subprocess_call import environment, exit_reason
 from ..targets.target import parse_target
-from .protocol import Request, Told
+from .protocol import Request, WorkerMessage
 from .score import Judged, Mutant, Score
 
 LINES = "mutants.ndjson"
-_TOLD_EVERY = 500  # mutants, where there is no terminal to show progress on
+_REPORT_EVERY = 500  # mutants, where there is no terminal to show progress on
 
 
 def mutants(
@@ -43,9 +44,15 @@ def mutants(
     out: Path,
     ledger: str | None,
 ) -> int:
-    """Judge the mutants of each target, write its matrix below ``out``; 0 if all that are not equivalent were killed, else 1."""
+    """Judge the mutants of each target, and write their matrix below ``out``.
+
+    Returns 0 if every mutant that is not equivalent was killed, otherwise 1.
+    """
     if find_spec("mutmut") is None:
         raise UserError("mutants takes its operators from mutmut: pip install 'timm-conformance[mutants]'")
+    from .mutmut_internals import operators
+
+    operators()  # before any worker starts
     profile_of(profile)
     book = ledger or str(DEFAULT_LEDGER)
     load_ledger(book)
@@ -54,6 +61,8 @@ def mutants(
         parse_target(spec)
     console = make_console()
     codes = []
+    if "reference" in targets and CHECKOUT is None:
+        console.print("reference: only a checkout has the project's own tests; cases alone judge the mutants here")
     for spec in targets:
         folder = out / file_name(spec)
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,45 +73,46 @@ def mutants(
 
 
 def _judge(request: Request, lines: Path, console: Console) -> Score:
-    """Judge all; a mutant is a line of ``lines`` as soon as it is judged, so that nothing is lost of a run that is killed."""
-    counts, said = {}, 0
-    judged: dict[Mutant, Judged] = {}  # the last that is told of one counts
+    """Judge all mutants. Each is written to ``lines`` as soon as it is judged, so that a killed run loses nothing."""
+    counts, reported = {}, 0
+    judged: dict[Mutant, Judged] = {}  # the last message about a mutant counts
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
         task = progress.add_task(f"{request.target}: every case on the clean loader", total=None)
         try:
-            for told in _ask(request):
-                if told.judged is None:
-                    counts, kept = told.functions, stack.enter_context(open(lines, "wb"))
-                    cases = f"{request.target}: {sum(counts.values())} mutants, {told.cases} cases and witnesses"
+            for message in _messages(request):
+                if message.judged is None:
+                    counts, file = message.functions, stack.enter_context(open(lines, "wb"))
+                    cases = f"{request.target}: {sum(counts.values())} mutants, {message.cases} cases and witnesses"
                     console.print(cases)
                     progress.update(task, description=request.target, total=sum(counts.values()))
                 else:
-                    judged[told.judged.mutant] = told.judged
-                    kept.write(_line(told.judged))
-                    kept.flush()
+                    judged[message.judged.mutant] = message.judged
+                    file.write(_line(message.judged))
+                    file.flush()
                     progress.update(task, completed=len(judged))
-                    if not console.is_terminal and len(judged) // _TOLD_EVERY > said:
-                        said = len(judged) // _TOLD_EVERY
-                        console.print(f"{request.target}: {said * _TOLD_EVERY} judged")
+                    if not console.is_terminal and len(judged) // _REPORT_EVERY > reported:
+                        reported = len(judged) // _REPORT_EVERY
+                        console.print(f"{request.target}: {reported * _REPORT_EVERY} judged")
         except KeyboardInterrupt:
             console.print("interrupted: what was judged is reported", style="yellow")
     return Score(request.target, counts, judged.values())
 
 
-def _ask(request: Request) -> Iterator[Told]:
-    """What the target's worker tells, as it tells it. Raises :class:`UserError`, saying why it ended otherwise than it should."""
+def _messages(request: Request) -> Iterator[WorkerMessage]:
+    """The messages of the target's worker as they arrive. Raises :class:`UserError` with the reason if the worker fails."""
     with tempfile.TemporaryDirectory(prefix="timm-conformance-") as folder:
         asked, log = Path(folder) / "request.json", Path(folder) / "log"
         asked.write_bytes(msgspec.json.encode(request))
         command = [sys.executable, "-m", "timm_conformance.mutation.worker", str(asked)]
         with open(log, "wb") as errors:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment())
+        assert process.stdout is not None  # a pipe
         try:
             for line in process.stdout:
-                yield msgspec.json.decode(line, type=Told)
+                yield msgspec.json.decode(line, type=WorkerMessage)
             if process.wait():
-                words = last_words(log.read_text(errors="replace"), process.returncode, "the worker")
+                words = exit_reason(log.read_text(errors="replace"), process.returncode, "the worker")
                 raise UserError(f"mutants of {request.target}: {words}")
         finally:
             process.terminate()

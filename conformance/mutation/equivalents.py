@@ -1,8 +1,8 @@
-"""Mutants that change nothing a loader promises, each with the argument why: ``fixtures/equivalents.toml``.
+"""Mutants that change nothing an invariant is about, each with the argument why: ``fixtures/equivalents.toml``.
 
-An entry names a function, the text of the changed lines, and what they become, where ``*`` stands for any text: so it holds for
-every release that has these lines, or for those it names. Where a line stands in a function several times, the line above says
-which is meant. An entry that a promise refutes is told.
+An entry names a function, the text of the changed lines, and the text they become; ``*`` stands for any text. It holds for every
+release that has these lines, or for the releases that it names. If a line occurs several times in a function, ``under`` names
+the line above it. An entry that an invariant refutes is reported.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ PATH = DEFAULT_LEDGER.parent / "equivalents.toml"
 
 
 class Equivalent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """Mutants of ``functions`` that turn lines ``before`` into one of ``after`` (any), and ``why`` nobody could tell.
+    """Mutants of ``functions`` that turn lines ``before`` into one of ``after`` (any), and ``why`` this changes nothing.
 
-    ``under`` are lines, one of which has to stand above (any); ``releases`` is a version specifier (all).
+    ``under`` are lines of which one must be the line above (default: any); ``releases`` is a version specifier (default: all).
     """
 
     functions: list[str]
@@ -50,7 +50,7 @@ def _pattern(globs: list[str]) -> re.Pattern:
 
 
 def load(path: Path = PATH, release: Version | None = None) -> list[Equivalent]:
-    """The list, what is said of other releases left out. Raises :class:`UserError` for one that cannot be read."""
+    """The entries that hold for ``release``. Raises :class:`UserError` for a list that cannot be read."""
     try:
         entries = msgspec.toml.decode(path.read_bytes(), type=dict[str, list[Equivalent]]).get("equivalent", [])
         ranges = [SpecifierSet(entry.releases) for entry in entries]
@@ -65,5 +65,5 @@ def load(path: Path = PATH, release: Version | None = None) -> list[Equivalent]:
 
 
 def reason(mutant: Mutant, entries: list[Equivalent]) -> str:
-    """Why a mutant is equivalent; empty where nobody says so."""
+    """The reason why a mutant is equivalent; empty if no entry covers it."""
     return next((e.why for e in entries if e.covers(mutant)), "")

@@ -1,4 +1,4 @@
-"""Work done in forked copies of this process, some at a time: whatever a copy breaks, hangs on or dies of is its own."""
+"""Does work in forked copies of this process, some at a time. A copy that breaks, hangs or dies does not affect the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import msgspec
 
 Work = TypeVar("Work")
-_MEMORY = 6 << 30  # bytes more than the process has: a mutant may ask for a matrix of any size
+_MEMORY = 6 << 30  # bytes beyond what the process has: a mutant may allocate a matrix of any size
 
 
 @dataclass
@@ -39,13 +39,14 @@ def each(
     seconds: Callable[[Work], float],
     many: int,
 ) -> Iterator[tuple[Work, Any, str]]:
-    """Do works in copies of this process, ``jobs`` at a time: each work with what ``act`` yields for it, as JSON has it.
+    """Do works in copies of this process, ``jobs`` at a time. Yields each work with the answer that ``act`` yields for it.
 
-    A copy is given ``many`` works, which ``act`` may leave unfinished: the next copy goes on. ``seconds`` is how long one
-    work may take. The one at which a copy ran out of it comes with no answer and ``timeout``, the one it died at with
-    ``crash``.
+    Answers are passed as JSON. A copy gets ``many`` works; if ``act`` leaves some unfinished, the next copy does them. A work
+    may take ``seconds(work)``. A work that takes longer has no answer and ends as ``timeout``; one at which a copy dies ends
+    as ``crash``.
     """
-    waiting, running = deque(works), {}
+    waiting = deque(works)
+    running: dict[int, _Copy] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -88,7 +89,7 @@ def _start(act: Callable[[list], Iterable[Any]], works: list, seconds: float) ->
 
 
 def _act(act: Callable[[list], Iterable[Any]], works: list, pipe: int) -> NoReturn:
-    """The copy's part."""
+    """Runs in the copy: answer every work, then exit."""
     code = 1
     try:
         with open("/proc/self/statm") as file:

@@ -1,4 +1,4 @@
-"""The reference's formats are tables, made once when their modules are imported: for a mutant of what makes them, made again."""
+"""Makes the reference's format tables again for a mutant of the code that makes them, which runs only at import."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ def _modules() -> list[ModuleType]:
 
 
 def _run(module: ModuleType, changed: Function | None = None, source: str = "") -> None:
-    """Run a module again, with a changed function where that is its own."""
+    """Run a module again, with the changed source of a function if the function is its own."""
     lines = inspect.getsource(module).splitlines()
     if changed and changed.function.__module__ == module.__name__:
         first = changed.line - 1
         lines[first : first + len(changed.source.splitlines())] = source.splitlines()
-    exec(compile("\n".join(lines) + "\n", module.__file__, "exec"), vars(module))
+    file = module.__file__
+    assert file is not None  # it has source
+    exec(compile("\n".join(lines) + "\n", file, "exec"), vars(module))
 
 
 @contextmanager
-def _kept() -> Iterator[None]:
-    """Leave the modules and their tables as they were."""
+def _restored_afterwards() -> Iterator[None]:
+    """Restore the modules and their tables afterwards."""
     modules, formats = {m: dict(vars(m)) for m in _modules()}, dict(FORMATS)
     try:
         yield
@@ -45,12 +47,12 @@ def _kept() -> Iterator[None]:
 
 
 @contextmanager
-def remade(function: Function, source: str) -> Iterator[None]:
-    """While open, the formats are what their modules make with the changed source of a function; others change none."""
+def changed_tables(function: Function, source: str) -> Iterator[None]:
+    """Within this context, the formats are those that their modules make with the changed source of ``function``."""
     if not function.function.__module__.startswith(_PACKAGE):
         yield
         return
-    with _kept():
+    with _restored_afterwards():
         places = {f.name: (m, n) for m in _modules() for n, f in vars(m).items() if isinstance(f, Format)}
         made = [places[name] for name in FORMATS]
         for module in _modules():
@@ -62,8 +64,9 @@ def remade(function: Function, source: str) -> Iterator[None]:
 
 def lines_of(functions: Iterable[Function]) -> dict[str, frozenset[tuple[str, int]]]:
     """The lines of the functions that run when a format's table is made, by the format's name."""
-    functions, found = list(functions), {}
-    with _kept():
+    functions = list(functions)
+    found: dict[str, frozenset[tuple[str, int]]] = {}
+    with _restored_afterwards():
         for module in _modules():
             with Lines(functions) as lines:
                 _run(module)

@@ -1,4 +1,4 @@
-"""The functions to break: those a target's loaders are made of, and how one is replaced by a changed copy of itself."""
+"""The functions of a target's loaders, and how a function is replaced by a changed copy of itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from ..families import FAMILIES
-from ..targets.loader import Loader, Unsupported
+from ..targets.loader import Loader
+from ..targets.models import Unsupported, model_class
 
 _BODY = ("__code__", "__defaults__", "__kwdefaults__")
 
@@ -52,8 +53,8 @@ class Function:
         return made
 
     @contextmanager
-    def being(self, source: str) -> Iterator[None]:
-        """Run changed ``source`` in its place, for whoever holds the function: it stays the same object."""
+    def replaced_by(self, source: str) -> Iterator[None]:
+        """Within this context, the function runs ``source``. It stays the same object for every caller."""
         made, function = self.compiled(source), self.function
         own = [getattr(function, name) for name in _BODY]
         for name in _BODY:
@@ -66,28 +67,29 @@ class Function:
 
 
 def loader_functions(loader: Loader) -> list[Function]:
-    """What a target loads checkpoints with.
+    """The functions with which a target loads checkpoints.
 
-    timm's filter functions and ``load_pretrained``, with what they call of its models and layers; a user's function, with what
-    it calls of its package; every function of the reference.
+    For timm: its filter functions and ``load_pretrained``, and what these call in its models and layers. For a user's function:
+    that function, and what it calls in its package. For the reference: every function.
     """
     if loader.target.kind == "reference":
         return _named(_defined("timm_conformance.reference"), "timm_conformance.reference.")
     if loader.target.kind == "loader":
+        assert loader.function is not None
         package = loader.target.value.split(":")[0].split(".")[0]
         return _named(_called([inspect.unwrap(loader.function)], (package,)), f"{package}.")
     return _named(_called(list(_entries(loader)), ("timm.models", "timm.layers")), "timm.")
 
 
 def _entries(loader: Loader) -> Iterator[FunctionType]:
-    """Where a release is entered to load a family."""
+    """The functions through which a release loads its families."""
     for family in FAMILIES.values():
         if loader.supports(family):
             convert = loader.filter_function(family)
             if convert is not None:
                 yield inspect.unwrap(convert)
             try:
-                in_place = getattr(loader.model_class(family), "load_pretrained", None) if family.in_place else None
+                in_place = getattr(model_class(family), "load_pretrained", None) if family.in_place else None
             except Unsupported:
                 continue
             if in_place is not None:
@@ -95,7 +97,7 @@ def _entries(loader: Loader) -> Iterator[FunctionType]:
 
 
 def _called(functions: list[FunctionType], packages: tuple[str, ...]) -> list[FunctionType]:
-    """These functions, and those of the packages that they call, and so on."""
+    """These functions, and all functions of the packages that they call, directly or indirectly."""
     found: dict[FunctionType, None] = {}
     while functions:
         function = functions.pop(0)
@@ -110,7 +112,7 @@ def _called(functions: list[FunctionType], packages: tuple[str, ...]) -> list[Fu
 
 
 def names_in(code: CodeType) -> set[str]:
-    """Global names and attributes a function refers to, its inner functions with it."""
+    """The global names and attributes that a function and its inner functions refer to."""
     inner = [c for c in code.co_consts if isinstance(c, CodeType)]
     return set(code.co_names).union(*map(names_in, inner))
 

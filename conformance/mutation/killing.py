@@ -1,4 +1,4 @@
-"""Judges mutants in a process that has judged every case on the clean loader already."""
+"""Judges mutants in a process that has judged every case on the clean loader before."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from ..families import FAMILIES, Family
 from ..invariants import INVARIANTS
 from ..ledger.entries import Ledger
 from ..reference.formats import rules
-from ..targets.caches import caches
-from ..targets.loader import Loader, Unsupported
+from ..targets.caches import cache_clearers
+from ..targets.loader import Loader
+from ..targets.models import Unsupported
 from ..targets.target import MODEL_RELEASE, parse_target
 from ..trials.expectation import Expectation
 from ..trials.trial import Trial
@@ -33,30 +34,30 @@ from .line_coverage import Lines, header
 from .mutants import mutants_of
 from .score import Fate, Mutant
 
-WITNESS = "witness"  # a known bug's witness that no longer fails, or fails otherwise
+WITNESS = "witness"  # a known bug's witness that no longer fails, or fails in another way
 TESTS = "tests"  # the project's own
-_CASE, _WITNESS, _TEST = range(3)  # what judges first
+_CASE, _WITNESS, _TEST = range(3)  # in the order of judging
 _RULES = rules.__file__
-_REMEMBERS = ("timm_conformance.reference", "timm_conformance.trials.bounds")
-# A mutant that two promises have killed tells nothing more about any promise; the matrix is complete for fewer.
+_CACHED_MODULES = ("timm_conformance.reference", "timm_conformance.trials.bounds")
+# After two invariants have killed a mutant, judging stops; the matrix is complete for mutants with fewer kills.
 _ENOUGH = 2
-_ENOUGH_OF_REFERENCE = 1  # is noticed or not: what counts is that its every line is held by something
-# Of the cases a mutant of the reference loads as before, so many are judged: one after that hardly ever tells more.
-_ALIKE = 64
-# What a mutant of the reference is judged by first: cases of a family, or that a test is parametrized with; seconds of tests.
+_ENOUGH_OF_REFERENCE = 1  # one kill is enough: each line of the reference must be checked by something
+# How many of the cases that a mutant of the reference loads as before are judged. Further ones hardly ever kill it.
+_MAX_UNCHANGED = 64
+# A mutant of the reference is judged first by so many cases of a family or parameters of a test, and by tests of so many seconds.
 _FEW, _SECONDS = 6, 12.0
 
 
 @dataclass
-class Known:
-    """A case, a witness by its name or a test by its id, as the clean loader has it: the lines it ran.
+class Probe:
+    """A case, a witness or a test that judges mutants, with the lines it runs on the clean loader.
 
-    ``loaded`` is what a case's plain load came to, ``shared`` what of its trial no loader changes.
+    ``name`` is a case's description, a witness's name or a test's id. ``loaded`` is the result of a case's plain load,
+    ``shared`` the part of its trial that does not depend on the loader.
     """
 
     name: str = ""
-    family: Family | None = None
-    case: Case | None = None
+    subject: tuple[Family, Case] | None = None
     rank: int = 0
     lines: frozenset[tuple[str, int]] = frozenset()
     seconds: float = 0.0
@@ -64,12 +65,24 @@ class Known:
     shared: dict[str, Any] | None = None
 
     @property
+    def family(self) -> Family:
+        """The family of a case or a witness; a test has none."""
+        assert self.subject is not None, self.name
+        return self.subject[0]
+
+    @property
+    def case(self) -> Case:
+        """The case, or that of a witness; a test has none."""
+        assert self.subject is not None, self.name
+        return self.subject[1]
+
+    @property
     def raises(self) -> bool:
         """Whether its plain load raises, so that ``loaded`` is the exception's type and text."""
         return bool(self.loaded) and isinstance(self.loaded[0], str)
 
 
-class Stand:
+class MutantJudge:
     """A loader with its mutants, and the cases and witnesses that judge them."""
 
     def __init__(self, loader: Loader, ledger: Ledger, drawing: Drawing, families: Iterable[str]) -> None:
@@ -78,13 +91,13 @@ class Stand:
         self._explorers = [self.explorer]
         self.families = [FAMILIES[name] for name in families if loader.supports(FAMILIES[name])]
         self.functions = loader_functions(loader)
-        self.known: list[Known] = []
+        self.probes: list[Probe] = []
         self._made: dict[str, frozenset[tuple[str, int]]] = {}
         self._headers: dict[tuple[str, int, int], range] = {}
         self._of_reference = loader.target.kind == "reference"
         self._enough = _ENOUGH_OF_REFERENCE if self._of_reference else _ENOUGH
-        self._remembered = caches(*_REMEMBERS) if self._of_reference else []
-        if self._of_reference:  # a run would judge timm by the mutant, too
+        self._cache_clearers = cache_clearers(*_CACHED_MODULES) if self._of_reference else []
+        if self._of_reference:  # a run judges timm by the reference, so by the mutant
             other = Loader(parse_target(f"timm=={MODEL_RELEASE}"))
             self._explorers.append(Explorer(other, ledger, INVARIANTS.values(), drawing))
 
@@ -100,57 +113,59 @@ class Stand:
     # -- the clean loader --------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Judge every case and witness on the clean loader, which must survive. Raises :class:`UserError`."""
+        """Judge every case and witness on the clean loader. Raises :class:`UserError` if an invariant fails there."""
         self._made = format_tables.lines_of(self.functions) if self._of_reference else {}
         for family in self.families:
             for drawn in self.explorer.drawing.cases(family).values():
                 for case in drawn:
-                    self._prepare(Known(case.describe(), family, case))
+                    self._prepare(Probe(case.describe(), (family, case)))
         names = {f.name for f in self.families}
         for name, witness in self.explorer.ledger.witnesses.items():
             if witness.case.family in names:
-                self._prepare(Known(name, FAMILIES[witness.case.family], witness.case, _WITNESS))
+                self._prepare(Probe(name, (FAMILIES[witness.case.family], witness.case), _WITNESS))
         if self._of_reference:
-            for test, (lines, took) in project_tests.watched(self.functions).items():
+            for test, (lines, took) in project_tests.measure_tests(self.functions).items():
                 # One that reads or writes a checkpoint may do so in any format: all tables are behind it.
                 tables_of = self._made.values() if any(file == _RULES for file, _ in lines) else ()
-                self.known.append(Known(test, rank=_TEST, lines=lines.union(*tables_of), seconds=took))
+                self.probes.append(Probe(test, rank=_TEST, lines=lines.union(*tables_of), seconds=took))
 
-    def _prepare(self, known: Known) -> None:
-        self._forget()
+    def _prepare(self, probe: Probe) -> None:
+        self._clear_caches()
         started = time.perf_counter()
         with Lines(self.functions) as lines:
-            killers, errors = self._judge(known)
+            killers, errors = self._judge(probe)
         if killers or errors:
             raise UserError(
-                f"{self.loader.target.spec}: the clean loader does not survive {', '.join(sorted(killers | errors))} on "
-                f"{known.name}; `timm-conformance run` tells more: mutants are told from a loader "
-                "that is as the ledger says"
+                f"{self.loader.target.spec}: the clean loader fails {', '.join(sorted(killers | errors))} on "
+                f"{probe.name}; `timm-conformance run` shows details. Mutants are compared with a loader "
+                "that fails only as the ledger says"
             )
-        known.seconds = time.perf_counter() - started
-        known.lines = self._made.get(known.family.format, frozenset()) | lines.seen
-        known.loaded = self._load(known)
-        self.known.append(known)
+        probe.seconds = time.perf_counter() - started
+        probe.lines = self._made.get(probe.family.format, frozenset()) | lines.seen
+        probe.loaded = self._load(probe)
+        self.probes.append(probe)
 
-    def _judge(self, known: Known) -> tuple[set[str], set[str]]:
-        """The promises that tell the loader, as it is now, from what it should be; and those with a mistake of the suite."""
-        killers, errors = set(), set()
+    def _judge(self, probe: Probe) -> tuple[set[str], set[str]]:
+        """The invariants that fail on the loader as it is now; and those that met a mistake of the suite."""
+        killers: set[str] = set()
+        errors: set[str] = set()
         for explorer in self._explorers:
-            if explorer.loader.supports(known.family) and not (killers and self._of_reference):
-                more, mistaken = self._judged_by(explorer, known)
+            if explorer.loader.supports(probe.family) and not (killers and self._of_reference):
+                more, mistaken = self._judged_by(explorer, probe)
                 killers |= more
                 errors |= mistaken
         return killers, errors
 
-    def _judged_by(self, explorer: Explorer, known: Known) -> tuple[set[str], set[str]]:
-        if known.rank == _WITNESS:
-            witness = explorer.ledger.witness(known.name)
-            replay = explorer.replay(known.name, witness, known.family)
+    def _judged_by(self, explorer: Explorer, probe: Probe) -> tuple[set[str], set[str]]:
+        if probe.rank == _WITNESS:
+            witness = explorer.ledger.witness(probe.name)
+            replay = explorer.replay(probe.name, witness, probe.family)
             return (set() if replay.expected else {WITNESS}), set()
-        trial = self._trial(known, explorer.loader)
-        killers, errors = set(), set()
+        trial = self._trial(probe, explorer.loader)
+        killers: set[str] = set()
+        errors: set[str] = set()
         for invariant in explorer.invariants:
-            if not invariant.concerns(known.family):
+            if not invariant.concerns(probe.family):
                 continue
             judgement = judge(invariant, trial)
             if judgement.outcome == "error":  # of the suite, whose oracle the reference is: a run would end with it
@@ -159,37 +174,37 @@ class Stand:
                 killers.add(invariant.name)
             if killers and self._of_reference:
                 break
-        if known.shared is None and not self._of_reference:  # whose mutants change what is expected
-            known.shared = {k: v for k, v in trial.__dict__.items() if hasattr(Expectation, k) or k == "_bounds"}
+        if probe.shared is None and not self._of_reference:  # whose mutants change what is expected
+            probe.shared = {k: v for k, v in trial.__dict__.items() if hasattr(Expectation, k) or k == "_bounds"}
         return killers, errors
 
-    def _trial(self, known: Known, loader: Loader) -> Trial:
-        trial = Trial(known.family, known.case, loader)
-        trial.__dict__.update(known.shared or {})
-        torch.manual_seed(known.case.contents.seed)
+    def _trial(self, probe: Probe, loader: Loader) -> Trial:
+        trial = Trial(probe.family, probe.case, loader)
+        trial.__dict__.update(probe.shared or {})
+        torch.manual_seed(probe.case.contents.seed)
         return trial
 
-    def _forget(self) -> None:
-        """Of the reference, what it computed before it became another; a case would not come past it either."""
-        for forget in self._remembered:
-            forget()
+    def _clear_caches(self) -> None:
+        """Clear the reference's caches: a cached result would hide a mutant, and the lines that compute it."""
+        for clear in self._cache_clearers:
+            clear()
 
-    def _load(self, known: Known) -> tuple:
-        """What the plain load of a case comes to, bit for bit; a tenth of what judging the case costs."""
+    def _load(self, probe: Probe) -> tuple:
+        """The result of a case's plain load, bit for bit. It costs a tenth of judging the case."""
         try:
-            loaded = self._trial(known, self.loader).base
+            loaded = self._trial(probe, self.loader).base
         except Unsupported as missing:  # the release has no model for the case
             return type(missing).__name__, str(missing)
-        if loaded.raw is None:
+        if not loaded.ok:
             return type(loaded.error).__name__, str(loaded.error)
         return tuple((name, t.dtype, t.shape, _bits(t)) for name, t in sorted(loaded.raw.items()))
 
     # -- a mutant ----------------------------------------------------------------------------------------------------
 
-    def reached(self, mutant: Mutant) -> list[Known]:
-        """The cases that come past the changed lines, of each family in turn its quickest; then witnesses, then tests.
+    def reached(self, mutant: Mutant) -> list[Probe]:
+        """The cases that run the changed lines, the quickest of each family in turn; then witnesses, then tests.
 
-        Those that do not load are quickest and tell least: they come after all that do.
+        Cases that do not load are the quickest but detect the least, so they come after all that load.
         """
         function = self.by_name[mutant.function]
         key = (mutant.function, mutant.line, mutant.line + mutant.lines - 1)
@@ -197,73 +212,78 @@ class Stand:
             self._headers[key] = header(function, *key[1:])
         file = function.function.__code__.co_filename
         wanted = {(file, line) for line in self._headers[key]}
-        found = sorted((k for k in self.known if not wanted.isdisjoint(k.lines)), key=lambda k: (k.raises, k.seconds))
+        found = sorted((k for k in self.probes if not wanted.isdisjoint(k.lines)), key=lambda k: (k.raises, k.seconds))
         turns: Counter[str] = Counter()
         order = []
-        for known in found:
-            name = known.family.name if known.family else ""
+        for probe in found:
+            name = probe.family.name if probe.subject else ""
             turns[name] += 1
-            order.append((known.rank, known.raises, turns[name]))
-        return [known for _, known in sorted(zip(order, found), key=lambda pair: pair[0])]
+            order.append((probe.rank, probe.raises, turns[name]))
+        return [probe for _, probe in sorted(zip(order, found), key=lambda pair: pair[0])]
 
-    def quickest(self, reached: list[Known]) -> list[Known]:
-        """A few of each family, and tests of a few seconds: most mutants of the reference go no further.
+    def quickest(self, reached: list[Probe]) -> list[Probe]:
+        """A few cases of each family, and tests of a few seconds: these kill most mutants of the reference.
 
-        Of a timm release all: two promises end it soon enough.
+        For a timm release all cases: judging ends after two invariants have killed the mutant.
         """
         if not self._of_reference:
             return reached
-        few, turns, spent = [], Counter(), 0.0
-        for known in reached:
-            name = known.name.partition("[")[0] if known.rank == _TEST else known.family.name
-            spent += known.seconds if known.rank == _TEST else 0.0
+        few: list[Probe] = []
+        turns: Counter[str] = Counter()
+        spent = 0.0
+        for probe in reached:
+            name = probe.name.partition("[")[0] if probe.rank == _TEST else probe.family.name
+            spent += probe.seconds if probe.rank == _TEST else 0.0
             turns[name] += 1
             if turns[name] <= _FEW and spent <= _SECONDS:
-                few.append(known)
+                few.append(probe)
         return few
 
-    def fates(self, mutants: Iterable[Mutant], cases: Callable[[Mutant], list[Known]]) -> Iterator[Fate]:
-        """Be one mutant after the other; ends early where one left something behind that changes the clean loader."""
+    def judge_mutants(self, mutants: Iterable[Mutant], cases: Callable[[Mutant], list[Probe]]) -> Iterator[Fate]:
+        """Judge one mutant after the other. Ends early if a mutant left something behind that changes the clean loader."""
         for mutant in mutants:
-            function, known = self.by_name[mutant.function], cases(mutant)
-            with function.being(mutant.source), format_tables.remade(function, mutant.source):
-                self._forget()
-                fate = self._fate(known)
-            self._forget()
+            function, probes = self.by_name[mutant.function], cases(mutant)
+            with function.replaced_by(mutant.source), format_tables.changed_tables(function, mutant.source):
+                self._clear_caches()
+                fate = self._fate(probes)
+            self._clear_caches()
             yield fate
-            if any(self._load(k) != k.loaded for k in known[:1] if k.rank == _CASE):
+            if any(self._load(k) != k.loaded for k in probes[:1] if k.rank == _CASE):
                 return
 
-    def _fate(self, cases: list[Known]) -> Fate:
-        """Judge what the loader is now until promises enough have killed it, first on the cases it loads otherwise."""
-        killers, errors, judged, same = set(), set(), 0, []
+    def _fate(self, cases: list[Probe]) -> Fate:
+        """Judge the loader as it is now until enough invariants have killed it; first on the cases that load differently."""
+        killers: set[str] = set()
+        errors: set[str] = set()
+        same: list[Probe] = []
+        judged = 0
 
-        def others() -> Iterator[Known]:
-            for known in cases:
-                if known.rank == _CASE and self._load(known) != known.loaded:
-                    yield known
+        def others() -> Iterator[Probe]:
+            for probe in cases:
+                if probe.rank == _CASE and self._load(probe) != probe.loaded:
+                    yield probe
                 else:
-                    same.append(known)
+                    same.append(probe)
 
-        alike = self._alike(same)
-        for known in chain(others(), islice(alike, _FEW), [None], alike):
+        alike = self._unchanged_to_judge(same)
+        for probe in chain(others(), islice(alike, _FEW), [None], alike):
             if len(killers) >= self._enough:
                 break
-            if known is None:  # it is the tests' turn, before many cases that are hardly any use
+            if probe is None:  # the tests come before many cases that hardly ever kill
                 tests = [test.name for test in cases if test.rank == _TEST]
-                killers |= {TESTS} if tests and project_tests.noticed(tests) else set()
+                killers |= {TESTS} if tests and project_tests.any_test_fails(tests) else set()
                 continue
-            more, mistaken = self._judge(known)
+            more, mistaken = self._judge(probe)
             killers |= more
             errors |= mistaken
             judged += 1
         return Fate(sorted(killers), judged, len(cases), errors=sorted(errors))
 
-    def _alike(self, same: list[Known]) -> Iterator[Known]:
-        """The cases and witnesses of ``same`` to judge, which is filled only after this is called."""
-        cases = (known for known in same if known.rank == _CASE)
-        witnesses = (known for known in same if known.rank == _WITNESS)
-        return chain(islice(cases, _ALIKE if self._of_reference else None), witnesses)
+    def _unchanged_to_judge(self, same: list[Probe]) -> Iterator[Probe]:
+        """The cases and witnesses of ``same`` to judge. ``same`` is filled after this call."""
+        cases = (probe for probe in same if probe.rank == _CASE)
+        witnesses = (probe for probe in same if probe.rank == _WITNESS)
+        return chain(islice(cases, _MAX_UNCHANGED if self._of_reference else None), witnesses)
 
 
 def _bits(tensor: Tensor) -> int:

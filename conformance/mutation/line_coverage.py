@@ -1,4 +1,4 @@
-"""Which lines of the functions a case runs: a mutant is judged on those cases alone that come past it."""
+"""Records which lines of the functions a case runs: a mutant is judged only on cases that run its changed lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .functions import Function
 
 
 class Lines:
-    """While open, notes the lines run in some functions, those inside them included: ``seen`` has (file, line)."""
+    """A context that records the lines run in some functions and their inner functions: ``seen`` has (file, line)."""
 
     def __init__(self, functions: Iterable[Function]) -> None:
         self._spans: dict[str, list[range]] = {}
@@ -42,15 +42,18 @@ class Lines:
         return self._ran
 
 
+def _end(node: ast.stmt) -> int:
+    """The last line of a parsed statement."""
+    return node.end_lineno or node.lineno
+
+
 def header(function: Function, first: int, last: int) -> range:
-    """The lines that run when the statement around lines ``first`` to ``last`` of the file is come to, its body apart."""
+    """The lines that run when the statement around lines ``first`` to ``last`` of the file is reached, without its body."""
     tree = ast.parse(function.source).body[0]
     shift = function.line - 1
     around = [
-        n
-        for n in ast.walk(tree)
-        if isinstance(n, ast.stmt) and n.lineno + shift <= first and n.end_lineno + shift >= last
+        n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno + shift <= first and _end(n) + shift >= last
     ]
-    nearest = min(around, key=lambda n: n.end_lineno - n.lineno)
-    end = nearest.end_lineno if nearest is tree or not hasattr(nearest, "body") else nearest.body[0].lineno - 1
+    nearest = min(around, key=lambda n: _end(n) - n.lineno)
+    end = _end(nearest) if nearest is tree or not hasattr(nearest, "body") else nearest.body[0].lineno - 1
     return range(nearest.lineno + shift, max(end, nearest.lineno) + shift + 1)

@@ -1,7 +1,7 @@
-"""The catalogue: ways in which a loader of Vision Transformer checkpoints goes wrong that no general operator makes.
+"""The catalogue: mistakes of Vision Transformer checkpoint loaders that no general operator makes.
 
-Written for no release's text, so that they apply to any. The first is timm issue #2120; what real fixes of timm the others
-resemble is in ``docs/mutation.md``.
+The operators do not depend on the text of a release, so they apply to any. The first is timm issue #2120;
+``docs/mutation.md`` names the fixes of timm that the others resemble.
 """
 
 from __future__ import annotations
@@ -102,13 +102,15 @@ def layout_dropped(node: cst.Attribute) -> Iterator[cst.BaseExpression]:
 
 def method_dropped(node: cst.Call) -> Iterator[cst.BaseExpression]:
     """``x.transpose(0, 1)``, ``x.flatten(1)``, ``k.replace(a, b)``, ``x.to(dtype)`` left out: just ``x``."""
-    if m.matches(node.func, m.Attribute(~m.Name("torch") & ~m.Name("F") & ~m.Name("np") & ~m.Name("math"))):
+    if isinstance(node.func, cst.Attribute) and m.matches(
+        node.func, m.Attribute(~m.Name("torch") & ~m.Name("F") & ~m.Name("np") & ~m.Name("math"))
+    ):
         yield node.func.value
 
 
 def method_in_place(node: cst.Call) -> Iterator[cst.Call]:
     """``v.unsqueeze(0)`` made ``v.unsqueeze_(0)``: the caller's own tensor changes shape."""
-    if m.matches(node.func, m.Attribute()) and node.func.attr.value in _IN_PLACE:
+    if isinstance(node.func, cst.Attribute) and node.func.attr.value in _IN_PLACE:
         yield node.with_deep_changes(node.func.attr, value=f"{node.func.attr.value}_")
 
 
@@ -122,7 +124,8 @@ def input_emptied(node: cst.For) -> Iterator[cst.For]:
         ),
     )
     if match and isinstance(node.body, cst.IndentedBlock):
-        owner, key = match["items"].value, node.target.elements[0].value
+        owner = cst.ensure_type(match["items"], cst.Attribute).value
+        key = cst.ensure_type(node.target, cst.Tuple).elements[0].value
         taken = cst.Expr(cst.Call(cst.Attribute(owner, cst.Name("pop")), [cst.Arg(key)]))
         body = node.body.with_changes(body=[cst.SimpleStatementLine([taken]), *node.body.body])
         yield node.with_changes(iter=cst.Call(cst.Name("list"), [cst.Arg(node.iter)]), body=body)
@@ -160,7 +163,7 @@ def pinv_transposed(node: cst.Call) -> Iterator[cst.BaseExpression]:
         first = node.args[0]
         bare = (
             first.value.value
-            if m.matches(first.value, m.Attribute(attr=m.Name("T")))
+            if isinstance(first.value, cst.Attribute) and first.value.attr.value == "T"
             else cst.Attribute(first.value, cst.Name("T"))
         )
         yield node.with_changes(args=[first.with_changes(value=bare), *node.args[1:]])
@@ -175,14 +178,14 @@ def other_mode(node: cst.SimpleString) -> Iterator[cst.SimpleString]:
 
 def half_precision(node: cst.Call) -> Iterator[cst.Call]:
     """An intermediate result rounded to float16 before it is converted."""
-    if m.matches(node.func, m.Attribute(attr=m.Name("to") | m.Name("float"))):
+    if isinstance(node.func, cst.Attribute) and node.func.attr.value in ("to", "float"):
         rounded = cst.Call(cst.Attribute(node.func.value, cst.Name("half")))
         yield node.with_changes(func=node.func.with_changes(value=rounded))
 
 
 def prefix_anywhere(node: cst.Call) -> Iterator[cst.Call]:
     """A key's end looked at in place of its beginning, and the reverse."""
-    if m.matches(node.func, m.Attribute(attr=m.Name("startswith") | m.Name("endswith"))):
+    if isinstance(node.func, cst.Attribute) and node.func.attr.value in ("startswith", "endswith"):
         other = {"startswith": "endswith", "endswith": "startswith"}[node.func.attr.value]
         yield node.with_deep_changes(node.func.attr, value=other)
 

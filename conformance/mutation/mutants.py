@@ -1,4 +1,4 @@
-"""The mutants of a function: each one change in one place, by a name that does not depend on where in the file it stands."""
+"""The mutants of a function: each is one change in one place. Its name does not depend on the place in the file."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from .score import Mutant
 
 
 def mutants_of(function: Function) -> Iterator[Mutant]:
-    """Every mutant of a function that compiles to something else than it, and than those before it."""
-    seen = {_essence(function.function)}
+    """Every mutant of a function that compiles to other code than the function and than the mutants before it."""
+    seen = {_behaviour(function.function)}
     for operator, source in changes(function.source):
         try:
-            essence = _essence(function.compiled(source))
+            behaviour = _behaviour(function.compiled(source))
         except SyntaxError:
             continue
-        if essence not in seen:
-            seen.add(essence)
+        if behaviour not in seen:
+            seen.add(behaviour)
             yield _mutant(function, operator, source)
 
 
-def _essence(function: FunctionType) -> tuple:
-    """What a function does, without where it is written."""
+def _behaviour(function: FunctionType) -> tuple:
+    """The compiled code and defaults of a function, without its position in the file."""
     return _code(function.__code__), repr(function.__defaults__), repr(function.__kwdefaults__)
 
 

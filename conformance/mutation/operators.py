@@ -1,7 +1,7 @@
-"""What a mutant changes: mutmut's operators, the catalogue of this project, and what neither may touch.
+"""The operators that make mutants: mutmut's and the catalogue of this project, and the code that neither may change.
 
-An operator is a type of libcst node and a function from such a node to nodes to put in its place, as in
-``boxed/mutmut`` ``src/mutmut/mutation/mutators.py``, whose operators are used as they are.
+An operator is a type of libcst node and a function from such a node to its replacements, as in ``boxed/mutmut``
+``src/mutmut/mutation/mutators.py``, whose operators are used unchanged.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any
 
 import libcst as cst
 import libcst.matchers as m
-from mutmut.mutation.mutators import mutation_operators
 
 from .loader_operators import CATALOGUE
+from .mutmut_internals import operators
 
-Operator = tuple[str, type, Callable[[Any], Iterable[cst.CSTNode]]]
+Operator = tuple[str, type | tuple[type, ...], Callable[[Any], Iterable[cst.CSTNode]]]
 
 OPERATORS: tuple[Operator, ...] = (
-    *((f.__name__.removeprefix("operator_").replace("_", "-"), kind, f) for kind, f in mutation_operators),
+    *((name.replace("_", "-"), kind, f) for name, kind, f in operators()),
     *((f.__name__.replace("_", "-"), kind, f) for kind, f in CATALOGUE),
 )
 
-# What a loader says, and what it says about itself, is no part of what it loads. A raise may be left out, not worded anew.
+# Messages, annotations and docstrings do not change what a loader loads. A raise may be removed, but its text is not changed.
 _SAID = m.Call(func=m.Attribute(m.Name("_logger")) | m.Name("print") | m.Attribute(m.Name("warnings")))
 _UNTOUCHED = (
     m.Annotation()
@@ -47,7 +47,7 @@ class Changes(cst.CSTVisitor):
         self.found: list[tuple[str, cst.CSTNode, cst.CSTNode]] = []
 
     def on_visit(self, node: cst.CSTNode) -> bool:
-        """Ask every operator for its changes of a node; False where nothing inside it may be changed either."""
+        """Collect every operator's changes of a node. Returns False if nothing inside the node may be changed."""
         if m.matches(node, m.Raise()):
             self.found.append(("statement-removed", node, cst.Pass()))
         if m.matches(node, _UNTOUCHED):
@@ -55,14 +55,14 @@ class Changes(cst.CSTVisitor):
         for name, kind, operator in OPERATORS:
             if isinstance(node, kind):
                 self.found += [(name, node, new) for new in operator(node)]
-        if isinstance(node, cst.Assert):  # its message is only said
+        if isinstance(node, cst.Assert):  # its message is not changed
             node.test.visit(self)
             return False
         return True
 
 
 def changes(source: str) -> Iterator[tuple[str, str]]:
-    """All changes of a function's source, itself without decorators: operator, the changed source."""
+    """All changes of a function's source without decorators, each with its operator: (operator, changed source)."""
     wrapper = cst.metadata.MetadataWrapper(cst.parse_module(source))
     visitor = Changes()
     wrapper.visit(visitor)
@@ -76,8 +76,8 @@ def changes(source: str) -> Iterator[tuple[str, str]]:
 
 
 def _changed(module: cst.Module, source: str, span: list[int], node: cst.CSTNode, new: cst.CSTNode) -> str:
-    """The text with a node replaced: within the text where that can be, which is a hundred times faster."""
+    """The source with a node replaced. Replacing it within the text, where possible, is a hundred times faster."""
     start, end = span
     if source[start:end] != module.code_for_node(node):
-        return module.deep_replace(node, new).code
+        return cst.ensure_type(module.deep_replace(node, new), cst.Module).code
     return source[:start] + module.code_for_node(new) + source[end:]

@@ -1,4 +1,4 @@
-"""What the command asks of a target's worker, and what the worker tells it, as JSON. Nothing here needs torch."""
+"""The request of the command to a target's worker, and the worker's messages, as JSON. Nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Request(msgspec.Struct, frozen=True):
     """What to mutate.
 
     ``functions`` are glob patterns, ``sample`` is how many of their mutants to judge (0: all), ``jobs`` how many at a time.
-    Those listed as equivalent are put to a few cases, or to every one as the others are where ``listed``. ``earlier`` is a
-    file of judged mutants, empty for none: of those there only what is asked for and survived is judged again.
+    Mutants that are listed as equivalent are judged on a few cases, or on every case if ``listed``. ``earlier`` is a file of
+    judged mutants, or empty; of these, only the requested ones that survived are judged again.
     """
 
     target: str
@@ -27,10 +27,10 @@ class Request(msgspec.Struct, frozen=True):
     earlier: str = ""
 
 
-class Told(msgspec.Struct, frozen=True):
-    """A line of the worker: once, how many mutants each function has and how many cases there are; then a judged mutant.
+class WorkerMessage(msgspec.Struct, frozen=True):
+    """A line of the worker. The first has the number of mutants of each function and of cases; each other a judged mutant.
 
-    One that survives a first judgement on a few cases is told again after the last, on all.
+    A mutant that survives a first judgement on a few cases is sent again after the last one, judged on all cases.
     """
 
     functions: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""The scores on a terminal, as Markdown, and as a page with the whole kill matrix."""
+"""Shows the scores on a terminal, as Markdown, and as an HTML page with the whole kill matrix."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def headline(score: Score) -> str:
 
 
 def show(score: Score, console: Console) -> None:
-    """The survivors, what each promise kills, and the score, on a terminal."""
+    """The survivors, what each invariant kills, and the score, on a terminal."""
     _table(console, "Mutants by function", _functions(score))
-    _table(console, "What kills them", _promises(score))
+    _table(console, "What kills them", _invariants(score))
     for title, outcome in (("Survivors", "survived"), ("Listed as equivalent, and killed", "refuted")):
         found = score.of(outcome)
         if found:
             console.print(f"\n{title}", style="bold")
         for judged in found:
-            console.print(told(judged), markup=False, soft_wrap=True)
+            console.print(describe(judged), markup=False, soft_wrap=True)
     for name, count in score.mistakes.most_common():
         console.print(f"the suite itself failed to judge {name} on {count} mutants", style="red")
     console.print(f"\n{headline(score)}", style="bold")
 
 
-def told(judged: Judged) -> str:
-    """A mutant with the line it changes, and what it met."""
+def describe(judged: Judged) -> str:
+    """A mutant with the line it changes, and what killed it or how many cases did not."""
     mutant, fate = judged.mutant, judged.fate
-    met = f"no case of {fate.reached} tells" if fate.reached else "no case comes to it"
+    met = f"none of {fate.reached} cases kills it" if fate.reached else "no case runs it"
     met = f"killed by {', '.join(fate.killers)}" if fate.killers else fate.end or met
     return f"{mutant.where}  {mutant.operator}; {met}\n  - {mutant.before}\n  + {mutant.after}"
 
@@ -50,18 +50,18 @@ def told(judged: Judged) -> str:
 def markdown(score: Score) -> str:
     """The same as Markdown."""
     lines = [f"# Mutants of {score.target}", "", headline(score), ""]
-    for title, rows in (("By function", _functions(score)), ("What kills them", _promises(score))):
+    for title, rows in (("By function", _functions(score)), ("What kills them", _invariants(score))):
         head, *body = rows
         lines += [f"## {title}", "", _row(head), "|---" * len(head) + "|", *map(_row, body), ""]
     for title, outcome in (("Survivors", "survived"), ("Listed as equivalent, and killed", "refuted")):
         found = score.of(outcome)
         if found:
-            lines += [f"## {title}", "", *(f"```diff\n{told(judged)}\n```" for judged in found), ""]
+            lines += [f"## {title}", "", *(f"```diff\n{describe(judged)}\n```" for judged in found), ""]
     return "\n".join(lines)
 
 
 def page(score: Score) -> str:
-    """One self-contained HTML page: the kill matrix, a row a mutant and a column a promise."""
+    """One self-contained HTML page: the kill matrix, a row for each mutant and a column for each invariant."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -69,7 +69,7 @@ def page(score: Score) -> str:
     return environment.get_template("mutants.html.j2").render(
         score=score,
         headline=headline(score),
-        promises=list(score.kills),
+        invariants=list(score.kills),
         functions=functions,
         css=(_HERE.parent / "report" / "report.css").read_text(encoding="utf-8"),
     )
@@ -81,8 +81,8 @@ def _functions(score: Score) -> Iterator[list[str]]:
         yield [name, str(score.functions.get(name, 0)), *(str(counts[o] or "") for o in _OUTCOMES)]
 
 
-def _promises(score: Score) -> Iterator[list[str]]:
-    yield ["promise", "kills, at least", "kills alone"]
+def _invariants(score: Score) -> Iterator[list[str]]:
+    yield ["invariant", "kills, at least", "kills alone"]
     for name, (count, alone) in score.kills.items():
         yield [name, str(count), str(alone or "")]
 

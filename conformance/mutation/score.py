@@ -1,4 +1,4 @@
-"""Mutants, their fates, and what these say about the suite. Nothing here needs torch."""
+"""Mutants, their fates, and the score of the suite. Nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Mutant(msgspec.Struct, frozen=True):
 
 
 class Fate(msgspec.Struct, frozen=True):
-    """What became of a mutant: the promises that killed it on ``judged`` of the ``reached`` cases that come past it.
+    """What became of a mutant: the invariants that killed it on ``judged`` of the ``reached`` cases that run its lines.
 
-    ``end`` is ``timeout`` or ``crash`` where judging it ended like that, which kills it as well. ``errors`` are promises that
-    could not be judged for a mistake of the suite.
+    ``end`` is ``timeout`` or ``crash`` where judging it ended like that, which kills it as well. ``errors`` are invariants
+    that could not be judged because of a mistake of the suite.
     """
 
     killers: list[str] = []
@@ -50,7 +50,7 @@ class Fate(msgspec.Struct, frozen=True):
 
     @property
     def killed(self) -> bool:
-        """Whether anything told it from the clean loader."""
+        """Whether anything detected it."""
         return bool(self.killers or self.end)
 
 
@@ -63,14 +63,14 @@ class Judged(msgspec.Struct, frozen=True):
 
     @property
     def outcome(self) -> str:
-        """``killed`` or ``survived``; of those listed as equivalent ``equivalent``, or ``refuted`` by a promise that told."""
+        """``killed`` or ``survived``; of those listed as equivalent ``equivalent``, or ``refuted`` by an invariant."""
         if self.equivalent:
             return "refuted" if self.fate.killed else "equivalent"
         return "killed" if self.fate.killed else "survived"
 
 
 def read(path: Path) -> Iterator[Judged]:
-    """The judged mutants of a file, one a line; none of a line that was cut off."""
+    """The judged mutants of a file, one on each line. A line that was cut off is skipped."""
     for line in path.read_bytes().splitlines():
         with contextlib.suppress(*UNREADABLE):
             yield msgspec.json.decode(line, type=Judged)
@@ -101,7 +101,7 @@ class Score:
 
     @cached_property
     def kills(self) -> dict[str, tuple[int, int]]:
-        """For each promise that killed: how many mutants, and how many that nobody else kills."""
+        """For each invariant that killed: how many mutants, and how many that no other one kills."""
         many = Counter(name for j in self.judged for name in j.fate.killers)
         alone = Counter(j.fate.killers[0] for j in self.judged if len(j.fate.killers) == 1 and not j.fate.end)
         return {name: (count, alone[name]) for name, count in many.most_common()}
@@ -121,5 +121,5 @@ class Score:
 
     @property
     def mistakes(self) -> Counter[str]:
-        """Promises that could not be judged on a mutant for a mistake of the suite."""
+        """Invariants that could not be judged on a mutant because of a mistake of the suite."""
         return Counter(name for j in self.judged for name in j.fate.errors)

@@ -1,4 +1,4 @@
-"""Results by family and target: what the cells of ``report.html`` show, and the data they are opened from."""
+"""Results by family and target: the text of the cells of ``report.html``, and the data of opened cells."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from packaging.version import InvalidVersion, Version
 
 from ..ledger.entries import Ledger
 from ..results.records import Change, Results, Verdict
-from .terminal import MARKS, briefly, cell_counts, face
+from .terminal import MARKS, cell_counts, short_reason, verdict_label
 
 OUTCOMES = ("fail", "error", "known", "pass", "blocked", "not-applicable")
 _ORDER = list(MARKS)
@@ -20,7 +20,7 @@ _ROOMY = 4
 
 
 def short(target: str) -> str:
-    """A target as a column is headed: the bare version of a release."""
+    """A target as a column heading: the bare version of a release."""
     return target.removeprefix("timm==")
 
 
@@ -30,12 +30,12 @@ def figure(value: float | None) -> str:
 
 
 def word(verdict: str) -> str:
-    """A verdict or an outcome in words."""
+    """A verdict or an outcome as text."""
     return verdict.replace("-", " ")
 
 
 def _position(target: str, place: int) -> tuple[bool, Version, int]:
-    """Releases by version, then whatever else was judged, as it was named."""
+    """Sort key of a target: releases by version, then all others in the order in which they were named."""
     try:
         return False, Version(target.removeprefix("timm==")), place
     except InvalidVersion:
@@ -66,17 +66,17 @@ class Grid:
             if target not in self.errors:
                 return None
             label = f"{family}, {target}: error, {self.errors[target]}"
-            return {"verdict": "error", "shade": 0, "changed": False, "faces": ["E"], "label": label}
+            return {"verdict": "error", "shade": 0, "changed": False, "labels": ["E"], "label": label}
         counts = cell_counts(verdicts)
         worst, many = counts[0]
-        told = ", ".join(f"{count} {word(name)}" for name, count in counts)
-        faces = [face(*counted) for counted in counts]
+        text = ", ".join(f"{count} {word(name)}" for name, count in counts)
+        labels = [verdict_label(*counted) for counted in counts]
         if not self.roomy:
-            faces = [f"{MARKS[worst][0]}{many if worst != 'not-applicable' else ''}"]
+            labels = [f"{MARKS[worst][0]}{many if worst != 'not-applicable' else ''}"]
         reasons = {v.reason for v in verdicts}
         if worst == "not-applicable" and len(reasons) == 1 and verdicts[0].reason:
-            told = f"not applicable, {verdicts[0].reason}"
-            faces = [f"– {briefly(verdicts[0].reason)}" if self.roomy else "–"]
+            text = f"not applicable, {verdicts[0].reason}"
+            labels = [f"– {short_reason(verdicts[0].reason)}" if self.roomy else "–"]
         change = self.changes.get((family, target))
         since = f"; values changed since {short(change.previous)}" if change else ""
         share = many / sum(count for name, count in counts if name != "not-applicable") if worst == "known" else 0
@@ -84,13 +84,14 @@ class Grid:
             "verdict": worst,
             "shade": sum(share > step for step in (0, 0.2, 0.4)),
             "changed": change is not None,
-            "faces": faces,
-            "label": f"{family}, {target}: {told}{since}",
+            "labels": labels,
+            "label": f"{family}, {target}: {text}{since}",
         }
 
     def spans(self, targets: Iterable[str]) -> str:
-        """Targets in words, neighbours as one span: ``0.9.0 to 0.9.16, reference``."""
-        chosen, runs = set(targets), []
+        """Targets as text, with neighbours as one span: ``0.9.0 to 0.9.16, reference``."""
+        chosen = set(targets)
+        runs: list[list[str]] = []
         for before, target in zip([None, *self.targets], self.targets):
             if target in chosen:
                 if runs and before in chosen:
@@ -101,7 +102,7 @@ class Grid:
 
 
 class _Distinct:
-    """Numbers for things, equal things the same."""
+    """Numbers distinct values in order of appearance; equal values have the same number."""
 
     def __init__(self) -> None:
         self.items: list[Any] = []
@@ -116,10 +117,10 @@ class _Distinct:
 
 
 def page_data(grid: Grid, failures: list[dict[str, Any]], book: Ledger) -> dict[str, Any]:
-    """What the page's script builds an opened cell from.
+    """The data from which the page's script builds an opened cell.
 
-    A row is ``[invariant, verdict, cases by outcome, worst, reason, {entry: cases}, [failure]]``, all but ``worst`` and
-    the counts numbers into the other lists; a cell lists its rows, family by family.
+    A row is ``[invariant, verdict, cases by outcome, worst, reason, {entry: cases}, [failure]]``. All of these except
+    ``worst`` and the counts are indices into the other lists. A cell lists its rows; cells come family by family.
     """
     rows, reasons, entries = _Distinct(), _Distinct(), _Distinct()
     invariants = {name: i for i, name in enumerate(grid.invariants)}

@@ -1,6 +1,6 @@
 """``report.html``: one self-contained page, readable without a network, without colour and without JavaScript.
 
-Only what is opened cell by cell travels as data (``grid.page_data``); everything else is in the page as text.
+The details of cells are embedded as data (``grid.page_data``); everything else is in the page as text.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ..ledger.witnesses import witness_path, witness_text, witnesses_of
 from ..results.records import Results
 from . import plot
 from .grid import OUTCOMES, Grid, figure, page_data, short, word
-from .terminal import MARKS, errors_of, hunted, judgements, skipped
+from .terminal import MARKS, describe_rounds, errors_of, judgements, skipped
 
 _HERE = Path(__file__).resolve().parent
 
 
 def render(results: Results, book: Ledger, gaps: Sequence[str] = ()) -> str:
-    """The page.
+    """The page as HTML.
 
-    ``results`` may be of one target or of every release, complete or cut off; ``book`` explains its known bugs, and
-    ``gaps`` are the promises nobody checked, one line each (``outcome.vacuous``).
+    ``results`` may be of one target or of every release, complete or cut off. ``book`` explains the known bugs, and
+    ``gaps`` are the invariants that were not checked, one line each (``outcome.vacuous``).
     """
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -56,7 +56,7 @@ def render(results: Results, book: Ledger, gaps: Sequence[str] = ()) -> str:
         bins=plot.BINS,
         outcomes=OUTCOMES,
         denominator=[(target, judgements(results.of(target))) for target in grid.targets],
-        hunted=hunted(results) if results.rounds else "",
+        hunted=describe_rounds(results) if results.rounds else "",
         skipped=skipped(results),
         regimes=_regimes(grid),
         environment=_environment(grid),
@@ -72,7 +72,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def _headline(results: Results, gaps: Sequence[str]) -> dict[str, str]:
-    """The verdict in one sentence, with the mark and tone it is shown in."""
+    """The outcome of the run in one sentence, with its mark and style."""
     verdicts = Counter(v.verdict for v in results.verdicts)
     new = len({f.fingerprint for v in results.verdicts if v.verdict == "fail" for f in v.failures})
     surprises = sum(not w.expected and w.replay != "error" for w in results.witnesses) + verdicts["fixed"]
@@ -83,29 +83,29 @@ def _headline(results: Results, gaps: Sequence[str]) -> dict[str, str]:
         (plural(surprises, "ledger surprise"), surprises, "fixed"),
         (plural(errors, "error"), errors, "error"),
         (plural(len(results.errors), "target") + " could not be judged", len(results.errors), "error"),
-        (plural(len(gaps), "promise") + " not checked", len(gaps), "error"),
+        (plural(len(gaps), "invariant") + " not checked", len(gaps), "error"),
     ]
-    told = [(text, tone) for text, count, tone in parts if count]
-    if not told and code:
-        told = [("Vacuous: something was not judged" if code == 3 else "Not as the ledger says", "error")]
-    if not told and not results.verdicts:
-        told = [("Nothing was judged", "error")]
-    text = ", ".join(text for text, _ in told) or "Everything is as the ledger says"
-    tone = told[0][1] if told else "pass"
+    shown = [(text, tone) for text, count, tone in parts if count]
+    if not shown and code:
+        shown = [("Vacuous: something was not judged" if code == 3 else "Not as the ledger says", "error")]
+    if not shown and not results.verdicts:
+        shown = [("Nothing was judged", "error")]
+    text = ", ".join(text for text, _ in shown) or "Everything is as the ledger says"
+    tone = shown[0][1] if shown else "pass"
     if code is None:
-        text, tone = f"Cut off before its end. So far: {text[0].lower()}{text[1:]}", tone if told else "error"
+        text, tone = f"Cut off before its end. So far: {text[0].lower()}{text[1:]}", tone if shown else "error"
     return {"text": text, "tone": tone, "mark": MARKS[tone][0]}
 
 
 def _failures(grid: Grid) -> list[dict[str, Any]]:
-    """Each new failure once, with all targets that show it."""
+    """Each new failure once, with all targets on which it occurs."""
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for target in grid.targets:
         for family in grid.families:
             for verdict in grid.cells.get((family, target), ()):
                 for failure in verdict.failures:
                     case = failure.case.to_json()
-                    new = {
+                    new: dict[str, Any] = {
                         "fingerprint": failure.fingerprint,
                         "message": failure.message,
                         "case": case,
@@ -115,15 +115,15 @@ def _failures(grid: Grid) -> list[dict[str, Any]]:
                         "count": 0,
                         "targets": [],
                     }
-                    told = found.setdefault((failure.fingerprint, failure.message, case), new)
-                    told["targets"].append(target)
-                    told["count"] += failure.count
-                    told["fraction"] = max(told["fraction"] or 0, failure.fraction or 0) or None
-    for told in found.values():
-        told["where"] = grid.spans(told["targets"])
-        first = told["targets"][0]
-        path = witness_path(witnesses_of(first, Path()), told["fingerprint"])
-        told["command"] = f"timm-conformance replay {path.as_posix()} {first}"
+                    entry = found.setdefault((failure.fingerprint, failure.message, case), new)
+                    entry["targets"].append(target)
+                    entry["count"] += failure.count
+                    entry["fraction"] = max(entry["fraction"] or 0, failure.fraction or 0) or None
+    for entry in found.values():
+        entry["where"] = grid.spans(entry["targets"])
+        first = entry["targets"][0]
+        path = witness_path(witnesses_of(first, Path()), entry["fingerprint"])
+        entry["command"] = f"timm-conformance replay {path.as_posix()} {first}"
     return list(found.values())
 
 
@@ -161,16 +161,16 @@ def _known(grid: Grid, book: Ledger) -> list[dict[str, Any]]:
 
 def _changes(grid: Grid) -> list[dict[str, Any]]:
     """Value changes, release by release."""
-    told = []
+    found = []
     for target in grid.targets:
         changed = [grid.changes[f, target] for f in grid.families if (f, target) in grid.changes]
         if changed:
-            told.append({"target": target, "previous": changed[0].previous, "families": changed})
-    return told
+            found.append({"target": target, "previous": changed[0].previous, "families": changed})
+    return found
 
 
 def _regimes(grid: Grid) -> list[tuple[str, list[tuple[str, list[str]]]]]:
-    """Judged cases of every regime an invariant must meet, by target: 0 where it is excused, ``0 !`` where it is not."""
+    """The judged cases of every regime that an invariant must meet, by target: ``0`` if excused, ``0 !`` if not."""
     must: dict[str, dict[str, None]] = defaultdict(dict)
     for header in grid.results.headers:
         for invariant, regimes in header.invariants.items():
@@ -181,15 +181,15 @@ def _regimes(grid: Grid) -> list[tuple[str, list[tuple[str, list[str]]]]]:
         return regime, ["–" if f is None else str(f[0][regime] or ("0" if regime in f[1] else "0 !")) for f in found]
 
     table = []
-    for invariant, regimes in sorted(must.items()):
+    for invariant, wanted in sorted(must.items()):
         found = [grid.results.met(t, invariant) if (t, invariant) in run else None for t in grid.targets]
-        if regimes:
-            table.append((invariant, [row(regime, found) for regime in regimes]))
+        if wanted:
+            table.append((invariant, [row(regime, found) for regime in wanted]))
     return table
 
 
 def _environment(grid: Grid) -> dict[str, Any]:
-    """What all targets ran on, and a row for each where they differ."""
+    """The environment that all targets share, and a row for each target with what differs."""
     rows = [
         {
             "target": h.target,

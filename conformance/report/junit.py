@@ -1,4 +1,4 @@
-"""JUnit XML as CI systems read it: one suite a target, one case an invariant of a family."""
+"""JUnit XML as CI systems read it: one suite for each target, one case for each family and invariant."""
 
 from __future__ import annotations
 

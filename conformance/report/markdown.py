@@ -1,14 +1,14 @@
-"""``summary.md``: the same picture for a CI job summary."""
+"""``summary.md``: the results for a CI job summary."""
 
 from __future__ import annotations
 
 from ..ledger.entries import Ledger
 from ..results.records import Results, Verdict
-from .terminal import FEW, cell_counts, change_lines, denominator, errors_of, face, known_lines, seeds
+from .terminal import FEW, cell_counts, change_lines, denominator, describe_seeds, errors_of, known_lines, verdict_label
 
 
 def _counted(verdicts: list[Verdict]) -> str:
-    return ", ".join(face(*counted) for counted in cell_counts(verdicts)) or "–"
+    return ", ".join(verdict_label(*counted) for counted in cell_counts(verdicts)) or "–"
 
 
 def _cell(verdicts: list[Verdict], error: str | None) -> str:
@@ -20,7 +20,7 @@ def _cell(verdicts: list[Verdict], error: str | None) -> str:
 
 
 def _table(results: Results) -> list[str]:
-    """A column a target where they are few, else a row a target."""
+    """A table with one column for each target where they are few, otherwise one row for each."""
     targets = results.targets
     if len(targets) <= FEW:
         rows = [[f, *(_cell(results.of(t, f), results.errors.get(t)) for t in targets)] for f in results.families]
@@ -31,7 +31,7 @@ def _table(results: Results) -> list[str]:
             [t, f"E {results.errors[t]}" if t in results.errors else _counted(results.of(t)), ", ".join(changed[t])]
             for t in targets
         ]
-        heads = ["target", "promises", "values changed since the release before"]
+        heads = ["target", "invariants", "values changed since the release before"]
     return [_row(heads), "|---" * len(heads) + "|", *map(_row, rows)]
 
 
@@ -40,7 +40,7 @@ def _row(cells: list[str]) -> str:
 
 
 def summary(results: Results, book: Ledger, gaps: list[str], code: int) -> str:
-    """The run as Markdown: verdict table, new failures, value changes, known bugs, gaps, environment."""
+    """The results as Markdown: verdict table, new failures, value changes, known bugs, gaps, environment."""
     meaning = {
         0: "as the ledger says",
         1: "new failures",
@@ -66,7 +66,7 @@ def summary(results: Results, book: Ledger, gaps: list[str], code: int) -> str:
         "Denominator": denominator(results),
         "Environment": [
             f"{h.target}: timm {h.timm}, torch {h.torch}, Python {h.python}, {h.device}, profile {h.profile}, "
-            f"{seeds(results) if results.rounds else f'seed {h.seed}'}, "
+            f"{describe_seeds(results) if results.rounds else f'seed {h.seed}'}, "
             f"shims: {', '.join(h.shims) or 'none'}"
             for h in results.headers
         ],

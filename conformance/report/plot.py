@@ -1,4 +1,4 @@
-"""The error of a loaded patch kernel against the ratio of patch sides, as inline SVG: a panel a target, on the same axes."""
+"""The error of loaded patch kernels against the ratio of patch sides, as inline SVG: one panel for each target."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from math import ceil, floor, isfinite, log2, log10
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..results.records import LoadedCase
 
 WIDTH, HEIGHT = 340, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 332, 34, 212
-_LANE = 16  # the row of cases without a kernel to compare: the load raised, or another shape came back
-_DECADES = (-8, 9)  # what is drawn at most; errors beyond sit on the edge
+_LANE = 16  # the row of cases without a comparable kernel: the load raised or returned another shape
+_DECADES = (-8, 9)  # limits of the error axis, in powers of ten; errors beyond are drawn on the edge
 _PANELS = 4
 _EDGES = (0.5, 1.0, 2.0, 4.0)
 BINS = ("below 1/2", "1/2 to 1", "1 to 2", "2 to 4", "4 and above")
@@ -21,23 +21,30 @@ BINS = ("below 1/2", "1/2 to 1", "1 to 2", "2 to 4", "4 and above")
 Loads = Mapping[str, Sequence[LoadedCase]]
 
 
-def _resized(cases: Sequence[LoadedCase]) -> list[LoadedCase]:
-    return [c for c in cases if c.ratio is not None and c.ratio > 0]
+class _Point(NamedTuple):
+    """A case that changes its patch size: the ratio of the sizes, and the kernel's error within its bound."""
+
+    ratio: float
+    error: float | None
 
 
-def _beyond(case: LoadedCase) -> bool:
+def _resized(cases: Sequence[LoadedCase]) -> list[_Point]:
+    return [_Point(c.ratio, c.error) for c in cases if c.ratio is not None and c.ratio > 0]
+
+
+def _beyond(case: _Point) -> bool:
     return case.error is None or not case.error <= 1
 
 
 def select(targets: Sequence[str]) -> list[str]:
-    """The first, the last and two between, at even distances, of a long list of targets."""
+    """The targets to draw: all of a short list; of a long one the first, the last and two between at even distances."""
     if len(targets) <= _PANELS:
         return list(targets)
     return [targets[round(i * (len(targets) - 1) / (_PANELS - 1))] for i in range(_PANELS)]
 
 
 def panels(loads: Loads) -> list[dict[str, Any]]:
-    """Shapes and words of each panel; none where no case changes its patch size."""
+    """The shapes and texts of each panel; empty if no case changes its patch size."""
     chosen = select([target for target, cases in loads.items() if _resized(cases)])
     shown = {target: _resized(loads[target]) for target in chosen}
     if not shown:
@@ -62,8 +69,8 @@ def panels(loads: Loads) -> list[dict[str, Any]]:
     return [
         {
             "target": target,
-            "words": _words(target, cases),
-            "within": _dots((x(c.ratio), y(c.error)) for c in cases if not _beyond(c)),
+            "words": _describe(target, cases),
+            "within": _dots((x(c.ratio), y(c.error)) for c in cases if c.error is not None and not _beyond(c)),
             "beyond": _crosses((x(c.ratio), y(c.error)) for c in cases if c.error is not None and _beyond(c)),
             "none": _crosses((x(c.ratio), _LANE) for c in cases if c.error is None),
             "x_ticks": x_ticks,
@@ -83,7 +90,7 @@ def _ends(values: Sequence[float]) -> tuple[int, int]:
 
 
 def _dots(points: Any) -> str:
-    """Lines of no length, which a round cap turns into dots."""
+    """Lines of length 0, which a round line cap draws as dots."""
     return "".join(f"M{a} {b}h0" for a, b in sorted({(round(x, 1), round(y, 1)) for x, y in points}))
 
 
@@ -92,7 +99,7 @@ def _crosses(points: Any) -> str:
     return "".join(f"M{round(a - 3, 1)} {round(b - 3, 1)}l6 6m0-6l-6 6" for a, b in places)
 
 
-def _words(target: str, cases: Sequence[LoadedCase]) -> str:
+def _describe(target: str, cases: Sequence[_Point]) -> str:
     errors = [c.error for c in cases if c.error is not None]
     beyond = sum(c.error is not None and _beyond(c) for c in cases)
     middle = f"; median error {median(errors):.2g} of its bound" if errors else ""
@@ -102,18 +109,18 @@ def _words(target: str, cases: Sequence[LoadedCase]) -> str:
 
 
 def medians(loads: Loads) -> list[tuple[str, list[dict[str, Any] | None]]]:
-    """The same in numbers, for every target: median error, cases and those beyond the bound, by bin of ratios."""
+    """The numbers behind the plot, for every target and bin of ratios: median error, cases, cases beyond the bound."""
     table = []
     for target, cases in loads.items():
-        bins: list[list[LoadedCase]] = [[] for _ in BINS]
+        bins: list[list[_Point]] = [[] for _ in BINS]
         for case in _resized(cases):
             bins[bisect_right(_EDGES, case.ratio)].append(case)
         if any(bins):
-            table.append((target, [_told(cases) for cases in bins]))
+            table.append((target, [_bin_summary(cases) for cases in bins]))
     return table
 
 
-def _told(cases: Sequence[LoadedCase]) -> dict[str, Any] | None:
+def _bin_summary(cases: Sequence[_Point]) -> dict[str, Any] | None:
     if not cases:
         return None
     errors = [c.error for c in cases if c.error is not None]

@@ -1,4 +1,4 @@
-"""A run as it goes: bars on a terminal, lines in a log; each surprise as it arrives."""
+"""Shows the progress of a run: bars on a terminal, lines in a log, and each unexpected result as it arrives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from ..results import records
 from ..runner.plan import Plan
-from .terminal import FEW, cell_counts, face
+from .terminal import FEW, cell_counts, verdict_label
 
 
 class Watch:
@@ -82,7 +82,7 @@ class Watch:
         seen = self.verdicts.get(target)
         if self.many and seen:
             ended = sum(1 for t, v in self.verdicts.items() if v and t not in self.tasks)
-            counts = ", ".join(face(*counted) for counted in cell_counts(seen))
+            counts = ", ".join(verdict_label(*counted) for counted in cell_counts(seen))
             minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
             self._say(f"{minutes}:{seconds:02}  {ended}/{len(self.verdicts)}  {target}: {counts}")
 

@@ -1,4 +1,4 @@
-"""What a set of results amounts to, shown and written: every report of a run, a merge, or results read again."""
+"""Concludes a set of results, shows them, and writes every report of a run or a merge."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rich.console import Console
 from ..errors import UserError
 from ..families import FAMILIES
 from ..ledger.entries import Ledger
-from ..ledger.settling import settled
+from ..ledger.settling import settle_results
 from ..ledger.witnesses import witnesses_of, write_witness
 from ..results import records
-from ..results.merging import footer_of, overlay, shards_of
+from ..results.merging import footer_of, merge_results, shards_of
 from ..results.outcome import exit_code, vacuous
 from ..results.records import Results
 from . import html, junit, markdown, terminal
@@ -24,8 +24,8 @@ SUMMARY = "summary.md"
 REPORT = "report.html"
 
 
-def folder(out: Path, option: str = "--out") -> Path:
-    """The folder to write to, made where it is not there. Raises :class:`UserError`."""
+def make_folder(out: Path, option: str = "--out") -> Path:
+    """The folder to write to; it is made if it does not exist. Raises :class:`UserError`."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -34,7 +34,7 @@ def folder(out: Path, option: str = "--out") -> Path:
 
 
 def read(path: Path) -> Results:
-    """Results from a file, or from the folder a run wrote. Raises :class:`UserError` where there are none."""
+    """Read results from a file, or from the folder that a run wrote. Raises :class:`UserError` if there are none."""
     file = path / RESULTS if path.is_dir() else path
     try:
         found = records.read(file)
@@ -46,11 +46,11 @@ def read(path: Path) -> Results:
     return Results(found)
 
 
-def gaps_of(found: Results, parts: Sequence[Results]) -> list[str]:
-    """What was not judged: shards that are missing beside others, or what the whole run met no case of.
+def find_gaps(found: Results, parts: Sequence[Results]) -> list[str]:
+    """What was not judged: missing shards, or invariants and regimes for which the whole run had no case.
 
-    One shard alone is not asked: what it did not meet, another may have. A hunt whose first round was cut off has met
-    what it had the time for.
+    One shard alone has no gaps, because another shard may have met what it lacks. A hunt whose first round was cut off has
+    none either.
     """
     held, missing = shards_of(parts)
     if missing:
@@ -62,10 +62,10 @@ def gaps_of(found: Results, parts: Sequence[Results]) -> list[str]:
     return vacuous(found, families, narrowed=len(families) < len(FAMILIES))
 
 
-def concluded(parts: Sequence[Results], book: Ledger, targets: Sequence[str] = ()) -> tuple[Results, list[str], int]:
-    """Results laid over one another and settled, ending in a footer, with what was not judged, and the exit code."""
-    found = settled(overlay(parts), book, targets)
-    gaps = gaps_of(found, parts)
+def conclude(parts: Sequence[Results], book: Ledger, targets: Sequence[str] = ()) -> tuple[Results, list[str], int]:
+    """Merge and settle results, and add a footer. Returns the results, what was not judged, and the exit code."""
+    found = settle_results(merge_results(parts), book, targets)
+    gaps = find_gaps(found, parts)
     code = exit_code(found, gaps)
     found.add(footer_of(parts, code))
     return found, gaps, code
@@ -74,7 +74,7 @@ def concluded(parts: Sequence[Results], book: Ledger, targets: Sequence[str] = (
 def publish(
     found: Results, gaps: list[str], code: int, book: Ledger, out: Path, junit_path: Path | None = None
 ) -> None:
-    """Write results, summary and report to a folder, and JUnit XML where asked."""
+    """Write results, summary and report to a folder, and JUnit XML if ``junit_path`` is given."""
     found.write(out / RESULTS)
     (out / SUMMARY).write_text(markdown.summary(found, book, gaps, code), encoding="utf-8")
     (out / REPORT).write_text(html.render(found, book, gaps), encoding="utf-8")
@@ -83,7 +83,7 @@ def publish(
 
 
 def show(console: Console, found: Results, gaps: Iterable[str], book: Ledger, witnesses: Paths, scripts: Paths) -> None:
-    """The results on a terminal, with the files that show each new failure again."""
+    """Show the results on a terminal, with the witness and script of each new failure."""
     terminal.print_table(console, found)
     terminal.print_known(console, found, book)
     terminal.print_changes(console, found)

@@ -1,5 +1,5 @@
 "use strict";
-// Opens cells, filters the map, keeps both in location.hash, copies texts. What is in the data is told in grid.py.
+// Opens cells, filters the map, keeps both in location.hash, copies texts. grid.py describes the data.
 const find = (id) => document.getElementById(id);
 const data = JSON.parse(find("data").textContent);
 const form = find("filters");

@@ -1,4 +1,4 @@
-"""Results on a terminal: the family x target table, the new failures, the known ones, the denominator."""
+"""Shows results on a terminal: the table of families and targets, new failures, known bugs, the number of judgements."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rich.text import Text
 
 from ..ledger.entries import Ledger
 from ..ledger.witnesses import file_name
-from ..results.changes import by_up_to
+from ..results.changes import describe_largest
 from ..results.records import JUDGED, Change, Failure, Results, Verdict
 
 # Files of new failures, by target and fingerprint.
 Paths = Mapping[tuple[str, str], Path]
 
-# A mark and a word for each verdict: readable without colour.
+# Mark, word and style of each verdict. Mark and word are readable without colour.
 MARKS = {
     "fail": ("✗", "fail", "bold red"),
     "fixed": ("!", "fixed", "bold magenta"),
@@ -28,7 +28,7 @@ MARKS = {
     "not-applicable": ("–", "n/a", "dim"),
 }
 
-# As many targets have a column each; more have a row each.
+# Up to so many targets, each has a column; with more targets, each has a row.
 FEW = 4
 
 
@@ -40,25 +40,25 @@ def make_console() -> Console:
 
 def cell_counts(verdicts: list[Verdict]) -> list[tuple[str, int]]:
     """Verdicts of one cell counted, worst first."""
-    counts = Counter(v.verdict for v in verdicts)
+    counts: Counter[str] = Counter(v.verdict for v in verdicts)
     return [(name, counts[name]) for name in MARKS if counts[name]]
 
 
-def face(verdict: str, count: int) -> str:
-    """So many verdicts of a kind, as a cell shows them."""
+def verdict_label(verdict: str, count: int) -> str:
+    """A number of verdicts of one kind as a cell shows it, for example ``✓ 24 pass``."""
     mark, word, _ = MARKS[verdict]
     return f"{mark} {count} {word}"
 
 
-def briefly(reason: str) -> str:
-    """Why nothing was judged: what stands in brackets at the end, ``first release: 1.0.31``, or all of it."""
+def short_reason(reason: str) -> str:
+    """The short form of a reason: the part in brackets at its end, for example ``first release: 1.0.31``, or all of it."""
     return reason.split(" (")[-1].rstrip(")")
 
 
 def _counted(verdicts: list[Verdict]) -> Text:
     text = Text()
     for name, count in cell_counts(verdicts):
-        text.append(f"{'  ' if text else ''}{face(name, count)}", style=MARKS[name][2])
+        text.append(f"{'  ' if text else ''}{verdict_label(name, count)}", style=MARKS[name][2])
     return text or Text("–", style="dim")
 
 
@@ -66,15 +66,15 @@ def _cell(verdicts: list[Verdict], error: str | None) -> Text:
     if error is not None and not verdicts:
         return Text("E cannot start", style=MARKS["error"][2])
     if verdicts and all(v.verdict == "not-applicable" for v in verdicts):
-        return Text(f"– {briefly(verdicts[0].reason) or 'n/a'}", style="dim")
+        return Text(f"– {short_reason(verdicts[0].reason) or 'n/a'}", style="dim")
     return _counted(verdicts)
 
 
 def print_table(console: Console, results: Results) -> None:
-    """Promises kept: a column a target where they are few, else a row a target with what it changed."""
+    """Invariants that hold: one column for each target where they are few, else one row for each, with what it changed."""
     table = Table(title_justify="left", header_style="bold")
     if len(results.targets) <= FEW:
-        table.title = "Promises kept, by family and target"
+        table.title = "Invariants that hold, by family and target"
         table.add_column("family")
         for target in results.targets:
             table.add_column(target)
@@ -82,8 +82,8 @@ def print_table(console: Console, results: Results) -> None:
             cells = (_cell(results.of(t, family), results.errors.get(t)) for t in results.targets)
             table.add_row(family, *cells)
     else:
-        table.title = "Promises kept, by target"
-        for column in ("target", "families", "promises", "values changed since the release before"):
+        table.title = "Invariants that hold, by target"
+        for column in ("target", "families", "invariants", "values changed since the release before"):
             table.add_column(column)
         for target in results.targets:
             table.add_row(target, *_row(results, target))
@@ -100,7 +100,7 @@ def _row(results: Results, target: str) -> tuple[str, Text, str]:
 
 
 def print_known(console: Console, results: Results, book: Ledger) -> None:
-    """The known bugs that showed."""
+    """Print the known bugs that showed."""
     lines = known_lines(results, book)
     if lines:
         console.print("\nKnown bugs that showed", style=MARKS["known"][2])
@@ -109,7 +109,7 @@ def print_known(console: Console, results: Results, book: Ledger) -> None:
 
 
 def print_changes(console: Console, results: Results) -> None:
-    """Where the same cases came out different from the release before."""
+    """Print the families whose cases load into other values than with the release before."""
     lines = change_lines(results)
     if lines:
         console.print("\nValues changed, pass or fail", style="bold cyan")
@@ -118,14 +118,14 @@ def print_changes(console: Console, results: Results) -> None:
 
 
 def change_lines(results: Results) -> list[str]:
-    """The value changes, one line for those of a release that concern the same tensors."""
+    """The value changes; one line for all changes of a release that concern the same tensors."""
     alike: dict[tuple[str, str, tuple[str, ...]], list[Change]] = {}
     for change in results.changes:
         alike.setdefault((change.previous, change.target, tuple(change.tensors)), []).append(change)
     lines = []
     for (previous, target, tensors), changes in alike.items():
         cases = f"{sum(c.cases for c in changes)} of {sum(c.compared for c in changes)} cases"
-        size = by_up_to(max((c.largest for c in changes if c.largest is not None), default=None))
+        size = describe_largest(max((c.largest for c in changes if c.largest is not None), default=None))
         families = ", ".join(c.family for c in changes)
         lines.append(f"{previous} -> {target}: {_named(tensors)} of {families}: {cases}{size}")
     return lines
@@ -136,9 +136,9 @@ def _named(tensors: tuple[str, ...]) -> str:
 
 
 def print_failures(console: Console, results: Results, witnesses: Paths, scripts: Paths) -> None:
-    """One block for each new failure: fingerprint, what is wrong, the smallest case, how to see it again.
+    """Print one block for each new failure: fingerprint, message, smallest case, the command to replay it.
 
-    Failures of one cause have one script, and one block.
+    Failures with one cause share a script and a block.
     """
 
     def say(text: str, style: str | None = None) -> None:
@@ -157,7 +157,7 @@ def print_failures(console: Console, results: Results, witnesses: Paths, scripts
         if name in witnesses:
             say(f"    timm-conformance replay {witnesses[name]} {target}")
         if name in scripts:
-            say(f"    {scripts[name]} shows it with torch and timm alone")
+            say(f"    {scripts[name]} reproduces it with torch and timm only")
         if len(alike) > 1:
             say(
                 f"    and {len(alike) - 1} more in the same place: {', '.join(f.fingerprint for _, f in alike[1:])}",
@@ -174,7 +174,7 @@ def print_failures(console: Console, results: Results, witnesses: Paths, scripts
 
 
 def _by_cause(failing: list[tuple[str, Failure]], scripts: Paths) -> list[list[tuple[str, Failure]]]:
-    """Failures that share a script, the one it shows first; every other one alone."""
+    """Group failures that share a script, the one it reproduces first. Every other failure is a group by itself."""
     groups: dict[object, list[tuple[str, Failure]]] = {}
     for target, failure in failing:
         name = target, failure.fingerprint
@@ -185,14 +185,14 @@ def _by_cause(failing: list[tuple[str, Failure]], scripts: Paths) -> list[list[t
 
 
 def errors_of(results: Results) -> list[tuple[str, str, int]]:
-    """Target, reason and how many verdicts it cost; none for a target that never started."""
+    """Target, reason and number of error verdicts for each error; the number is 0 for a target that never started."""
     costs: Counter[tuple[str, str]] = Counter(dict.fromkeys(results.errors.items(), 0))
     costs.update((v.target, v.reason) for v in results.verdicts if v.verdict == "error")
     return [(target, reason, count) for (target, reason), count in costs.items()]
 
 
 def judgements(verdicts: Iterable[Verdict]) -> Counter[str]:
-    """Cases by outcome, and under ``judged`` those that are a judgement."""
+    """Count cases by outcome. ``judged`` counts the outcomes that are judgements."""
     counts: Counter[str] = Counter()
     for verdict in verdicts:
         counts.update(verdict.cases)
@@ -201,8 +201,8 @@ def judgements(verdicts: Iterable[Verdict]) -> Counter[str]:
 
 
 def denominator(results: Results) -> list[str]:
-    """How much was really judged: what the rounds of a hunt drew, then one line a target, then what was skipped."""
-    lines = [hunted(results)] if results.rounds else []
+    """The number of judgements: the rounds of a hunt, then one line for each target, then what was skipped."""
+    lines = [describe_rounds(results)] if results.rounds else []
     for target in dict.fromkeys(v.target for v in results.verdicts):
         counts = judgements(results.of(target))
         parts = [f"{target}: {counts['judged']} judgements ({counts['fail']} failed, {counts['known']} known)"]
@@ -212,19 +212,19 @@ def denominator(results: Results) -> list[str]:
 
 
 def skipped(results: Results) -> list[str]:
-    """What was asked for where possible, and was not."""
+    """What was requested only if possible, and was not possible."""
     return results.footers[-1].skipped if results.footers else []
 
 
-def hunted(results: Results) -> str:
-    """The rounds of a hunt in words."""
+def describe_rounds(results: Results) -> str:
+    """The rounds of a hunt as text."""
     count, cases = len(results.rounds), sum(r.cases for r in results.rounds)
     cut = "" if results.rounds[-1].whole else ", the last one ended by the time"
-    return f"{count} round{'s'[: count > 1]} ({seeds(results)}{cut}): {cases} cases"
+    return f"{count} round{'s'[: count > 1]} ({describe_seeds(results)}{cut}): {cases} cases"
 
 
-def seeds(results: Results) -> str:
-    """The seeds of a hunt's rounds in words."""
+def describe_seeds(results: Results) -> str:
+    """The seeds of a hunt's rounds as text."""
     numbers = sorted(r.seed for r in results.rounds)
     if len(numbers) == 1:
         return f"seed {numbers[0]}"
@@ -233,17 +233,19 @@ def seeds(results: Results) -> str:
 
 
 def known_lines(results: Results, book: Ledger) -> list[str]:
-    """The ledger entries that showed, with how many failures each explains on each target."""
+    """The ledger entries that showed, with the number of failures that each explains on each target."""
     titles = {e.id: e.title for e in book.entries}
     shown: dict[str, Counter[str]] = {}
     for verdict in results.verdicts:
         for entry, count in verdict.known.items():
             shown.setdefault(entry, Counter())[verdict.target] += count
-    return [f"{entry}: {titles.get(entry, '')} ({_spread(counts)})" for entry, counts in sorted(shown.items())]
+    return [
+        f"{entry}: {titles.get(entry, '')} ({_failures_by_target(counts)})" for entry, counts in sorted(shown.items())
+    ]
 
 
-def _spread(counts: Counter[str]) -> str:
-    """Failures by target; of many targets, how many and which."""
+def _failures_by_target(counts: Counter[str]) -> str:
+    """The number of failures by target; for many targets, their sum and the first and last target."""
     if len(counts) <= FEW:
         return ", ".join(f"{t}: {n} failures" for t, n in counts.items())
     first, *_, last = counts

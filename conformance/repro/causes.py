@@ -1,6 +1,7 @@
-"""Which failures of a target are in the same place: the same kind of thing is wrong, and the load ends at the same line of timm.
+"""Groups the failures of a target by cause: the same kind of failure, and a load that ends at the same line of timm.
 
-Most often that is one cause. Wrong values of two tensors are two; two tensors that are missing, or not resampled, are one.
+Such failures mostly have one cause. Wrong values of two tensors are two causes. Two tensors that are missing, or that are not
+resampled, are one cause.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from pathlib import Path
 from ..checkpoints import wrappers
 from ..families import FAMILIES
 from ..ledger.witnesses import WitnessFile
-from ..targets.loader import Loader, Unsupported
+from ..targets.loader import Loader
+from ..targets.models import Unsupported
 from ..trials.trial import Trial
 from .trace import Trace
 
-# Ways in which invariants that look at values say that a tensor holds the wrong ones.
+# Kinds of problems by which invariants report wrong values of a tensor.
 _VALUES = frozenset(
     {
         "value",
@@ -34,21 +36,21 @@ _VALUES = frozenset(
 )
 _NAMES = frozenset({"missing-key", "unexpected-key", "key-removed", "key-added"})
 _SHAPES = frozenset({"shape", "size-mismatch", "not-resampled"})
-# The promises whose failures say most plainly what is wrong, first.
-_PLAINEST = ("strict-load", "native-identity", "reference-agreement", "prefix-tokens-kept", "no-early-return")
+# Invariants whose failures show most clearly what is wrong, the clearest first.
+_CLEAREST = ("strict-load", "native-identity", "reference-agreement", "prefix-tokens-kept", "no-early-return")
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Failures of one cause by name, the plainest first, and the lines of the loader where it ended and resampled."""
+    """Names of failures with one cause, the clearest first, and the lines of the loader where it ended and resampled."""
 
     names: list[str]
     ended: str
     resampled: list[str]
 
 
-def collapse(failures: Mapping[str, WitnessFile], loader: Loader) -> list[Cause]:
-    """The causes of failures, in the order they were met."""
+def group_by_cause(failures: Mapping[str, WitnessFile], loader: Loader) -> list[Cause]:
+    """The causes of failures, in the order in which they were found."""
     found: dict[tuple, list[str]] = {}
     traces: dict[str, Trace] = {}
     tensors: dict[str, int] = {}
@@ -58,31 +60,31 @@ def collapse(failures: Mapping[str, WitnessFile], loader: Loader) -> list[Cause]
         tensors[name] = len(trial.upstream)
         kind = "values" if witness.kind in _VALUES else "shape" if witness.kind in _SHAPES else witness.kind
         tensor = witness.tensor if kind == "values" or kind.startswith("raises-") else ""
-        # Names are a matter of the format, all else of what the conversion calls.
+        # Wrong names depend on the format, everything else on the functions that the conversion calls.
         way = trial.format.name if kind in _NAMES else frozenset(trace.functions)
-        # Other channels or classes are asked of the factory, not of the loader.
+        # The model factory, not the loader, adapts a model to other channels or classes.
         asked = witness.case.in_chans is not None, witness.case.num_classes is not None
         found.setdefault((kind, tensor, way, trace.ended, asked), []).append(name)
 
-    def plainness(name: str) -> tuple[int, int, int]:
+    def sort_key(name: str) -> tuple[int, int, int]:
         return _rank(failures[name].invariant), tensors[name], len(failures[name].case.to_json())
 
-    ordered = [sorted(names, key=plainness) for names in found.values()]
+    ordered = [sorted(names, key=sort_key) for names in found.values()]
     return [Cause(names, traces[names[0]].ended, traces[names[0]].resampled) for names in ordered]
 
 
 def trace_of(trial: Trial) -> Trace:
-    """Where the load of a case ends in timm's source; nowhere for other loaders, or a model the release cannot build."""
+    """The trace of a case's load in timm's source. It is empty for other loaders and for models that the release lacks."""
     import timm
 
     trace, case, loader = Trace(Path(timm.__file__).resolve().parent), trial.case, trial.loader
     if loader.target.is_timm:
-        checkpoint = trial.place(wrappers.wrap(trial.upstream, case.wrapper))
+        checkpoint = trial.to_device(wrappers.wrap(trial.upstream, case.wrapper))
         with contextlib.suppress(Unsupported):
-            model = trial.model()  # built outside: what a constructor does is not the loader's
+            model = trial.model()  # built before the trace starts: a constructor is no part of the loader
             trace.run(lambda: loader.convert(trial.family, case.arch, checkpoint, model))
     return trace
 
 
 def _rank(invariant: str) -> int:
-    return _PLAINEST.index(invariant) if invariant in _PLAINEST else len(_PLAINEST)
+    return _CLEAREST.index(invariant) if invariant in _CLEAREST else len(_CLEAREST)

@@ -13,22 +13,22 @@ from ..ledger.witnesses import WitnessFile, read_witness
 from ..targets import releases
 from ..targets.target import DEFAULT_TARGETS, parse_target, prepare
 from .issue import issue_text
-from .verification import Script, script_of
+from .verification import Script, verified_script
 
 
 def repro(
     subject: str, *, target: str | None, out: Path | None, issue: bool, timeout: float, ledger: str | None
 ) -> int:
-    """Write the script of a failure, having seen it fail, to ``out`` or standard output; returns the exit code."""
+    """Write the script of a failure to ``out`` or standard output, after a run in which it failed; returns the exit code."""
     book = load_ledger(ledger or DEFAULT_LEDGER)
     name, witness, entry, also = _subject(subject, book)
     chosen = parse_target(target or _default_target(name, entry))
     if out is not None and not out.absolute().parent.is_dir():
         raise UserError(f"-o {out}: there is no folder {out.parent}")
     prepare(chosen)
-    script = script_of(name, witness, entry, chosen, timeout, traced=issue)
+    script = verified_script(name, witness, entry, chosen, timeout, traced=issue)
     text = issue_text(witness, entry, script, timeout) if issue else script.text
-    _tell(name, script, also)
+    _report(name, script, also)
     if out is None:
         click.echo(text, nl=False)
         return EXIT_EXPECTED
@@ -40,17 +40,17 @@ def repro(
     return EXIT_EXPECTED
 
 
-def _tell(name: str, script: Script, also: list[str]) -> None:
-    """What was seen of a script, beside it: not in it."""
+def _report(name: str, script: Script, also: list[str]) -> None:
+    """Print the outcome of a script's runs to standard error, since standard output may hold the script."""
     click.echo(f"{name} on {script.target.spec}: exit code 1, got {script.ran.got}", err=True)
-    if script.mended is not None:
-        click.echo(f"{name} on {script.mended.spec}: exit code 0", err=True)
+    if script.fixed is not None:
+        click.echo(f"{name} on {script.fixed.spec}: exit code 0", err=True)
     if also:
         click.echo(f"under the same number: {', '.join(also)}", err=True)
 
 
 def _subject(subject: str, book: Ledger) -> tuple[str, WitnessFile, Entry | None, list[str]]:
-    """The failure that an id of the ledger, an upstream issue's number or a witness file names, and further ids."""
+    """The failure for a ledger id, an upstream issue's number or a witness file, and further ids with the same issue."""
     number = subject.removeprefix("#")
     linked = [e for e in book.entries if number.isdecimal() and e.link.rstrip("/").endswith(f"/{number}")]
     if linked:
@@ -65,7 +65,7 @@ def _subject(subject: str, book: Ledger) -> tuple[str, WitnessFile, Entry | None
 
 
 def _default_target(name: str, entry: Entry | None) -> str:
-    """The target a run would judge first that has an entry's bug, else the newest release that does."""
+    """The newest of a run's default targets that has an entry's bug; if none has, the newest release that does."""
     if entry is None:
         raise UserError(f"{name}: which target does it fail on? Name it with --target, for example timm==1.0.31")
     usual = [t for t in DEFAULT_TARGETS if t.startswith("timm==") and entry.range.contains(t.removeprefix("timm=="))]

@@ -1,4 +1,4 @@
-"""How a script loads its checkpoint: by ``create_model`` as a user does, by the loader's function, into a model's parameters."""
+"""The ways in which a script can load its checkpoint: ``create_model``, the loader's function, or ``load_pretrained``."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from typing import Any
 
 import torch
 
-from ..targets.loader import Unsupported
+from ..targets.models import Unsupported, model_class, model_kwargs
 from . import script, source_code
 from .script import Call
-from .scriptable_case import Redrawn
+from .scriptable_case import ScriptableCase
 
 Convert = Callable[[str], str]
 
 
-def calls(redrawn: Redrawn) -> Iterator[tuple[Call, str]]:
-    """Every way to load a checkpoint, the most usual first, and the code for the tensors that come of it."""
-    for call in _created(redrawn):
+def load_calls(scripted: ScriptableCase) -> Iterator[tuple[Call, str]]:
+    """Every way to load the checkpoint, the most usual first, each with the code for the loaded tensors."""
+    for call in _by_create_model(scripted):
         yield call, "model.state_dict()"
-    found = direct(redrawn)
+    found = by_function(scripted)
     if found is None:
-        yield in_place(redrawn), "model.state_dict()"
+        yield by_load_pretrained(scripted), "model.state_dict()"
     else:
         call, _ = found
         yield dataclasses.replace(call, load=[*call.load, "model.load_state_dict(state)"]), "model.state_dict()"
         yield call, "state"
 
 
-def _options(redrawn: Redrawn, created: bool) -> dict[str, Any]:
-    """Constructor arguments of the case that the target knows, as the family gives them."""
-    family, arch = redrawn.family, redrawn.case.arch
-    known = redrawn.loader.model_kwargs(family, arch, created)
+def _options(scripted: ScriptableCase, created: bool) -> dict[str, Any]:
+    """Constructor arguments of the case that the target's release has, as the family gives them."""
+    family, arch = scripted.family, scripted.case.arch
+    known = model_kwargs(family, arch, created)
     given = ((created and family.created_kwargs) or family.model_kwargs)(arch)
     return {k: given[k] for k in known}
 
 
-def _created(redrawn: Redrawn) -> Iterator[Call]:
-    """Loads by ``create_model``, from memory and from a file, where a user can tell it what the case says."""
-    case, family, loader = redrawn.case, redrawn.family, redrawn.loader
+def _by_create_model(scripted: ScriptableCase) -> Iterator[Call]:
+    """Loads by ``create_model``, from memory and from a file, if its arguments can express the case."""
+    case, family, loader = scripted.case, scripted.family, scripted.loader
     if not (loader.target.is_timm and case.model_name and loader.knows_model(case.model_name)):
         return
     if case.declared == "absent":  # a registered model always declares a size
@@ -54,27 +54,27 @@ def _created(redrawn: Redrawn) -> Iterator[Call]:
     overlay["num_classes"] = arch["num_classes"]
 
     def build(options: dict[str, Any]) -> torch.nn.Module:
-        resolved = {k: v for k, v in loader.model_kwargs(family, arch, created=True).items() if k in options}
+        resolved = {k: v for k, v in model_kwargs(family, arch, created=True).items() if k in options}
         plainly = {k: v for k, v in overlay.items() if k != "custom_load"}
-        return timm.create_model(case.model_name, pretrained_cfg_overlay=plainly, **redrawn.sizes, **resolved)
+        return timm.create_model(case.model_name, pretrained_cfg_overlay=plainly, **scripted.sizes, **resolved)
 
     names = source_code.Names()
     with contextlib.suppress(Unsupported, TypeError):  # a release without such a model, options without a name
-        options = source_code.fewest(build, _options(redrawn, created=True))
+        options = source_code.minimal_options(build, _options(scripted, created=True))
         if case.num_classes is not None:
             options["num_classes"] = case.num_classes
         prepare = [f'name = "{case.model_name}"', *names.options(options)]
-        load = _create_model(redrawn)
+        load = _create_model(scripted)
         if not family.in_place:
             prepared = [*prepare, _overlay('"state_dict": checkpoint', overlay)]
             yield Call([*names.imports], prepared, [load], names.functions)
-        lines = [*_writing(redrawn.file, case.dtype), _overlay('"file": path', overlay), load]
+        lines = [*_writing(scripted.file, case.dtype), _overlay('"file": path', overlay), load]
         yield Call([*names.imports, *_FILE_IMPORTS], prepare, _in_folder(lines), names.functions)
 
 
-def _create_model(redrawn: Redrawn) -> str:
-    case = redrawn.case
-    given = {k: source_code.size(v) for k, v in redrawn.sizes.items()}
+def _create_model(scripted: ScriptableCase) -> str:
+    case = scripted.case
+    given = {k: source_code.size(v) for k, v in scripted.sizes.items()}
     if case.in_chans is not None or "in_chans" in case.arch:
         given["in_chans"] = str(case.in_chans or case.arch["in_chans"])
     arguments = ", ".join(["name", "pretrained=True", "pretrained_cfg_overlay=overlay", *map("=".join, given.items())])
@@ -90,11 +90,11 @@ _FILE_IMPORTS = ("import tempfile", "import numpy", "import safetensors.torch")
 
 
 def _in_folder(lines: list[str]) -> list[str]:
-    return ["with tempfile.TemporaryDirectory() as folder:", *script.inside(lines)]
+    return ["with tempfile.TemporaryDirectory() as folder:", *script.indented(lines)]
 
 
 def _writing(container: str, dtype: str) -> list[str]:
-    """Lines that write ``checkpoint`` to a file ``path``; NumPy lacks bfloat16 and holds it as two raw bytes."""
+    """Lines that write ``checkpoint`` to a file ``path``. NumPy has no bfloat16 and stores it as two raw bytes."""
     array = 'v.view(torch.int16).numpy().view("V2")' if dtype == "bfloat16" else "v.numpy()"
     write = {
         "safetensors": "safetensors.torch.save_file(checkpoint, path)",
@@ -104,15 +104,15 @@ def _writing(container: str, dtype: str) -> list[str]:
     return [f'path = f"{{folder}}/checkpoint.{container}"', write[container]]
 
 
-def direct(redrawn: Redrawn) -> tuple[Call, Convert] | None:
-    """A load by the loader's function alone, and the code that converts what an expression names."""
-    family, loader, arch = redrawn.family, redrawn.loader, redrawn.case.arch
+def by_function(scripted: ScriptableCase) -> tuple[Call, Convert] | None:
+    """A load by the loader's function alone, and a function that makes the code to convert the checkpoint of an expression."""
+    family, loader, arch = scripted.family, scripted.loader, scripted.case.arch
     if family.in_place:
         return None
-    names, call = _model(redrawn)
+    names, call = _model(scripted)
     kind = loader.target.kind
     if kind == "reference":
-        function, options = names.imported("reference", "load_state_dict"), {}
+        function, options = names.imported("timm_conformance.reference", "load_state_dict"), {}
     elif kind == "loader":
         function = names.imported(*loader.target.value.split(":"))
         options = loader.filter_options(family, arch)
@@ -130,28 +130,28 @@ def direct(redrawn: Redrawn) -> tuple[Call, Convert] | None:
     return Call([*names.imports], call.prepare, load, names.functions), convert
 
 
-def in_place(redrawn: Redrawn) -> Call:
+def by_load_pretrained(scripted: ScriptableCase) -> Call:
     """A load of a ``.npz`` file straight into a model's parameters."""
-    _, call = _model(redrawn)
-    prefix = ', prefix="img/"' if "img/embedding/kernel" in redrawn.given else ""
-    lines = [*_writing("npz", redrawn.case.dtype), f"model.load_pretrained(path{prefix})"]
+    _, call = _model(scripted)
+    prefix = ', prefix="img/"' if "img/embedding/kernel" in scripted.given else ""
+    lines = [*_writing("npz", scripted.case.dtype), f"model.load_pretrained(path{prefix})"]
     return Call([*call.imports, *_FILE_IMPORTS], call.prepare, _in_folder(lines), call.functions)
 
 
-def _model(redrawn: Redrawn) -> tuple[source_code.Names, Call]:
+def _model(scripted: ScriptableCase) -> tuple[source_code.Names, Call]:
     """The destination model, built by its class."""
-    family, loader, arch = redrawn.family, redrawn.loader, redrawn.case.arch
+    family, arch = scripted.family, scripted.case.arch
     names = source_code.Names()
 
     def build(options: dict[str, Any]) -> torch.nn.Module:
-        resolved = {k: v for k, v in loader.model_kwargs(family, arch).items() if k in options}
-        return loader.model_class(family)(**redrawn.sizes, **resolved)
+        resolved = {k: v for k, v in model_kwargs(family, arch).items() if k in options}
+        return model_class(family)(**scripted.sizes, **resolved)
 
-    options = source_code.fewest(build, _options(redrawn, created=False))
+    options = source_code.minimal_options(build, _options(scripted, created=False))
     built = names.imported(f"timm.models.{family.module}", family.model_class)
-    sizes = ", ".join(f"{k}={source_code.size(v)}" for k, v in redrawn.sizes.items())
+    sizes = ", ".join(f"{k}={source_code.size(v)}" for k, v in scripted.sizes.items())
     prepare = [*names.options(options), f"model = {built}({sizes}, **options)"]
-    model = redrawn.as_drawn.model()
+    model: Any = scripted.original.model()
     if hasattr(model, "pretrained_cfg"):
         prepare.append(f'model.pretrained_cfg = {{"input_size": {model.pretrained_cfg["input_size"]}}}')
     return names, Call([*names.imports], prepare, ["state = checkpoint"], names.functions)

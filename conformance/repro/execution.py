@@ -1,4 +1,4 @@
-"""A script in a fresh interpreter, with the timm of a target, as whoever it is handed to will run it."""
+"""Runs a script in a fresh interpreter with the timm of a target, as the script's reader will run it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from ..targets import subprocess_call
 from ..targets.target import Target, folder_of
 
-# Where torchvision lacks its compiled half, timm cannot be imported without the shim.
+# If torchvision's compiled part cannot be loaded, timm cannot be imported without the shim.
 _RUN = (
     "import runpy, sys; from timm_conformance.targets import torchvision_shim; torchvision_shim.install(); sys.argv.pop(0); "
     "runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -20,34 +20,34 @@ _RUN = (
 
 
 @dataclass(frozen=True)
-class Ran:
-    """What a script did: its exit code, what it printed, and the line that says what it got."""
+class ScriptRun:
+    """A finished run of a script: its exit code and its output."""
 
     code: int
     output: str
 
     @property
     def got(self) -> str:
-        """What came instead of what was expected."""
-        return self._told("got:")
+        """The actual result, from the script's output."""
+        return self._labelled("got:")
 
     @property
     def expected(self) -> str:
-        """What was expected."""
-        return self._told("expected:")
+        """The expected result, from the script's output."""
+        return self._labelled("expected:")
 
     @property
     def timm(self) -> str:
-        """The timm that it says it ran with."""
-        return self._told("timm ")
+        """The version of timm, from the script's output."""
+        return self._labelled("timm ")
 
-    def _told(self, label: str) -> str:
+    def _labelled(self, label: str) -> str:
         lines = [line for line in self.output.splitlines() if line.startswith(label)]
         return lines[-1].removeprefix(label).strip() if lines else ""
 
 
-def execute(text: str, target: Target, timeout: float) -> Ran:
-    """Run a script with a target's timm. One that hangs has the exit code -1, and says so."""
+def execute(text: str, target: Target, timeout: float) -> ScriptRun:
+    """Run a script with a target's timm. A script that takes longer than ``timeout`` seconds has the exit code -1."""
     folder = folder_of(target)
     search = [str(folder)] if folder else []
     environment = subprocess_call.environment(*search, *([] if target.is_timm else [os.getcwd()])) | {
@@ -60,5 +60,5 @@ def execute(text: str, target: Target, timeout: float) -> Ran:
         try:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
         except subprocess.TimeoutExpired:
-            return Ran(-1, f"got: no end within {timeout:.0f} s")
-    return Ran(done.returncode, done.stdout if done.stdout else done.stderr)
+            return ScriptRun(-1, f"got: no end within {timeout:.0f} s")
+    return ScriptRun(done.returncode, done.stdout if done.stdout else done.stderr)

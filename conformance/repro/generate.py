@@ -1,7 +1,7 @@
-"""From a stored failure to a script that shows it on the target of this process.
+"""Generates a script that shows a stored failure on the target of this process.
 
-Every attempt is a whole script. It is run here, in the worker, and kept when it says that the bug is there and names what the
-failure names; a run in a fresh interpreter follows (:mod:`timm_conformance.repro.execution`).
+Every attempt is a whole script. It runs here, in the worker, and is kept if it finds the bug and names what the failure names.
+A run in a fresh interpreter follows (:mod:`timm_conformance.repro.execution`).
 """
 
 from __future__ import annotations
@@ -23,47 +23,47 @@ from ..invariants import INVARIANTS
 from ..invariants.equivalence import fits, output
 from ..invariants.naflex import classic_trial
 from ..ledger.witnesses import WitnessFile
-from ..targets.loader import Loader, Unsupported
+from ..targets.loader import Loader
+from ..targets.models import Unsupported
 from ..trials import bounds
 from ..trials.trial import Trial
 from . import assertions, script
-from .assertions import Look
-from .entry_points import calls, direct, in_place
-from .script import About
-from .scriptable_case import Circumstances, Redrawn, matches
-from .substitute import can_mend, mended
+from .entry_points import by_function, by_load_pretrained, load_calls
+from .script import About, Assertion
+from .scriptable_case import Circumstances, ScriptableCase, matches
+from .substitute import can_substitute, reference_substituted
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A script, and what its output must say for it to show what it is meant to."""
+    """A script, and a pattern that its output must match."""
 
     text: str
-    says: str
+    pattern: str
 
 
-def first_shown(witness: WitnessFile, loader: Loader, about: About) -> Attempt | None:
-    """The first script that shows a witness's failure here; None where no plain checkpoint does."""
+def find_script(witness: WitnessFile, loader: Loader, about: About) -> Attempt | None:
+    """The first script that shows a witness's failure here; None if no checkpoint of plain numbers does."""
     return next((a for a in _attempts(witness, loader, about) if shows(a, witness, loader)), None)
 
 
 def shows(attempt: Attempt, witness: WitnessFile, loader: Loader) -> bool:
-    """Whether a script, run in this process, finds its bug, names it, and finds none in a loader without it."""
+    """Whether a script, run in this process, finds its bug and names it, and finds no bug in a loader without it."""
     code, said = run_here(attempt.text)
-    if code != 1 or not re.search(attempt.says, said):
+    if code != 1 or not re.search(attempt.pattern, said):
         return False
     family = FAMILIES[witness.case.family]
-    if not can_mend(family, loader):
+    if not can_substitute(family, loader):
         return True
-    with mended(family, witness.case.arch, loader):
+    with reference_substituted(family, witness.case.arch, loader):
         code, said = run_here(attempt.text)
-    # What is wrong with a model, or with the factory that adapts it, is wrong in the same way whoever converts.
+    # A bug of the model, or of the factory that adapts it, stays the same with another loader.
     elsewhere = witness.invariant == "create-model" or witness.invariant.endswith("-forward")
-    return code == 0 or (elsewhere and re.search(attempt.says, said) is not None)
+    return code == 0 or (elsewhere and re.search(attempt.pattern, said) is not None)
 
 
 def run_here(text: str) -> tuple[int, str]:
-    """Exit code and output of a script run in this process, with the timm it has."""
+    """Exit code and output of a script that is run in this process, with its timm."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), torch.random.fork_rng(devices=[]):
@@ -81,18 +81,18 @@ def _attempts(witness: WitnessFile, loader: Loader, about: About) -> Iterator[At
         if circumstances in seen:
             continue
         seen.add(circumstances)
-        # Not every circumstance has a model in every release, or a source grid that its checkpoint alone decides.
+        # Some circumstances have no model in a release, or a source grid that the checkpoint alone does not decide.
         with contextlib.suppress(Unsupported, reference.LoadError, LookupError):
-            yield from _scripts(witness, Redrawn(circumstances, loader), about)
+            yield from _scripts(witness, ScriptableCase(circumstances, loader), about)
 
 
 def _circumstances(witness: WitnessFile, loader: Loader) -> Iterator[Circumstances]:
-    """The case of a witness, and those that its invariant makes of it: one of them shows what is wrong by itself."""
+    """The case of a witness, and the variants of it that its invariant loads. One of them shows the bug by itself."""
     case, name = witness.case, witness.invariant
     damaged = INVARIANTS[name].theme == "rejection"
     plainest = Circumstances(case, damaged=witness.tensor if damaged else None)
     bare = {k: 0 for k in ("depth", "stages") if case.arch.get(k)}
-    if bare:  # most of what goes wrong is outside the blocks, and they make a checkpoint long
+    if bare:  # most bugs are outside the blocks, and blocks make a script long
         yield dataclasses.replace(plainest, case=replace(case, arch=case.arch | bare))
     if name == "foreign-keys-ignored":
         yield Circumstances(case, foreign=True)
@@ -109,31 +109,35 @@ def _circumstances(witness: WitnessFile, loader: Loader) -> Iterator[Circumstanc
         yield Circumstances(replace(case, destination=case.source))
 
 
-def _scripts(witness: WitnessFile, redrawn: Redrawn, about: About) -> Iterator[Attempt]:
-    """Scripts of a failure under some circumstances, by what kind of promise it breaks."""
+def _scripts(witness: WitnessFile, scripted: ScriptableCase, about: About) -> Iterator[Attempt]:
+    """Scripts of a failure under some circumstances, by the kind of invariant it violates."""
     name = witness.invariant
     if INVARIANTS[name].theme == "rejection":
-        yield from _refusals(witness, redrawn, about)
+        yield from _refusals(witness, scripted, about)
     elif witness.kind.startswith("raises-"):
-        yield from _raised(witness, redrawn, about)
+        yield from _raised(witness, scripted, about)
     elif name.endswith("-forward"):
-        look = _forward(redrawn, classic=name != "native-forward")
-        if look is not None:
-            yield from _each(redrawn, about, lambda state: look, "got: +output")
-    elif name in assertions.MANNERS:
-        found = direct(redrawn)
+        about_output = _forward(scripted, classic=name != "native-forward")
+        if about_output is not None:
+            yield from _each(scripted, about, lambda state: about_output, "got: +output")
+    elif name in assertions.SIDE_EFFECTS:
+        found = by_function(scripted)
         if found is not None:
             call, convert = found
-            look = assertions.manners(name, convert, redrawn.case.dtype, redrawn.input_size)
-            yield Attempt(script.text(about, redrawn.code, call, look), _named(witness.tensor))
+            assertion = assertions.side_effect(name, convert, scripted.case.dtype, scripted.input_size)
+            yield Attempt(script.text(about, scripted.code, call, assertion), _named(witness.tensor))
     else:
-        for deviation in redrawn.created_deviations() if name == "create-model" else redrawn.deviations():
-            if matches(deviation, witness.kind, witness.tensor, redrawn.family):
-                look_at = partial(assertions.values, deviation, redrawn.given) if deviation.kind == "value" else _loads
-                yield from _each(redrawn, about, look_at, _SAYS[deviation.kind].format(re.escape(deviation.tensor)))
+        for deviation in scripted.created_deviations() if name == "create-model" else scripted.deviations():
+            if matches(deviation, witness.kind, witness.tensor, scripted.family):
+                assertion_for = (
+                    partial(assertions.values, deviation, scripted.given) if deviation.kind == "value" else _loads
+                )
+                yield from _each(
+                    scripted, about, assertion_for, _SAYS[deviation.kind].format(re.escape(deviation.tensor))
+                )
 
 
-# What is printed where a tensor is not what it should be; where it does not fit, in the words of torch's load_state_dict.
+# Patterns of a script's output for a wrong tensor. Those for a misfit are messages of torch's load_state_dict.
 _SAYS = {
     "value": "got: +(?:other numbers|{})",
     "shape": "size mismatch for {}",
@@ -142,52 +146,54 @@ _SAYS = {
 }
 
 
-def _raised(witness: WitnessFile, redrawn: Redrawn, about: About) -> Iterator[Attempt]:
-    """What raises, whatever is looked at. What a trial itself finds wrong, a strict load finds wrong in its own words."""
-    says = "" if witness.tensor == "convert()" else re.escape(witness.kind.removeprefix("raises-"))
-    runs = assertions.forward(redrawn.image) if witness.invariant.endswith("-forward") else assertions.LOADS
-    yield from _each(redrawn, about, lambda state: runs, says)
+def _raised(witness: WitnessFile, scripted: ScriptableCase, about: About) -> Iterator[Attempt]:
+    """Scripts for a load or a forward pass that raises. A trial's own exception differs from a script's, so any is accepted."""
+    pattern = "" if witness.tensor == "convert()" else re.escape(witness.kind.removeprefix("raises-"))
+    runs = assertions.forward(scripted.image) if witness.invariant.endswith("-forward") else assertions.LOADS
+    yield from _each(scripted, about, lambda state: runs, pattern)
 
 
-def _refusals(witness: WitnessFile, redrawn: Redrawn, about: About) -> Iterator[Attempt]:
-    """That a damaged checkpoint is refused, or that the refusal leaves everything as it was."""
+def _refusals(witness: WitnessFile, scripted: ScriptableCase, about: About) -> Iterator[Attempt]:
+    """Scripts for a damaged checkpoint that is not refused, or for a refusal that changes something."""
     if witness.invariant != "untouched-after-refusal":
-        yield from _each(redrawn, about, lambda state: assertions.refused(redrawn.damage), "got: +a model")
+        yield from _each(scripted, about, lambda state: assertions.refused(scripted.damage), "got: +a model")
         return
-    found = direct(redrawn)
-    call = in_place(redrawn) if found is None else found[0]
-    look = assertions.untouched(redrawn.damage, model=witness.kind == "model-written")
-    yield Attempt(script.text(about, redrawn.code, call, look), _named(witness.tensor))
+    found = by_function(scripted)
+    call = by_load_pretrained(scripted) if found is None else found[0]
+    assertion = assertions.untouched(scripted.damage, model=witness.kind == "model-written")
+    yield Attempt(script.text(about, scripted.code, call, assertion), _named(witness.tensor))
 
 
-def _loads(state: str) -> Look:
+def _loads(state: str) -> Assertion:
     return assertions.LOADS
 
 
 def _named(tensor: str) -> str:
-    """A pattern for a tensor's name whatever its block."""
+    """A pattern for a tensor's name in any block."""
     return re.escape(tensor).replace(r"\.\*\.", r"\.\d+\.") if tensor else ""
 
 
-def _each(redrawn: Redrawn, about: About, look: Callable[[str], Look], says: str) -> Iterator[Attempt]:
-    """A script for every way to load the checkpoint; ``look`` is given the code for the loaded tensors."""
-    for call, state in calls(redrawn):
-        yield Attempt(script.text(about, redrawn.code, call, look(state)), says)
+def _each(
+    scripted: ScriptableCase, about: About, assertion_for: Callable[[str], Assertion], pattern: str
+) -> Iterator[Attempt]:
+    """A script for every way to load the checkpoint; ``assertion_for`` gets the code for the loaded tensors."""
+    for call, state in load_calls(scripted):
+        yield Attempt(script.text(about, scripted.code, call, assertion_for(state)), pattern)
 
 
 # -- outputs -----------------------------------------------------------------------------------------------------------
 
 
-def _forward(redrawn: Redrawn, classic: bool) -> Look | None:
-    """The look at a model's output, where it differs from the upstream model's, or from the classic model's."""
-    trial = redrawn.trial
-    loaded, model = redrawn.loaded, trial.model()
+def _forward(scripted: ScriptableCase, classic: bool) -> Assertion | None:
+    """The assertion of a model's output if it differs from the upstream model's or (``classic``) from the classic model's."""
+    trial = scripted.trial
+    loaded, model = scripted.loaded, trial.model()
     if not loaded.ok or not fits(model, loaded.raw):
         return None
-    image = assertions.image(redrawn.image)
+    image = assertions.image(scripted.image)
     if classic:
         other = classic_trial(trial)
-        state = other.convert(redrawn.given)
+        state = other.convert(scripted.given)
         want = output(other.model(), state.raw, image)
     else:
         want = trial.upstream_output(image)
@@ -195,4 +201,4 @@ def _forward(redrawn: Redrawn, classic: bool) -> Look | None:
     bound = float(bounds.rounding(want, torch.float32).max()) * 8
     if not bool((got - want).abs().max() > bound):
         return None
-    return assertions.output(want.flatten(), got.flatten(), redrawn.image, bound)
+    return assertions.output(want.flatten(), got.flatten(), scripted.image, bound)

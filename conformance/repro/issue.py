@@ -1,4 +1,4 @@
-"""The text of a report to timm: what happens, what should, why, the script, and the releases that do it."""
+"""The text of an issue for timm: what happens, what should happen, why, the releases that have the bug, and the script."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .verification import Script
 
 
 def issue_text(witness: WitnessFile, entry: Entry | None, script: Script, timeout: float) -> str:
-    """Markdown that can be filed as it is, once somebody has read it."""
+    """Markdown text that can be filed as it is, after somebody has read it."""
     ran = script.ran
     title = entry.title if entry else f"{witness.case.family} checkpoint: {ran.got}"
     happens = (
@@ -46,12 +46,12 @@ def _why(entry: Entry | None, script: Script) -> str:
 
 
 def _affected(witness: WitnessFile, entry: Entry | None, script: Script, timeout: float) -> str:
-    """The releases that have the bug: what the ledger has established, else what the script finds in those at hand."""
+    """The releases that have the bug: those of the ledger's entry; without one, the cached releases in which the script fails."""
     here = (
         f"Seen with timm {script.ran.timm}, torch {version('torch').split('+')[0]}, Python {platform.python_version()}."
     )
     if entry:
-        mended = f" Not there in {script.mended.value}." if script.mended else ""
+        mended = f" Not there in {script.fixed.value}." if script.fixed else ""
         return f"timm {entry.releases}. {here}{mended}"
     known = [v for v in releases.cached() if FAMILIES[witness.case.family].supported_by(Version(v))]
     with ThreadPoolExecutor(2) as pool:

@@ -1,4 +1,4 @@
-"""A script's text: what it is about, the checkpoint, the load as a user writes it, and what is looked at."""
+"""The text of a script: its title, the checkpoint, the load as a user writes it, and the assertion."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from . import source_code
 
 
 @dataclass(frozen=True)
-class Look:
-    """What to look at after loading: lines that set ``got`` and ``bug``, and the text of what is ``expected`` instead.
+class Assertion:
+    """What a script asserts after the load: ``lines`` that set ``got`` and ``bug``, and code for the text ``expected``.
 
-    ``before`` are lines that come before the load, ``functions`` what all of them call. ``raised`` says in code whether an
-    exception is the bug; lines ``after`` look at what it left.
+    Lines ``before`` come before the load. ``functions`` are functions that all lines may call. ``raised`` is code for whether an
+    exception is the bug. Lines ``after`` run after the load or its exception.
     """
 
     expected: str
@@ -28,7 +28,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Call:
-    """How the checkpoint meets the loader: imports, lines that prepare, lines that load, functions that they call."""
+    """One way to load the checkpoint: imports, lines that prepare, lines that load, and functions that they call."""
 
     imports: Sequence[str]
     prepare: Sequence[str]
@@ -38,32 +38,32 @@ class Call:
 
 @dataclass(frozen=True)
 class About:
-    """What a script is about: a title, further paragraphs, and what it needs installed."""
+    """The head of a script: a title, further paragraphs, and its dependencies."""
 
     title: str
     paragraphs: Sequence[str]
     dependencies: Sequence[str]
 
 
-def text(about: About, checkpoint: str, call: Call, look: Look) -> str:
+def text(about: About, checkpoint: str, call: Call, assertion: Assertion) -> str:
     """The whole script."""
     body = [
         *checkpoint.splitlines(),
         *call.prepare,
-        *look.before,
+        *assertion.before,
         "",
-        f"expected = {look.expected}",
+        f"expected = {assertion.expected}",
         "try:",
-        *inside([*call.load, *look.lines]),
+        *indented([*call.load, *assertion.lines]),
         "except Exception as error:",
-        f"    got, bug = f\"{{type(error).__name__}}: {{' '.join(str(error).split())}}\", {look.raised}",
-        *look.after,
+        f"    got, bug = f\"{{type(error).__name__}}: {{' '.join(str(error).split())}}\", {assertion.raised}",
+        *assertion.after,
         "",
         'print(f"timm {timm.__version__}")',
         'print(f"expected: {expected}\\ngot:      {got}")',
         "sys.exit(1 if bug else 0)",
     ]
-    functions = "\n\n\n".join((*call.functions, *look.functions))
+    functions = "\n\n\n".join((*call.functions, *assertion.functions))
     if functions:
         body = ["", *functions.splitlines(), "", "", *body]
     code = "\n".join(body)
@@ -86,7 +86,7 @@ def _used(statement: str, code: str) -> bool:
     return re.search(rf"(?<![\w.\"]){statement.split()[-1].split('.')[0]}\b", code) is not None
 
 
-def inside(lines: Iterable[str]) -> list[str]:
+def indented(lines: Iterable[str]) -> list[str]:
     """Lines of a block, indented."""
     return [f"    {line}" for block in lines for line in block.splitlines()]
 

@@ -1,7 +1,7 @@
-"""A case with tensors that plain code can draw, and where the loader's result leaves the reference's.
+"""A case for a script: its tensors are made by short plain code, and its loads are compared with the reference's.
 
-The values of a case come out of a layout and a seed no script can repeat. So the checkpoint is drawn again by the script's
-own code, and what is right for it is asked of the reference once more.
+A script cannot repeat the values of a case, since they depend on the suite's layouts and seeds. So the script's own code makes
+the checkpoint anew, and the reference loads it again.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from ..targets.loader import Loader
 from ..targets.scratch import scratch_folder
 from ..targets.target import Target
 from ..trials import bounds
-from ..trials.damage import EDITS, damages, inflict
-from ..trials.problems import starred
-from ..trials.trial import Loaded, Trial
+from ..trials.damage import EDITS, apply_damage, effective_damages
+from ..trials.loaded import Loaded
+from ..trials.problems import star_block_numbers
+from ..trials.trial import Trial
 from . import source_code
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """A case, and what else is to be with its tensors: text towers and the like, another order, damage to one of them."""
+    """A case, with or without foreign tensors, a shuffled order of keys, and damage to one tensor."""
 
     case: Case
     foreign: bool = False
@@ -47,10 +48,10 @@ class Circumstances:
 
 @dataclass(frozen=True)
 class Deviation:
-    """One tensor that is not what the reference makes of it: ``kind`` is shape, missing, unexpected or value.
+    """One tensor that differs from the reference's. ``kind`` is shape, missing, unexpected or value.
 
-    ``tensor`` is the model's own name for it. A value is off by ``error`` at its ``worst`` element (of the flattened tensor),
-    where rounding allows ``bound``.
+    ``tensor`` is its name in the model. For a value, ``worst`` is the index of the worst element in the flattened tensor,
+    ``error`` is the error there, and ``bound`` is what rounding allows.
     """
 
     kind: str
@@ -62,18 +63,18 @@ class Deviation:
     bound: float = 0.0
 
 
-class Redrawn:
-    """A case under its circumstances, its checkpoint drawn by code."""
+class ScriptableCase:
+    """A case under its circumstances, with a checkpoint made by code."""
 
     def __init__(self, circumstances: Circumstances, loader: Loader) -> None:
         self.case = case = circumstances.case
         self.loader = loader
         self.family = family = FAMILIES[case.family]
-        self.as_drawn = as_drawn = Trial(family, case, loader)
+        self.original = original = Trial(family, case, loader)
         self.damage = ""
-        entries = list(as_drawn.upstream.items())
+        entries = list(original.upstream.items())
         if circumstances.damaged is not None:
-            self.damage, state = _damaged(as_drawn, circumstances.damaged)
+            self.damage, state = _damaged(original, circumstances.damaged)
             entries = list(state.items())
         if circumstances.foreign:
             entries = [*state_dicts.foreign(family, case).items(), *entries]
@@ -88,22 +89,22 @@ class Redrawn:
 
     @property
     def input_size(self) -> tuple[int, int, int]:
-        """The images of the destination model, ``(channels, height, width)``."""
+        """Shape of the destination model's images, ``(channels, height, width)``."""
         return self.case.arch.get("in_chans", 3), *self.family.img_size(self.case.arch, self.case.destination)
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
-        """What the destination model is asked for: ``img_size`` and ``patch_size``."""
+        """Arguments ``img_size`` and ``patch_size`` of the destination model."""
         return self.family.sizes(self.case.arch, self.case.destination)
 
     @property
     def image(self) -> tuple[int, int, int, int]:
-        """One image of the checkpoint's own size, ``(1, channels, height, width)``."""
+        """Shape of one image of the checkpoint's own size, ``(1, channels, height, width)``."""
         return 1, self.case.arch.get("in_chans", 3), *self.family.img_size(self.case.arch, self.case.source)
 
     @cached_property
     def trial(self) -> Trial:
-        """The trial of the case, given what others make from its recipe. Raises what keeps a native model from being built."""
+        """The trial of the case with the new checkpoint. Raises an exception if the native model cannot be built."""
         trial = Trial(self.family, self.case, self.loader)
         native = replace(self.case, destination=self.case.source, in_chans=None)
         trial.truth = self.family.canonical(native, self._by_reference(trial.model(self.case.source)))
@@ -116,16 +117,16 @@ class Redrawn:
 
     @cached_property
     def want(self) -> dict[str, Tensor]:
-        """What a strict load of the destination model needs, by the model's own names."""
+        """The reference's state dict for the destination model, with the model's own names."""
         return self._by_reference(self.trial.model())
 
     @cached_property
     def loaded(self) -> Loaded:
-        """What the loader under test makes of it."""
-        return self.trial.convert(self.trial.place(self.given))
+        """The load of the new checkpoint by the loader under test."""
+        return self.trial.convert(self.trial.to_device(self.given))
 
     def deviations(self) -> Iterator[Deviation]:
-        """Where the conversion leaves the reference's, if it ends at all."""
+        """Where the loader's conversion differs from the reference's; nothing if it raises."""
         if not self.loaded.ok:
             return
         shapes = {k: tuple(v.shape) for k, v in self.trial.model().state_dict().items()}
@@ -133,7 +134,7 @@ class Redrawn:
         yield from self._differences(self.loaded.raw, self.want)
 
     def created_deviations(self) -> Iterator[Deviation]:
-        """The same for a model that ``create_model`` made of a file, as asked by ``in_chans`` and ``num_classes``."""
+        """The same for a model that ``create_model`` loads from a file, with the case's ``in_chans`` and ``num_classes``."""
         with scratch_folder() as folder:
             path = files.write(self.given, "bare", self.file, Path(folder))
             right = copy.copy(self.loader)
@@ -141,7 +142,7 @@ class Redrawn:
             want = right.create_model(self.family, self.case, path).state_dict()
             try:
                 got = self.loader.create_model(self.family, self.case, path).state_dict()
-            except Exception:  # what a strict load refuses, the conversion itself tells
+            except Exception:  # the conversion itself shows what a strict load refuses
                 yield from self.deviations()
                 return
         yield from self._misfits(got, {k: tuple(v.shape) for k, v in want.items()})
@@ -150,7 +151,7 @@ class Redrawn:
 
     @property
     def file(self) -> str:
-        """The container a checkpoint of this case can be written to."""
+        """The container in which a checkpoint of this case can be written."""
         nested = any(isinstance(v, dict) for v in self.given.values())
         return "pth" if nested or self.case.container == "memory" else self.case.container
 
@@ -175,7 +176,7 @@ class Redrawn:
                 yield Deviation("value", key, found, right, worst, float(error.flatten()[worst]), bound)
 
     def _bound(self, key: str, tensor: Tensor) -> Tensor:
-        """What two correct loads of a tensor may differ by, elementwise where that is known so: neither is exact."""
+        """Largest difference of two correct loads of a tensor, neither of which is exact; elementwise if the bound is."""
         known = KERNEL if key.startswith("embeds.proj.") else key
         if self.case.in_chans is not None and known == self.family.first_conv(self.case.arch):
             bound = self.trial.created_bound(known)
@@ -185,20 +186,20 @@ class Redrawn:
             return torch.zeros(())
         try:
             torch.broadcast_to(bound, tensor.shape)
-        except RuntimeError:  # the model holds it in another layout
+        except RuntimeError:  # the model has the tensor in another layout
             bound = bound.max()
         return 2 * bound + bounds.rounding(tensor, tensor.dtype)
 
 
 def _damaged(trial: Trial, tensor: str) -> tuple[str, Mapping[str, Tensor]]:
-    """The damage of a case in words, and the damaged checkpoint; the same to a ``tensor``, where the case has another's.
+    """A description of a case's damage, and the damaged checkpoint. ``tensor``, if given, is the tensor to damage.
 
-    Raises :class:`LookupError` where there is none.
+    Raises :class:`LookupError` if damage of this kind to that tensor is impossible.
     """
-    damage, state = inflict(trial)
-    if tensor and starred(damage.tensor) != tensor:
-        edits = (edit for edit in EDITS[trial.case.damage](trial) if starred(edit.tensor) == tensor)
-        found = next(damages(trial, edits), None)
+    damage, state = apply_damage(trial)
+    if tensor and star_block_numbers(damage.tensor) != tensor:
+        edits = (edit for edit in EDITS[trial.case.damage](trial) if star_block_numbers(edit.tensor) == tensor)
+        found = next(effective_damages(trial, edits), None)
         if found is None:
             raise LookupError(f"no damage to {tensor} in this checkpoint")
         damage, state = found
@@ -210,9 +211,12 @@ def _nests(wrapper: str) -> bool:
 
 
 def matches(deviation: Deviation, kind: str, tensor: str, family: Family) -> bool:
-    """Whether a deviation is what a problem of this kind and tensor is about; of models with names of their own, any is."""
+    """Whether a deviation is the subject of a problem of this kind and tensor.
+
+    For models with names of their own, the tensor's name is not compared.
+    """
     renamed = family.canonical.__name__ != "_unchanged"
-    return deviation.kind == _CLASSES.get(kind, "value") and (renamed or starred(deviation.tensor) == tensor)
+    return deviation.kind == _CLASSES.get(kind, "value") and (renamed or star_block_numbers(deviation.tensor) == tensor)
 
 
 _CLASSES = {

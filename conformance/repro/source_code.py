@@ -1,4 +1,4 @@
-"""Checkpoints and model options as plain Python code, as short as it can be said."""
+"""Writes checkpoints and model options as short plain Python code."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from torch import Tensor, nn
 
 WIDTH = 118
 _CASTS = {"float16": "half", "bfloat16": "bfloat16"}
-# Entries of a dict that still get a line each; more are put together by what their names begin with.
+# Largest number of entries of a dict that get a line each. More are grouped by the beginning of their names.
 _A_LINE_EACH = 16
-# Integers that are written one by one.
+# Largest number of integers that are written one by one.
 _SPELLED_OUT = 100
-# What would make a model large, or what it computes another thing without a trace in its attributes.
+# Options that are never left out: their defaults make a model large, or the model's attributes do not show them.
 _KEPT = frozenset({"embed_dim", "depth", "depths", "num_heads", "mlp_ratio", "num_classes", "embed_layer"})
 
 
 def checkpoint(state: Mapping[str, Tensor], dtype: str, in_order: bool = False) -> str:
-    """Code that draws a ``checkpoint`` of the names and shapes of ``state``: other numbers, of the same kind.
+    """Code that makes a ``checkpoint`` with the names and shapes of ``state``, with other numbers of the same kind.
 
-    Tensors of one value keep it, and integers are spelled out unless there are many; all else is drawn from a normal
-    distribution. Names that begin alike may be put together, unless their order is the point.
+    A tensor of one value keeps it. Integers are written out unless there are many. Everything else is drawn from a normal
+    distribution. Names with the same beginning may be grouped, except with ``in_order``.
     """
-    drawn = {name: _drawn(tensor, name) for name, tensor in state.items()}
+    drawn = {name: _draw_code(tensor, name) for name, tensor in state.items()}
     lines = ["torch.manual_seed(0)"]
     if in_order or len(state) <= _A_LINE_EACH:
         lines += ["checkpoint = {", *(f'    "{name}": {code},' for name, code in drawn.items()), "}"]
@@ -44,10 +44,10 @@ def checkpoint(state: Mapping[str, Tensor], dtype: str, in_order: bool = False) 
     return "\n".join(lines)
 
 
-def _drawn(tensor: Tensor, name: str) -> str:
+def _draw_code(tensor: Tensor, name: str) -> str:
     shape = tuple(tensor.shape)
     sizes = ", ".join(map(str, shape)) or "()"
-    if not tensor.is_floating_point() and tensor.numel() > _SPELLED_OUT:  # an index, which loaders make for themselves
+    if not tensor.is_floating_point() and tensor.numel() > _SPELLED_OUT:  # an index, which loaders compute themselves
         return f"torch.zeros({sizes}, dtype={tensor.dtype})"
     if not tensor.is_floating_point():
         before = len(f'checkpoint["{name}"] = ')
@@ -62,10 +62,10 @@ def _drawn(tensor: Tensor, name: str) -> str:
 
 
 def _by_prefix(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Shapes together under what their names begin with."""
+    """Code lines for shapes grouped by the beginning of their names, and for the checkpoint made from them."""
     groups: dict[str, list[str]] = {}
     for name in shapes:
-        groups.setdefault(_beginning(name), []).append(name)
+        groups.setdefault(_common_prefix(name), []).append(name)
     lines = ["shapes = {"]
     for prefix, names in groups.items():
         body = wrapped(", ".join(f'"{name.removeprefix(prefix)}": {shapes[name]}' for name in names), WIDTH - 8)
@@ -77,14 +77,14 @@ def _by_prefix(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     return [*lines, "}", f"checkpoint = {{prefix + name: {draw}}}"]
 
 
-def _beginning(name: str) -> str:
-    """What a name begins with: up to the number of its block, else its first word where more follow."""
+def _common_prefix(name: str) -> str:
+    """The beginning of a name up to and including its block number; empty without one."""
     numbered = re.match(r".*?[._]\d+[./]", name)
     return numbered.group() if numbered else ""
 
 
 def wrapped(items: str, width: int = WIDTH - 4) -> list[str]:
-    """Code of many items in lines of a width, broken between the items of its outermost list."""
+    """Code of comma-separated items, split into lines of at most ``width`` between the outermost items."""
     lines, depth = [""], 0
     for part in re.split(r"(?<=,) ", items):
         if depth == 0 and lines[-1] and len(lines[-1]) + len(part) + 1 > width:
@@ -96,26 +96,26 @@ def wrapped(items: str, width: int = WIDTH - 4) -> list[str]:
 
 
 def evaluate(code: str) -> dict[str, Tensor]:
-    """The ``checkpoint`` that such code draws."""
+    """Run such code and return its ``checkpoint``."""
     scope: dict[str, Any] = {"torch": torch}
     exec(code, scope)
     return scope["checkpoint"]
 
 
 def size(pair: tuple[int, int]) -> str:
-    """A patch or image size: one number where it is square."""
+    """Code for a patch or image size: one number if it is square."""
     return str(pair[0]) if pair[0] == pair[1] else f"({pair[0]}, {pair[1]})"
 
 
 class Names:
-    """The objects a script refers to, and the imports that takes."""
+    """The objects to which a script refers, with the imports and functions that they need."""
 
     def __init__(self) -> None:
         self.imports: set[str] = set()
         self.functions: list[str] = []
 
     def value(self, value: Any) -> str:
-        """Code for an option's value. Raises :class:`TypeError` for what has no name to import it by."""
+        """Code for an option's value. Raises :class:`TypeError` for a value that cannot be imported by a name."""
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
             return self._partial(value[0], value[1])
         if isinstance(value, functools.partial):
@@ -123,8 +123,9 @@ class Names:
         if isinstance(value, str) and ":" in value:
             return self.imported(*value.split(":"))
         if isinstance(value, type) and issubclass(value, nn.Module):
-            if getattr(nn, value.__name__, None) is value:
-                return f"torch.nn.{value.__name__}"
+            name = value.__name__
+            if getattr(nn, name, None) is value:
+                return f"torch.nn.{name}"
             return self.imported(value.__module__, value.__name__)
         if isinstance(value, (bool, int, float, str, type(None), tuple, list)):
             return repr(value).replace("'", '"')
@@ -136,8 +137,8 @@ class Names:
         return f"partial({self.value(function)}{named})"
 
     def imported(self, module: str, name: str) -> str:
-        """``name`` of ``module``, imported; what is this suite's own is written out."""
-        if module.startswith("timm_conformance."):
+        """``name`` of ``module``, imported. A function of the suite is written out; the reference is imported."""
+        if module.startswith("timm_conformance.") and not module.startswith("timm_conformance.reference"):
             self.functions.append(_source(getattr(importlib.import_module(module), name)))
             self.imports |= {"from functools import partial", "from torch import nn"}
             return name
@@ -145,30 +146,31 @@ class Names:
         return name
 
     def options(self, options: Mapping[str, Any]) -> list[str]:
-        """Lines that make a dict ``options``."""
+        """Code lines that make a dict ``options``."""
         body = wrapped(", ".join(f'"{k}": {self.value(v)}' for k, v in options.items()), WIDTH - 14)
         return [f"options = {{{body[0]}}}"] if len(body) == 1 else ["options = {", *(f"    {x}" for x in body), "}"]
 
 
 def _source(function: Callable) -> str:
-    """A function's code without docstring and annotations."""
+    """A function's code without its docstring, which it must have, and without annotations."""
     (tree,) = ast.parse(inspect.getsource(function)).body
+    assert isinstance(tree, ast.FunctionDef)
     tree.returns, tree.body = None, tree.body[1:]
     for argument in (*tree.args.args, *filter(None, [tree.args.kwarg])):
         argument.annotation = None
     return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent=" " * 8) for line in ast.unparse(tree).splitlines())
 
 
-def fewest(build: Callable[[dict[str, Any]], nn.Module], options: dict[str, Any]) -> dict[str, Any]:
-    """The options without which a model would be another: those are left out that it gets anyway."""
+def minimal_options(build: Callable[[dict[str, Any]], nn.Module], options: dict[str, Any]) -> dict[str, Any]:
+    """The options that change the model: those that equal the model's defaults are left out."""
     try:
-        whole = _looks(build(options))
-    except Exception:  # a model that cannot be built may be what the script is about
+        whole = _signature(build(options))
+    except Exception:  # a model that cannot be built may be the bug itself
         return options
     for name in [n for n in options if n not in _KEPT]:
         rest = {k: v for k, v in options.items() if k != name}
         try:
-            same = _looks(build(rest)) == whole
+            same = _signature(build(rest)) == whole
         except Exception:
             continue
         if same:
@@ -176,8 +178,8 @@ def fewest(build: Callable[[dict[str, Any]], nn.Module], options: dict[str, Any]
     return options
 
 
-def _looks(model: nn.Module) -> list:
-    """What tells two models apart: tensors' shapes, modules' types, and every plain attribute of theirs."""
+def _signature(model: nn.Module) -> list:
+    """What distinguishes two models: shapes of tensors, types of modules, and the plain attributes of modules."""
     plain = (bool, int, float, str, tuple, type(None))
     found: list = [(k, tuple(v.shape)) for k, v in model.state_dict().items()]
     for name, module in model.named_modules():

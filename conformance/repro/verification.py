@@ -1,4 +1,4 @@
-"""Handing out scripts: each is first run in a fresh interpreter, on the target and on a release that is said to be mended."""
+"""Verifies scripts before they are given out: each runs in a fresh interpreter, on the target and on a fixed release."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..results.records import Results
 from ..targets import releases
 from ..targets.target import Target, parse_target
 from . import worker
-from .execution import Ran, execute
+from .execution import ScriptRun, execute
 from .worker import Answer, Stored
 
 SCRIPTS = "repro"
@@ -27,61 +27,63 @@ SCRIPTS = "repro"
 
 @dataclass(frozen=True)
 class Script:
-    """A script that was run: on the target, where it ended with 1, and on a mended release, if there is one, with 0.
+    """A verified script: it exits with 1 on the target, and with 0 on a release with a fix (``fixed``), if there is one.
 
     ``ended`` and ``resampled`` are lines of timm: :class:`timm_conformance.repro.trace.Trace`.
     """
 
     text: str
     target: Target
-    ran: Ran
-    mended: Target | None = None
+    ran: ScriptRun
+    fixed: Target | None = None
     ended: str = ""
     resampled: tuple[str, ...] = ()
 
 
-def script_of(
+def verified_script(
     name: str, witness: WitnessFile, entry: Entry | None, target: Target, timeout: float, traced: bool = False
 ) -> Script:
-    """The script of a ledger entry, or of a new failure (``entry`` None), for a target; ``traced`` asks for lines of timm.
+    """The script of a ledger entry, or of a new failure (``entry`` None), for a target.
 
-    What was written by hand for an entry is preferred, where it shows the bug on that target. Raises :class:`UserError`
-    where the failure does not show there, or cannot be written out.
+    A script written by hand for the entry is preferred, if it shows the bug on that target. ``traced`` asks for lines of timm.
+    ``timeout`` is in seconds. Raises :class:`UserError` if the failure does not show there or cannot be written as a script.
     """
-    mended = _mended(entry, target) if entry else None
+    fixed = _fixed_release(entry, target) if entry else None
     by_hand = _by_hand(entry, target) if entry else ""
-    ran = _seen(by_hand, "", target, mended, timeout)
+    ran = _run_if_failing(by_hand, "", target, fixed, timeout)
     if ran is not None and not traced:
-        return Script(by_hand, target, ran, mended)
+        return Script(by_hand, target, ran, fixed)
     known = [entry.explanation, f"Known in timm {entry.releases}."] if entry else []
-    (answer,) = worker.ask(target, [Stored(name, witness, entry.title if entry else "", known)], timeout)
+    (answer,) = worker.request_scripts(target, [Stored(name, witness, entry.title if entry else "", known)], timeout)
     text = by_hand if ran is not None else answer.text
-    ran = ran or _seen(answer.text, answer.says, target, mended, timeout)
+    ran = ran or _run_if_failing(answer.text, answer.pattern, target, fixed, timeout)
     if answer.mistake and ran is None:
         raise UserError(f"{name}: no script, by a mistake of this suite: {answer.mistake}")
     if ran is None:
         raise UserError(f"{name} does not show on {target.spec} with a checkpoint of plain numbers{_where_else(entry)}")
-    return Script(text, target, ran, mended, answer.ended, tuple(answer.resampled))
+    return Script(text, target, ran, fixed, answer.ended, tuple(answer.resampled))
 
 
-def _seen(text: str, says: str, target: Target, mended: Target | None, timeout: float) -> Ran | None:
-    """What a script did on the target, if it shows there what it has to, and does not on a mended release."""
+def _run_if_failing(text: str, pattern: str, target: Target, fixed: Target | None, timeout: float) -> ScriptRun | None:
+    """The run of a script on the target, if it fails there as expected and succeeds on the fixed release; else None."""
     if not text:
         return None
     ran = execute(text, target, timeout)
-    return ran if _shows(ran, says) and (mended is None or execute(text, mended, timeout).code == 0) else None
+    return (
+        ran if _fails_as_expected(ran, pattern) and (fixed is None or execute(text, fixed, timeout).code == 0) else None
+    )
 
 
 def _where_else(entry: Entry | None) -> str:
     return f"; the ledger knows it in timm {entry.releases}" if entry else "; replay its witness to see it"
 
 
-def _shows(ran: Ran, says: str) -> bool:
-    return ran.code == 1 and bool(ran.got) and re.search(says, ran.output) is not None
+def _fails_as_expected(ran: ScriptRun, pattern: str) -> bool:
+    return ran.code == 1 and bool(ran.got) and re.search(pattern, ran.output) is not None
 
 
 def _by_hand(entry: Entry, target: Target) -> str:
-    """The script that was written for an entry, or for the one whose fault it is, pinned to the target's timm."""
+    """The script written by hand for an entry, or for the entry that it is a view of, pinned to the target's timm."""
     paths = [REPRODUCERS / f"{name}.py" for name in (entry.id, entry.view_of) if name]
     path = next((p for p in paths if p.is_file()), None)
     if path is None or target.kind != "timm":
@@ -90,8 +92,8 @@ def _by_hand(entry: Entry, target: Target) -> str:
     return re.sub(r"^# dependencies = .*$", pins, path.read_text(encoding="utf-8"), count=1, flags=re.M)
 
 
-def _mended(entry: Entry, target: Target) -> Target | None:
-    """The first release at hand after the target's that the ledger says is mended."""
+def _fixed_release(entry: Entry, target: Target) -> Target | None:
+    """The first cached release after the target's that does not have the entry's bug, according to the ledger."""
     if entry.kind == "dependency" or target.kind != "timm":
         return None
     later = [v for v in map(Version, releases.cached()) if v > Version(target.value) and not entry.applies_to(v)]
@@ -101,10 +103,10 @@ def _mended(entry: Entry, target: Target) -> Target | None:
 def write_scripts(
     found: Results, out: Path, jobs: int, timeout: float, say: Callable[[str], None]
 ) -> dict[tuple[str, str], Path]:
-    """Write a script for each cause of new failures to ``out``; returns them by target and fingerprint.
+    """Write a script for each cause of new failures to ``out``; return the paths by target and fingerprint.
 
-    Failures of one cause share a script. One that no plain checkpoint shows has none: its witness is what there is. What
-    keeps a target from being asked costs its scripts and nothing else; ``say`` is told.
+    Failures with one cause share a script. A failure that no checkpoint of plain numbers shows has only its witness. If a
+    target cannot write scripts, ``say`` gets the reason, and the run goes on without them.
     """
     written: dict[tuple[str, str], Path] = {}
     for spec in dict.fromkeys(v.target for v in found.verdicts):
@@ -116,7 +118,7 @@ def write_scripts(
             continue
         target = parse_target(spec)
         try:
-            answers = worker.ask(target, failures, max(timeout, 2.0 * len(failures)))
+            answers = worker.request_scripts(target, failures, max(timeout, 2.0 * len(failures)))
         except UserError as error:
             say(f"no scripts for what fails: {error}")
             continue
@@ -134,4 +136,4 @@ def write_scripts(
 
 
 def _verified(answer: Answer, target: Target, timeout: float) -> Answer | None:
-    return answer if _seen(answer.text, answer.says, target, None, timeout) else None
+    return answer if _run_if_failing(answer.text, answer.pattern, target, None, timeout) else None

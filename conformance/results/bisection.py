@@ -1,4 +1,4 @@
-"""Which release broke a promise, and which mended it: releases between which a verdict changes are split until neighbours."""
+"""Finds the releases that broke an invariant and those that fixed it, by bisection between verdicts that differ."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from itertools import pairwise
 
 from .records import Results
 
-# A failure's identities: fingerprints without their regimes, ids of ledger entries; None where nothing can be judged.
+# The failures of a target: fingerprints without their regimes, and ids of ledger entries. None where nothing can be judged.
 State = frozenset[str] | None
 
 
 def state_of(found: Results, target: str) -> State:
-    """What fails on a target, of a run of one invariant of one family, or of a replay of one witness."""
+    """The failures of a target in a run of one invariant and family, or in a replay of one witness."""
     if target in found.errors:
         return None
     verdicts, witnesses = found.of(target), [w for w in found.witnesses if w.target == target]
@@ -35,8 +35,8 @@ def search(
 ) -> dict[str, State]:
     """The states of the releases needed to place every change between two that differ, oldest first.
 
-    ``judge`` is asked for several releases at a time, up to ``at_once`` between each two that differ. A change that is
-    taken back before the next release looked at is not seen, unless ``every`` release is.
+    ``judge`` gets several releases at a time, up to ``at_once`` between each two that differ. A change that is undone before
+    the next judged release is not found, unless ``every`` release is judged.
     """
     order = list(releases)
     wanted = order if every else list(dict.fromkeys((order[0], order[-1])))
@@ -55,14 +55,14 @@ def _between(order: list[str], a: str, b: str, count: int) -> list[str]:
 
 
 def transitions(states: dict[str, State]) -> Iterator[tuple[str, str, str]]:
-    """Neighbours whose states differ, with what came and what went."""
+    """Neighbouring releases whose states differ, each pair with a description of the difference."""
     for (old, before), (new, after) in pairwise(states.items()):
         if before == after:
             continue
         if after is None:
             yield old, new, "can no longer be judged"
         elif before is None:
-            yield old, new, f"judged for the first time: {told(after)}"
+            yield old, new, f"judged for the first time: {describe_state(after)}"
         else:
             came, went = sorted(after - before), sorted(before - after)
             words = [f"first bad release, with {', '.join(came)}"] if came else []
@@ -70,8 +70,8 @@ def transitions(states: dict[str, State]) -> Iterator[tuple[str, str, str]]:
             yield old, new, "; ".join(words)
 
 
-def told(state: State) -> str:
-    """A state in words."""
+def describe_state(state: State) -> str:
+    """``not judged``, ``passes``, or the failures of a state, as text."""
     if state is None:
         return "not judged"
     return f"fails: {', '.join(sorted(state))}" if state else "passes"

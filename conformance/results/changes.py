@@ -1,6 +1,6 @@
-"""Value changes: the same cases, loaded by one release and by the one before, that came out different.
+"""Value changes: cases that one release loads into other values than the release before.
 
-A family may pass in both and still have changed: what a release loads tells a user nothing about the release before.
+A family may pass on both releases and still have changed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ THE_LOAD = "the load"
 
 
 def differences(old: LoadedCase, new: LoadedCase) -> dict[str, float | None]:
-    """Tensors of one case that two loaders made different: the root mean square difference in units of the bound.
+    """The tensors of one case that two loaders load differently, with the root mean square difference in units of the bound.
 
-    None where it cannot be told in numbers: a tensor missing, of another shape, or a load that raises.
+    The difference is None where there is no number: a tensor is missing or has another shape, or a load raises.
     """
     if "" in old.deviations or "" in new.deviations:
         return {} if old.deviations.get("") == new.deviations.get("") else {THE_LOAD: None}
@@ -40,13 +40,13 @@ def differences(old: LoadedCase, new: LoadedCase) -> dict[str, float | None]:
     return found
 
 
-def by_up_to(largest: float | None) -> str:
-    """The size of a change in words, to follow others; nothing where it cannot be told in numbers."""
+def describe_largest(largest: float | None) -> str:
+    """The size of a change as the end of a sentence; empty where there is no number."""
     return "" if largest is None else f", by up to {largest:.3g} times what rounding allows"
 
 
 def between(old: Loads, new: Loads) -> Change | None:
-    """What changed for a family from one target to another, None when nothing did."""
+    """The change of a family from one target to another, or None."""
     before = {case.id: case for case in old.cases}
     pairs = [(before[case.id], case) for case in new.cases if case.id in before]
     found = [found for pair in pairs if (found := differences(*pair))]
@@ -59,21 +59,21 @@ def between(old: Loads, new: Loads) -> Change | None:
 
 
 def changes(results: Results) -> list[Change]:
-    """Every family of every release that differs from the release before it that knows the family's cases."""
+    """The changes of every family from each release to the next one that supports the family."""
     by_family: dict[str, list[Loads]] = {}
     order = releases_of(results)
     for loads in sorted((r for r in results.loads if r.target in order), key=lambda r: order.index(r.target)):
         by_family.setdefault(loads.family, []).append(loads)
-    return [c for same in by_family.values() for c in _along(same)]
+    return [c for same in by_family.values() for c in _between_neighbours(same)]
 
 
-def _along(loads: Iterable[Loads]) -> list[Change]:
+def _between_neighbours(loads: Iterable[Loads]) -> list[Change]:
     known = [one for one in loads if one.cases]
     return [change for old, new in pairwise(known) if (change := between(old, new)) is not None]
 
 
 def releases_of(results: Results) -> list[str]:
-    """The targets that are timm, oldest release first; of checkouts with a release's number, those come after it."""
+    """The targets that are timm, oldest release first. A checkout with a release's number comes after that release."""
     versions = {
         h.target: Version(h.timm) for h in results.headers if h.target.startswith(("timm==", "path:", "installed"))
     }

@@ -1,4 +1,4 @@
-"""Two sets of results compared: new failures, fixed ones, other values, and what is no longer judged."""
+"""Compares two sets of results: new failures, fixed failures, changed values, and what is no longer judged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from ..errors import UserError
-from .changes import between, by_up_to
+from .changes import between, describe_largest
 from .records import Results, Verdict
 
 Kind = Literal["new-failure", "fixed", "changed", "newly-not-run", "newly-run"]
@@ -35,8 +35,8 @@ class Difference(msgspec.Struct, frozen=True):
 def difference(old: Results, new: Results) -> list[Difference]:
     """Everything that differs between two sets of results, target by target.
 
-    Targets are matched by name; where none is in both and each has one, these two are compared, as a checkout with a
-    release. Raises :class:`UserError` where nothing can be matched.
+    Targets are matched by name. If no name is in both and each set has one target, these two are compared, for example a
+    checkout with a release. Raises :class:`UserError` where nothing can be matched.
     """
     found = [d for before, after in _pairs(old, new) for d in _target(old, new, before, after)]
     return sorted(found, key=lambda d: list(KINDS).index(d.kind))
@@ -65,7 +65,7 @@ def _target(old: Results, new: Results, before: str, after: str) -> Iterator[Dif
     for later in (r for r in new.loads if r.target == after and r.family in loads):
         change = between(loads[later.family], later)
         if change is not None:
-            cases = f"{change.cases} of {change.compared} cases load otherwise{by_up_to(change.largest)}"
+            cases = f"{change.cases} of {change.compared} cases load otherwise{describe_largest(change.largest)}"
             text = f"{', '.join(change.tensors)}: {cases}"
             yield Difference("changed", name, later.family, "", text)
 

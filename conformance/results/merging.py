@@ -1,4 +1,4 @@
-"""Results laid over one another: shards become the whole run, and a later partial run replaces what it judged again."""
+"""Merges results: shards become one run, and a later partial run replaces what it judged again."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from .records import Footer, Header, Loads, Record, Results, Round, TargetError,
 from .shards import parse_shard
 
 
-def overlay(parts: Iterable[Results]) -> Results:
-    """One set of results of several; where two say something of the same thing, the later one counts."""
+def merge_results(parts: Iterable[Results]) -> Results:
+    """Merge several sets of results into one. Where two have a record of the same thing, the later one counts."""
     headers: list[Header] = []
     kept: dict[tuple[str, ...], Record] = {}
     for part in parts:
         for header in part.headers:
-            headers = [*(h for old in headers if (h := _under(header, old))), header]
+            headers = [*(h for old in headers if (h := _not_replaced(header, old))), header]
             kept.pop(("error", header.target), None)
         for record in part.records:
             key = _key(record)
             if key is not None:
                 kept.pop(key, None)
                 kept[key] = record
-    return Results([*_united(headers), *kept.values()])
+    return Results([*_combine_headers(headers), *kept.values()])
 
 
 def _key(record: Record) -> tuple[str, ...] | None:
-    """What a record says something of; None for those that are made anew."""
+    """The thing that a record is about; None for records that a merge makes again."""
     match record:
         case TargetError():
             return ("error", record.target)
@@ -43,16 +43,16 @@ def _key(record: Record) -> tuple[str, ...] | None:
     return None
 
 
-def _under(new: Header, old: Header) -> Header | None:
-    """What an older header still stands for under a newer one."""
+def _not_replaced(new: Header, old: Header) -> Header | None:
+    """The part of an older header that a newer one does not replace; None if it replaces all."""
     if old.target != new.target or not set(old.invariants) <= set(new.invariants):
         return old
     left = [f for f in old.families if f not in new.families]
     return replace(old, families=left) if left else None
 
 
-def _united(headers: list[Header]) -> list[Header]:
-    """Headers that differ in their families alone are one."""
+def _combine_headers(headers: list[Header]) -> list[Header]:
+    """Combine headers that differ only in their families."""
     found: list[Header] = []
     for header in headers:
         same = next((h for h in found if replace(h, families=[]) == replace(header, families=[])), None)
@@ -65,7 +65,7 @@ def _united(headers: list[Header]) -> list[Header]:
 
 
 def shards_of(parts: Iterable[Results]) -> tuple[list[str], list[str]]:
-    """The shards several results hold, and those of the same cut that they lack; no shards for whole runs."""
+    """The shards that several results hold, and the missing ones. Whole runs have no shards."""
     held = sorted({s for part in parts for footer in part.footers for s in footer.shards}, key=parse_shard)
     counts = {parse_shard(s)[1] for s in held}
     missing = [f"{i}/{n}" for n in sorted(counts) for i in range(1, n + 1) if f"{i}/{n}" not in held]
@@ -73,7 +73,7 @@ def shards_of(parts: Iterable[Results]) -> tuple[list[str], list[str]]:
 
 
 def footer_of(parts: Sequence[Results], exit_code: int) -> Footer:
-    """The footer of merged results: the time all of them took, what any skipped, and the shards as long as some are missing."""
+    """The footer of merged results: total time, what was skipped, and the shards held if some are missing."""
     held, missing = shards_of(parts)
     footers = [footer for part in parts for footer in part.footers]
     skipped = list(dict.fromkeys(line for footer in footers for line in footer.skipped))

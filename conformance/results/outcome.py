@@ -1,4 +1,4 @@
-"""What a run amounts to: its exit code, and the promises nobody really checked."""
+"""The outcome of a run: its exit code, and its gaps (invariants that judged too little)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .records import Results, Verdict
 def vacuous(results: Results, families: list[str], narrowed: bool) -> list[str]:
     """Invariants that met no case, or missed a regime they must meet, one line each.
 
-    Judged for each target over all its families that an invariant concerns; cases that were blocked or not applicable do not
-    count. Nothing is asked for that a release does not know, or that a failure reported on the same cases kept from being
-    judged (``Verdict.excused``). With a narrowed selection, only the regimes the chosen families can produce are asked for,
-    and only of invariants that apply to them and that no reported failure blocks. Targets that failed to run are errors,
-    not gaps.
+    Each target is checked over all its families that an invariant concerns. Blocked and not applicable cases do not count.
+    A regime is not required where the release does not support it, or where a failure reported on the same cases blocked the
+    judgement (``Verdict.excused``). With a narrowed selection, only regimes that the chosen families can produce are
+    required, and only of invariants that apply and that no reported failure blocks. A target that failed to run is an error,
+    not a gap.
     """
     gaps = []
     for target in dict.fromkeys(h.target for h in results.headers):
@@ -29,7 +29,7 @@ def vacuous(results: Results, families: list[str], narrowed: bool) -> list[str]:
         for name, regimes in invariants.items():
             met, excused = results.met(target, name)
             concerned = [FAMILIES[v.family] for v in results.of(target, invariant=name) if not _unsupported(v)]
-            if not concerned or (narrowed and not _open_to(results.of(target, invariant=name))):
+            if not concerned or (narrowed and not _could_judge_all(results.of(target, invariant=name))):
                 continue
             if not met["any"]:
                 gaps += [] if "any" in excused else [f"{target}: {name} met no case it could judge"]
@@ -42,8 +42,8 @@ def vacuous(results: Results, families: list[str], narrowed: bool) -> list[str]:
     return gaps
 
 
-def _open_to(verdicts: list[Verdict]) -> bool:
-    """Whether an invariant could judge every case it met: some apply, none is blocked by another, reported failure."""
+def _could_judge_all(verdicts: list[Verdict]) -> bool:
+    """Whether an invariant could judge its cases: it applies to some, and none is blocked by another reported failure."""
     counts = sum((Counter(v.cases) for v in verdicts), Counter())
     return not counts["blocked"] and counts.total() > counts["not-applicable"]
 

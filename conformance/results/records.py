@@ -1,6 +1,6 @@
-"""Results as first-class values: NDJSON lines, one header a target, then witnesses, loads and verdicts, then a footer.
+"""The records of a run, as lines of NDJSON: a header for each target, then witnesses, loads and verdicts, then a footer.
 
-A file without its footer was cut off; what it holds still counts. Readers ignore line types they do not know. The JSON
+A file without a footer was cut off; its records still count. Readers ignore line types that they do not know. The JSON
 Schema of a line is ``docs/results.schema.json``.
 """
 
@@ -21,15 +21,15 @@ VerdictName = Literal["pass", "fail", "known", "fixed", "not-applicable", "error
 # Verdicts, the most urgent first.
 SEVERITY: tuple[VerdictName, ...] = ("fail", "fixed", "error", "known", "pass", "not-applicable")
 REPLAYS = Literal["fails", "fixed", "not-applicable", "error"]
-# Outcomes of a case that are a judgement; blocked and not applicable ones are none.
+# The outcomes of a case that are judgements. Blocked and not applicable are not.
 JUDGED = ("pass", "fail", "known")
 
 
 class Header(msgspec.Struct, tag="header", tag_field="type", frozen=True):
     """What one worker ran: target, versions, shims in use, profile, families, and invariants with the regimes each must meet.
 
-    ``focused`` says that every family drew a whole profile of cases; ``suite`` and ``source`` are digests of this suite
-    with its ledger and of a checkout under test, so that a later run knows whether these results are still its own.
+    ``focused`` says that every family drew a whole profile of cases. ``suite`` is a digest of this suite with its ledger,
+    ``source`` one of a checkout under test. By these a later run decides whether the results are still valid.
     """
 
     target: str
@@ -50,17 +50,17 @@ class Header(msgspec.Struct, tag="header", tag_field="type", frozen=True):
 
 
 class TargetError(msgspec.Struct, tag="target-error", tag_field="type", frozen=True):
-    """A target that could not be judged at all, and why: it cannot be fetched or imported."""
+    """A target that could not be judged at all, and the reason, for example that it cannot be fetched or imported."""
 
     target: str
     reason: str
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """One way an invariant fails. ``fingerprint`` is its identity; ``case`` the smallest one found that shows it.
+    """One way in which an invariant fails. ``fingerprint`` is its identity, ``case`` the smallest case found that shows it.
 
-    ``fraction`` is the error as a fraction of its bound, where one was compared with a bound; ``seed`` that of the draws
-    that met it.
+    ``fraction`` is the error as a fraction of its bound, if an error was compared with a bound. ``seed`` is the seed of the
+    draws that found the failure.
     """
 
     fingerprint: str
@@ -77,8 +77,8 @@ class Verdict(msgspec.Struct, tag="verdict", tag_field="type", frozen=True, omit
     """One family x invariant on one target.
 
     ``cases`` counts cases by outcome (pass, fail, known, blocked, not-applicable, error), ``regimes`` the judged cases by
-    regime the invariant must meet (``any`` for all of them), ``known`` the cases by ledger entry; ``excused`` are regimes
-    that no judged case is in, for a reason that is reported: the release does not know such cases, or another invariant
+    regime that the invariant must meet (``any`` for all of them), ``known`` the cases by ledger entry. ``excused`` are
+    regimes without a judged case for a reported reason: the release does not support such cases, or another invariant
     fails on them. ``worst`` is the largest error of a passing comparison as a fraction of its bound.
     """
 
@@ -107,12 +107,13 @@ class Witness(msgspec.Struct, tag="witness", tag_field="type", frozen=True):
 
 
 class LoadedCase(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a loader made of one case, small enough to keep.
+    """A summary of what a loader loaded from one case.
 
-    ``id`` is the case's own, the same in every release; ``ratio`` the model's patch side over the checkpoint's, ``error``
-    the error of the patch kernel as a fraction of its bound (neither where the patch size is kept). ``deviations`` tells the
-    tensors that differ from the reference's by more than their bound: in words (missing, another shape, what the load
-    raised), or by their difference in units of the bound, projected on a few directions (``conformance/trials/deviations.py``).
+    ``id`` identifies the case and is the same in every release. ``ratio`` is the model's patch side over the checkpoint's,
+    ``error`` the error of the patch kernel as a fraction of its bound; both are absent if the patch size does not change.
+    ``deviations`` are the tensors that differ from the reference's by more than their bound. The value is a text (missing,
+    another shape, what the load raised), or the difference in units of the bound, projected on a few directions
+    (``conformance/trials/deviations.py``).
     """
 
     id: str
@@ -122,7 +123,7 @@ class LoadedCase(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Loads(msgspec.Struct, tag="loads", tag_field="type", frozen=True):
-    """What a target made of a family's cases."""
+    """What a target loaded from a family's cases."""
 
     target: str
     family: str
@@ -146,7 +147,7 @@ class Change(msgspec.Struct, tag="change", tag_field="type", frozen=True):
 
 
 class Progress(msgspec.Struct, tag="progress", tag_field="type", frozen=True):
-    """A sign of life of a worker: cases judged so far. Not kept in merged results."""
+    """The number of cases that a worker has judged so far. Merged results do not contain it."""
 
     target: str
     family: str
@@ -154,7 +155,7 @@ class Progress(msgspec.Struct, tag="progress", tag_field="type", frozen=True):
 
 
 class Round(msgspec.Struct, tag="round", tag_field="type", frozen=True):
-    """One round of a hunt: ``cases`` drawn by ``seed``, counted on each target; ``whole`` unless the time ended it."""
+    """One round of a hunt: ``cases`` drawn with ``seed``, counted on each target. ``whole`` is False if the time ended it."""
 
     seed: int
     cases: int
@@ -165,8 +166,8 @@ class Round(msgspec.Struct, tag="round", tag_field="type", frozen=True):
 class Footer(msgspec.Struct, tag="footer", tag_field="type", frozen=True):
     """The end of a complete file.
 
-    ``shards`` names those it holds of a run that was shared out, none for a whole run; ``skipped`` is what was asked for
-    where possible, and was not: a line each.
+    ``shards`` names the shards that the file holds; it is empty for a whole run. ``skipped`` has a line for each thing that
+    was requested only if possible, and was not possible.
     """
 
     seconds: float
@@ -177,7 +178,7 @@ class Footer(msgspec.Struct, tag="footer", tag_field="type", frozen=True):
 
 Record = Header | TargetError | Verdict | Witness | Loads | Change | Progress | Round | Footer
 
-# What msgspec raises for bytes that are not what they should be: no JSON or another type, no text, nested too deeply.
+# What msgspec raises for bytes that cannot be decoded: no JSON, another type, no text, or nested too deeply.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _encoder = msgspec.json.Encoder(order="deterministic")
@@ -190,7 +191,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(lines: Iterable[bytes]) -> Iterator[Record]:
-    """Records of the lines that are complete and of a known type."""
+    """The records of all lines that are complete and of a known type."""
     for line in lines:
         try:
             yield _decoder.decode(line)
@@ -204,7 +205,7 @@ def read(path: Path) -> list[Record]:
 
 
 class Results:
-    """Records of one run, in order, with the questions reports ask."""
+    """The records of one run, in order, with the queries that reports need."""
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self.records: list[Record] = []
@@ -237,7 +238,7 @@ class Results:
 
     @property
     def loads(self) -> list[Loads]:
-        """What every target made of every family's cases."""
+        """What every target loaded from every family's cases."""
         return self._by_type.get(Loads, [])
 
     @property
@@ -278,14 +279,15 @@ class Results:
         return [v for verdicts in chosen for v in verdicts if invariant in (None, v.invariant)]
 
     def met(self, target: str, invariant: str) -> tuple[Counter[str], set[str]]:
-        """Over all families: the cases an invariant really judged on a target, by regime, and the regimes it is excused from."""
-        regimes, excused = Counter(), set()
+        """Over all families: the cases that an invariant judged on a target, by regime, and the regimes it is excused from."""
+        regimes: Counter[str] = Counter()
+        excused: set[str] = set()
         for verdict in self.of(target, invariant=invariant):
             regimes.update(verdict.regimes)
             excused.update(verdict.excused)
         return regimes, excused
 
     def write(self, path: Path) -> None:
-        """Write all records but signs of life."""
+        """Write all records except :class:`Progress`."""
         kept = [encode(r) for r in self.records if not isinstance(r, Progress)]
         path.write_bytes(b"".join(kept))

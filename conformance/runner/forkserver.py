@@ -30,7 +30,7 @@ POLL = 0.05
 
 
 def preload() -> None:
-    """Import what every worker needs, and nothing of timm."""
+    """Import what every worker needs, except timm."""
     from ..targets import torchvision_shim
 
     torchvision_shim.install()
@@ -94,14 +94,14 @@ def main(folder: Path) -> None:
 
 
 class _Request(msgspec.Struct):
-    """Fork a child of this name for this work."""
+    """A request to fork a child of this name for this work."""
 
     name: str
     work: Work
 
 
 class ForkServer:
-    """The runner's side."""
+    """The runner's handle of the fork server process."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
@@ -113,29 +113,37 @@ class ForkServer:
                 stderr=log,
                 env=environment,
             )
+        assert self.process.stdin is not None  # a pipe
+        assert self.process.stdout is not None
+        self._requests, self._answers = self.process.stdin, self.process.stdout
 
     def start(self, name: str, work: Work) -> Forked:
-        """Fork a worker. Raises :class:`UserError`, where the process that forks has ended: its environment lacks something."""
+        """Fork a worker. Raises :class:`UserError` if the fork server has ended, for example because an import failed."""
         try:
-            self.process.stdin.write(msgspec.json.encode(_Request(name, work)) + b"\n")
-            self.process.stdin.flush()
-            answer = self.process.stdout.readline()
+            self._requests.write(msgspec.json.encode(_Request(name, work)) + b"\n")
+            self._requests.flush()
+            answer = self._answers.readline()
         except BrokenPipeError:
             answer = b""
         if not answer:
             said = (self.folder / "forkserver.log").read_text(errors="replace").strip().splitlines()
-            raise UserError(f"no worker can be started: {said[-1] if said else 'the process that forks them ended'}")
+            why = (
+                said[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+                if said
+                else "the forking process ended"
+            )
+            raise UserError(f"no worker can be started: {why}")
         return Forked(self, name, int(answer))
 
     def close(self) -> None:
-        """End it, and whatever it still runs."""
-        self.process.stdin.close()
+        """End the fork server and its children."""
+        self._requests.close()
         self.process.wait()
-        self.process.stdout.close()
+        self._answers.close()
 
 
 class Forked:
-    """A forked worker, with what the runner uses of ``subprocess.Popen``."""
+    """A forked worker, with the methods of ``subprocess.Popen`` that the runner uses."""
 
     def __init__(self, forkserver: ForkServer, name: str, pid: int) -> None:
         self.forkserver = forkserver
@@ -159,9 +167,9 @@ class Forked:
 
     def wait(self) -> int:
         """Wait for its end."""
-        while self.poll() is None:
+        while (code := self.poll()) is None:
             time.sleep(POLL)
-        return self.returncode
+        return code
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A hunt: rounds of cases, each drawn by another seed, until the time is over; what they found is added up.
+"""A hunt: judges rounds of cases, each drawn with another seed, until the time is over, and adds up what they find.
 
-A round is what ``run`` judges by that seed, so whatever it shows is drawn again by it. Its families come in an order of the
-round's own: the time never ends before the same ones.
+A round judges the same cases as ``run`` with that seed, so a finding can be drawn again. Each round has its own order of
+families, so that the end of the time does not always cut off the same ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 
 from msgspec.structs import replace
 
-from ..results.merging import overlay
+from ..results.merging import merge_results
 from ..results.records import SEVERITY, Failure, Header, Record, Results, Round, TargetError, Verdict
 from .plan import INTERRUPTED, Plan
 from .run import run as run_plan
@@ -30,17 +30,19 @@ def hunt(
     tell: Callable[[str], None],
     keep: Callable[[Results], None],
 ) -> Results:
-    """Run rounds of a plan, from its own seed upwards, for so many minutes; returns the sum of what they found.
+    """Run rounds of a plan, from its own seed upwards, for so many minutes; returns the sum of their results.
 
-    Stored witnesses are replayed in the first round, which judges something however short the time is. When the time is
-    over, what is being judged is finished and nothing more is begun; an interrupt ends a hunt as well.
+    The first round replays the stored witnesses, and judges something however short the time is. When the time is over,
+    the hunt finishes what is being judged and starts nothing more. An interrupt ends it as well.
 
-    ``watching`` opens what sees the records of a round as they come; ``tell`` is given a line about each round; ``keep``
-    is given the sum so far between two rounds, so that a hunt that is killed loses one round only.
+    ``watching`` opens the callback that gets the records of a round. ``tell`` gets one line about each round. ``keep`` gets
+    the sum so far between two rounds, so that a killed hunt loses only one round.
     """
     until = time.time() + 60 * minutes
     found = Results()
-    for seed in itertools.count(plan.selection.seed):
+    seeds = itertools.count(plan.selection.seed)
+    while True:
+        seed = next(seeds)
         order = random.Random(seed)
         shares = {t: tuple(order.sample(families, len(families))) for t, families in _families(plan).items()}
         selection = replace(plan.selection, seed=seed)
@@ -55,8 +57,8 @@ def hunt(
         if found.rounds and not cases:
             return found
         judged.add(Round(seed, cases, round(time.monotonic() - started, 3), whole))
-        found = added(found, judged)
-        tell(_told(judged, until))
+        found = add_round(found, judged)
+        tell(_round_line(judged, until))
         if not whole:
             for target in plan.targets if len(found.rounds) == 1 else ():
                 if target not in found.targets:
@@ -70,28 +72,28 @@ def _families(plan: Plan) -> dict[str, tuple[str, ...]]:
 
 
 def _cases(judged: Results) -> int:
-    """Every case is judged by every invariant that concerns its family, so any of them has counted all."""
+    """The number of judged cases. Every invariant that concerns a family judges all its cases, so the largest count is used."""
     counts: Counter[tuple[str, str]] = Counter()
     for v in judged.verdicts:
         counts[v.target, v.family] = max(counts[v.target, v.family], sum(v.cases.values()))
     return counts.total()
 
 
-def _told(judged: Results, until: float) -> str:
-    """A round in one line."""
+def _round_line(judged: Results, until: float) -> str:
+    """One line about a round."""
     (here,) = judged.rounds
     new = {(v.target, f.fingerprint) for v in judged.verdicts for f in v.failures}
     left = max(0.0, until - time.time()) / 60
     return f"seed {here.seed}: {here.cases} cases in {here.seconds:.0f} s, {len(new)} new failures; {left:.1f} minutes left"
 
 
-def added(found: Results, more: Results) -> Results:
-    """What earlier rounds found with what one more has: verdicts of one promise added up, of all else the later.
+def add_round(found: Results, more: Results) -> Results:
+    """Add the results of one more round to those of earlier rounds. Verdicts are added up; of other records the later counts.
 
-    Headers keep the first round's seed; the rounds tell them all.
+    Headers keep the first round's seed; the :class:`Round` records name all seeds.
     """
     if not found.records:
-        return overlay([more])
+        return merge_results([more])
     before = {(v.target, v.family, v.invariant): v for v in found.verdicts}
     seed = found.headers[0].seed if found.headers else None
     records = []
@@ -99,32 +101,32 @@ def added(found: Results, more: Results) -> Results:
         if isinstance(record, Header) and seed is not None:
             record = replace(record, seed=seed)
         elif isinstance(record, Verdict) and (earlier := before.get((record.target, record.family, record.invariant))):
-            record = _sum(earlier, record)
+            record = _sum_verdicts(earlier, record)
         records.append(record)
-    return overlay([found, Results(records)])
+    return merge_results([found, Results(records)])
 
 
-def _sum(a: Verdict, b: Verdict) -> Verdict:
-    """Two verdicts on one promise as one: the worse, on the cases of both."""
+def _sum_verdicts(a: Verdict, b: Verdict) -> Verdict:
+    """Combine two verdicts on one invariant: the worse one, on the cases of both."""
     worse = min(a, b, key=lambda v: SEVERITY.index(v.verdict))
-    regimes = _total(a.regimes, b.regimes)
+    regimes = _sum_counts(a.regimes, b.regimes)
     return replace(
         worse,
-        cases=_total(a.cases, b.cases),
+        cases=_sum_counts(a.cases, b.cases),
         regimes=regimes,
         excused=sorted({*a.excused, *b.excused} - regimes.keys()),
-        known=_total(a.known, b.known),
-        failures=_united([*a.failures, *b.failures]),
+        known=_sum_counts(a.known, b.known),
+        failures=_merge_failures([*a.failures, *b.failures]),
         worst=max((v.worst for v in (a, b) if v.worst is not None), default=None),
     )
 
 
-def _total(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
+def _sum_counts(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
     return dict(sorted((Counter(a) + Counter(b)).items()))
 
 
-def _united(failures: list[Failure]) -> list[Failure]:
-    """Failures of one fingerprint as one, the first that was met."""
+def _merge_failures(failures: list[Failure]) -> list[Failure]:
+    """Combine failures of one fingerprint, and keep the case of the first."""
     found: dict[str, Failure] = {}
     for failure in failures:
         same = found.get(failure.fingerprint)

@@ -1,4 +1,4 @@
-"""A plan: what a run judges, and how; and the part of it that one worker does."""
+"""A plan (what a run judges, and how), and the work of one worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from ..cases.selection import Selection
 from ..families import FAMILIES
 
-# The reason of what an interrupt kept from being judged.
+# The reason in the error verdicts of families that were not judged because of an interrupt.
 INTERRUPTED = "interrupted"
 
 
@@ -23,14 +23,14 @@ class Plan:
     targets    their names in the target language
     selection  families, invariants and draws
     witnesses  replay only these, and draw nothing; None to draw cases
-    jobs       workers side by side
-    timeout    seconds a worker may give no sign of life
-    shares     families of some targets, in place of the selection's: those of a shard, or those still to be judged
-    parts      folder for what workers report; by default a temporary one
-    examples   gives the folder of further witnesses to replay on a target
+    jobs       worker processes at the same time
+    timeout    seconds without a record after which a worker is stopped
+    shares     families by target that replace the selection's: those of a shard, or those still to be judged
+    parts      folder for the workers' reports; by default a temporary one
+    examples   returns the folder of further witnesses to replay on a target
     replay     whether the stored witnesses are replayed first
-    until      ``time.time()`` after which workers that have judged something begin nothing more, and no further worker
-               starts; what was not begun is no error
+    until      ``time.time()`` after which no worker starts, and workers that have judged something start nothing more;
+               what was not started is no error
     """
 
     targets: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Going on with a run: what an earlier one computed that this one would compute again, and what is left to do."""
+"""Resumes a run: which results of an earlier run are still valid, and what is left to do."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from msgspec.structs import replace
 from ..engine.digests import source_digest, suite_digest
 from ..errors import UserError
 from ..ledger.entries import Ledger
-from ..results.merging import overlay
+from ..results.merging import merge_results
 from ..results.records import Header, Loads, Results, Verdict, Witness
 from .plan import Plan
 
 
 def finished(earlier: Results, plan: Plan, book: Ledger, ledger: str) -> Results:
-    """The families of an earlier run that were judged to the end on a target, by this suite, on the plan's cases.
+    """The results of families that an earlier run of this suite judged completely, on the plan's targets and cases.
 
-    An error is no end: what caused it may be gone. A hunt's are none: they are sums over seeds, the last of them cut off.
-    ``ledger`` is the file the plan judges by.
+    Families with errors are judged again, because the cause may be gone. Results of a hunt are not used: they are sums over
+    seeds, and the last round may be cut off. ``ledger`` is the plan's ledger file.
     """
     suite, wanted = suite_digest(ledger), _invariants(plan)
     headers = [h for h in earlier.headers if h.target in plan.targets and _same_run(h, plan, suite)]
@@ -32,11 +32,11 @@ def finished(earlier: Results, plan: Plan, book: Ledger, ledger: str) -> Results
         kept.append(replace(header, families=families))
     records = [r for r in earlier.records if isinstance(r, Loads | Verdict) and (r.target, r.family) in done]
     replayed = [w for w in earlier.witnesses if w.replay != "error" and (w.target, _family_of(w, book)) in done]
-    return overlay([Results([*(h for h in kept if h.families), *replayed, *records])])
+    return merge_results([Results([*(h for h in kept if h.families), *replayed, *records])])
 
 
 def remaining(plan: Plan, done: Results) -> Plan:
-    """The plan without what is done."""
+    """The plan without the families that are done."""
     over = {(v.target, v.family) for v in done.verdicts}
     shares = {t: tuple(f for f in plan.families_of(t) if (t, f) not in over) for t in plan.targets}
     left = {t: families for t, families in shares.items() if families}

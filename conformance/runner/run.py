@@ -1,8 +1,9 @@
-"""Worker processes judge targets side by side; what they report is gathered, what they fail to report is an error.
+"""Runs a plan: worker processes judge the targets, and their records are collected.
 
-A worker judges some families of one target. Where processes can be forked, one that has imported everything but timm forks
-them all; a worker then starts within a second, and targets are shared out finely enough that no core idles.
-What a worker reports goes at once to a file of its own, so that a run that was cut off can be gone on with.
+A worker judges some families of one target. Where processes can be forked, a process that has imported everything but timm
+forks the workers. A worker then starts within a second, so the work is split finely enough to keep every core busy.
+A worker writes each record at once to its own file, so that a run that was cut off can be resumed. What a worker fails to
+report becomes an error.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from . import forkserver
 from .forkserver import POLL
 from .plan import INTERRUPTED, Plan
 from .sharding import weight
-from .workers import Crew, Worker, _last_words
+from .workers import Worker, WorkerPool, _end_reason
 
-# Workers for each core, where a worker is cheap: the more there are, the more evenly they end.
+# Workers for each core where forking is available. With more workers, the cores finish at more equal times.
 _SHARES = 4
 
 
 def run(plan: Plan, watch: Callable[[Record], None] = lambda record: None) -> Results:
-    """Run every target of the plan and return all records as they came; ``watch`` sees each as it arrives.
+    """Run every target of the plan and return all records in order of arrival; ``watch`` is called with each.
 
-    A target that cannot start is one :class:`TargetError`; a worker that crashes or hangs ends as ``error`` verdicts with
-    the reason; the others are not disturbed. An interrupt ends the workers and returns what was computed. Raises
-    :class:`UserError` only when no target could run.
+    A target that cannot start gives one :class:`TargetError`. A worker that crashes or hangs gives ``error`` verdicts with
+    the reason, and the other workers go on. An interrupt ends the workers and returns what was computed. Raises
+    :class:`UserError` only if no target could run.
     """
     collected = Results()
     ready: list[str] = []
@@ -42,21 +43,21 @@ def run(plan: Plan, watch: Callable[[Record], None] = lambda record: None) -> Re
         except UserError as error:
             if len(plan.targets) == 1:
                 raise
-            _keep(collected, TargetError(spec, str(error)), watch)
+            _collect(collected, TargetError(spec, str(error)), watch)
     if not ready:
         raise UserError("none of the targets can run: " + "; ".join(sorted(set(collected.errors.values()))))
     waiting = _shares(ready, plan)
     running: list[Worker] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="timm-conformance-")))
-        crew = Crew(plan, folder, plan.parts or folder)
-        stack.callback(crew.close)
+        pool = WorkerPool(plan, folder, plan.parts or folder)
+        stack.callback(pool.close)
         try:
             while waiting or running:
                 while waiting and len(running) < plan.jobs:
                     spec, families = waiting.pop(0)
                     if spec not in collected.errors:
-                        running.append(crew.start(spec, families))
+                        running.append(pool.start(spec, families))
                 if plan.over:
                     waiting.clear()
                 time.sleep(POLL)
@@ -68,7 +69,7 @@ def run(plan: Plan, watch: Callable[[Record], None] = lambda record: None) -> Re
                 worker.reason = INTERRUPTED
                 _finish(worker, plan, collected, watch)
             for spec, families in waiting:
-                _give_up(collected, plan, spec, families, INTERRUPTED, watch)
+                _report_missing(collected, plan, spec, families, INTERRUPTED, watch)
         finally:
             for worker in running:
                 worker.process.kill()
@@ -76,7 +77,7 @@ def run(plan: Plan, watch: Callable[[Record], None] = lambda record: None) -> Re
 
 
 def _shares(specs: list[str], plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
-    """What each worker is to judge, in the order they start: families of a target, in as many shares as keep cores busy."""
+    """What each worker judges, in the order of their start: families of a target, in enough shares to keep the cores busy."""
     wanted = plan.jobs * _SHARES if forkserver.AVAILABLE else plan.jobs
     parts = 1 if plan.witnesses is not None else max(1, wanted // len(specs))
     if parts == 1:  # the longest first, so that the last ones to end are short
@@ -86,11 +87,11 @@ def _shares(specs: list[str], plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _step(worker: Worker, plan: Plan, collected: Results, watch: Callable[[Record], None]) -> bool:
-    """Read what a worker wrote; True when it has ended, by itself or because it hung."""
+    """Collect what a worker wrote. Returns True if the worker has ended, by itself or because it hung."""
     ended = worker.process.poll() is not None
-    for record in worker.fresh():
+    for record in worker.new_records():
         worker.deadline = time.monotonic() + plan.timeout
-        _keep(collected, record, watch)
+        _collect(collected, record, watch)
     if not ended and time.monotonic() > worker.deadline:
         worker.reason = f"hung: no sign of life for {plan.timeout:.0f} s"
         ended = True
@@ -102,26 +103,26 @@ def _step(worker: Worker, plan: Plan, collected: Results, watch: Callable[[Recor
 def _finish(worker: Worker, plan: Plan, collected: Results, watch: Callable[[Record], None]) -> None:
     worker.process.kill()
     worker.process.wait()
-    for record in worker.fresh():
-        _keep(collected, record, watch)
+    for record in worker.new_records():
+        _collect(collected, record, watch)
     wanted = len(worker.families) * worker.invariants
     delivered = len(worker.cells) == wanted if plan.witnesses is None else worker.replayed >= set(plan.witnesses)
     if worker.finished and (delivered or plan.over) and not worker.reason:
         return
-    reason = worker.reason or _last_words(worker)
+    reason = worker.reason or _end_reason(worker)
     if worker.started or worker.reason or plan.witnesses is not None:
-        _give_up(collected, plan, worker.target, worker.families, reason, watch, worker.cells, worker.replayed)
+        _report_missing(collected, plan, worker.target, worker.families, reason, watch, worker.cells, worker.replayed)
     elif worker.target not in collected.errors:
-        _keep(collected, TargetError(worker.target, reason), watch)
+        _collect(collected, TargetError(worker.target, reason), watch)
 
 
-def _keep(collected: Results, record: Record, watch: Callable[[Record], None]) -> None:
+def _collect(collected: Results, record: Record, watch: Callable[[Record], None]) -> None:
     if not isinstance(record, Footer):
         collected.add(record)
     watch(record)
 
 
-def _give_up(
+def _report_missing(
     collected: Results,
     plan: Plan,
     spec: str,
@@ -131,7 +132,8 @@ def _give_up(
     cells: Collection[tuple[str, str]] = (),
     replayed: Collection[str] = (),
 ) -> None:
-    """Error verdicts for everything a worker was to deliver and did not."""
+    """Add error verdicts for everything that a worker did not deliver."""
+    missing: list[Record]
     if plan.witnesses is not None:
         missing = [Witness(spec, w, "error", False, reason) for w in plan.witnesses if w not in replayed]
     else:
@@ -140,4 +142,4 @@ def _give_up(
         todo = [(f, i) for f in families for i in plan.selection.invariants or INVARIANTS if (f, i) not in cells]
         missing = [Verdict(spec, f, i, "error", reason=reason) for f, i in todo]
     for record in missing:
-        _keep(collected, record, watch)
+        _collect(collected, record, watch)

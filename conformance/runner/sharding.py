@@ -1,7 +1,7 @@
-"""Who judges what: the families of each target, as shares for several machines.
+"""Splits the families of all targets into shards for several machines.
 
-A share is a run of neighbours in the list of every target's families, so that it starts as few targets as it can; the cuts
-are where the work, as far as it can be told beforehand, is split evenly. The same run is always cut in the same way.
+A shard is a run of neighbours in the list of every target's families, so that it starts as few targets as possible. The
+expected work of the shards is about equal. The same run is always split in the same way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Work = Mapping[str, tuple[str, ...]]
 
 
 def weight(target: str, family: str) -> float:
-    """Work one family is expected to be on one target: almost none where the release does not know it."""
+    """The expected work of one family on one target: almost none where the release does not support the family."""
     known = not target.startswith("timm==") or FAMILIES[family].supported_by(Version(target.removeprefix("timm==")))
     return FAMILIES[family].weight if known else 0.001
 
@@ -29,7 +29,8 @@ def share(targets: Sequence[str], families: Sequence[str], shard: str | None) ->
         return {target: tuple(families) for target in targets}
     index, count = parse_shard(shard)
     cells = [(target, family) for target in targets for family in families]
-    total, done, mine = sum(weight(*cell) for cell in cells), 0.0, {}
+    total, done = sum(weight(*cell) for cell in cells), 0.0
+    mine: dict[str, tuple[str, ...]] = {}
     for target, family in cells:
         here = weight(target, family)
         if int((done + here / 2) / total * count) + 1 == index:

@@ -1,8 +1,8 @@
-"""A worker: judges some families of one target in this process, and reports as it goes.
+"""A worker: judges some families of one target in this process, and writes each record at once.
 
 ``python -m timm_conformance.runner.worker WORK`` takes a :class:`timm_conformance.runner.plan.Work` as JSON. It does not use
-pytest, whose items, one for each family and invariant, take a sixth of the time. A worker that cannot start says why in its
-last line of output, after ``ERROR:``.
+pytest: one pytest item for each family and invariant took a sixth of the time. A worker that cannot start writes the reason
+as its last line of output, after ``ERROR:``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 import msgspec
 
 from ..engine.session import Session
-from ..errors import EXIT_EXPECTED, EXIT_USAGE, cannot_start
+from ..errors import EXIT_EXPECTED, EXIT_USAGE, UserError, cannot_start
 from ..results import records
 from ..targets.target import parse_target
 from .plan import Work
 
-# A case leaves thousands of short-lived objects and few cycles: the default is to look for those far too often.
+# A case leaves thousands of short-lived objects and few cycles, so the default threshold collects far too often.
 COLLECT_AFTER = 50_000
 
 
@@ -45,7 +45,7 @@ def main(work: Work) -> int:
         except Exception as error:
             print(f"ERROR: {cannot_start(error)}", flush=True)
             return EXIT_USAGE
-        gc.freeze()  # what torch and timm made at import stays: no collection need walk it again
+        gc.freeze()  # objects that torch and timm made at import stay: collections need not visit them again
         gc.set_threshold(COLLECT_AFTER)
         for name in session.witnesses(work.replay) if work.replay else ():
             session.replay(name)
@@ -58,11 +58,11 @@ def main(work: Work) -> int:
 
 
 def _explore(session: Session, family: str) -> None:
-    """Judge one family; a mistake of the suite costs that family, not the ones after it."""
+    """Judge one family. A mistake of the suite gives error verdicts for this family only."""
     try:
         session.explore(family)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         for invariant in session.invariants:
             session.record(records.Verdict(session.target.spec, family, invariant, "error", reason=reason))
 

@@ -1,4 +1,4 @@
-"""Worker processes as the runner sees them: started, read from, ended."""
+"""Starts worker processes, reads their records, and ends them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from msgspec.structs import replace
 
 from ..results import records
 from ..results.records import Footer, Header, Record, Verdict, Witness
-from ..targets.subprocess_call import environment, last_words
+from ..targets.subprocess_call import environment, exit_reason
 from . import forkserver
 from .plan import Plan, Work
+
+Process = subprocess.Popen[bytes] | forkserver.Forked
 
 
 @dataclass
 class Worker:
     target: str
     families: tuple[str, ...]
-    process: subprocess.Popen | forkserver.Forked
+    process: Process
     path: Path
     log: Path
     deadline: float
@@ -37,8 +39,8 @@ class Worker:
     cells: set[tuple[str, str]] = field(default_factory=set)
     replayed: set[str] = field(default_factory=set)
 
-    def fresh(self) -> Iterator[Record]:
-        """Records written since the last look; a line counts as read only when it is handed out."""
+    def new_records(self) -> Iterator[Record]:
+        """The records written since the last call. A line counts as read only when it is yielded."""
         if not self.path.exists():
             return
         with open(self.path, "rb") as file:
@@ -63,8 +65,8 @@ class Worker:
             self.finished = True
 
 
-class Crew:
-    """Starts workers: forked ones where that works, else each a process of its own."""
+class WorkerPool:
+    """Starts workers: forked where forking is available, otherwise as new processes."""
 
     def __init__(self, plan: Plan, folder: Path, reports: Path) -> None:
         self.plan = plan
@@ -83,7 +85,7 @@ class Crew:
         report, log = self.reports / f"{os.getpid()}-{name}.ndjson", self.folder / f"{name}.log"
         work = self._work(spec, families, report)
         if self.forkserver is not None:
-            process = self.forkserver.start(name, work)
+            process: Process = self.forkserver.start(name, work)
         else:
             command = [sys.executable, "-m", "timm_conformance.runner.worker", msgspec.json.encode(work).decode()]
             with open(log, "wb") as output:
@@ -94,7 +96,7 @@ class Crew:
 
     def _work(self, spec: str, families: tuple[str, ...], report: Path) -> Work:
         plan = self.plan
-        # The first worker of a target replays all there is: known bugs show within seconds, whichever share they are in.
+        # The first worker of a target replays all witnesses, so that known bugs show within seconds.
         replay = plan.families_of(spec) if plan.replay and spec not in self.begun else ()
         self.begun.add(spec)
         return Work(
@@ -109,11 +111,11 @@ class Crew:
         )
 
     def close(self) -> None:
-        """Start no more."""
+        """Close the pool; it starts no more workers."""
         if self.forkserver is not None:
             self.forkserver.close()
 
 
-def _last_words(worker: Worker) -> str:
-    """Why a worker ended without a footer, in one line."""
-    return last_words(worker.log.read_text(errors="replace"), worker.process.returncode, "crashed: the worker")
+def _end_reason(worker: Worker) -> str:
+    """The reason why a worker ended without a footer, in one line."""
+    return exit_reason(worker.log.read_text(errors="replace"), worker.process.wait(), "crashed: the worker")

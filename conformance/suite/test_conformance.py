@@ -1,13 +1,14 @@
-"""The collected property tests, thin: witnesses first, then every family x invariant."""
+"""The collected tests, thin: witnesses first, then every family x invariant."""
 
 from __future__ import annotations
 
 import pytest
 
-from ..plugin import report
+from ..engine.session import Session
+from .outcome import report
 
 
-def test_witness(vit_session, vit_witness):
+def test_witness(vit_session: Session, vit_witness: str) -> None:
     """A stored witness fails inside its ledger range and passes outside."""
     replay = vit_session.replay(vit_witness)
     if not replay.expected:
@@ -16,6 +17,10 @@ def test_witness(vit_session, vit_witness):
         pytest.skip(replay.message)
 
 
-def test_invariant(request, vit_session, vit_family, vit_invariant):
+def test_invariant(request: pytest.FixtureRequest, vit_session: Session, vit_family: str, vit_invariant: str) -> None:
     """An invariant holds for every drawn case of a family, but for what the ledger knows."""
     report(request, vit_session, vit_session.explore(vit_family)[vit_invariant])
+
+
+for _test in (test_witness, test_invariant):
+    vars(_test)["__test__"] = True  # a test by any python_functions of the repository around

@@ -1,6 +1,6 @@
-"""Patch embeddings of destination models behind a convolutional stem, of the target's own classes.
+"""Patch embeddings with a convolutional stem for destination models, built from the target's own classes.
 
-Families name these functions and the loader calls them, inside a worker: nothing else may import timm.
+Families name these functions, and the loader calls them in a worker. No other room may import timm.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from torch import nn
 
 
 def resnet_embed(stages: int, units: int = 1, **kwargs: Any) -> nn.Module:
-    """timm's ``HybridEmbed`` over a ResNet of our width: a root alone, or with a bottleneck a stage, ``units`` in the first."""
-    from timm.layers import StdConv2dSame
-    from timm.models.resnetv2 import ResNetV2
-    from timm.models.vision_transformer_hybrid import HybridEmbed, _resnetv2
+    """timm's ``HybridEmbed`` over a narrow ResNet.
 
-    in_chans = kwargs.get("in_chans", 3)
+    The ResNet is a root alone (``stages`` 0), or a root and stages of one bottleneck each, ``units`` in the first stage.
+    """
+    from timm.layers import StdConv2dSame
+    from timm.models.resnetv2 import ResNetV2, create_resnetv2_stem
+    from timm.models.vision_transformer_hybrid import HybridEmbed
+
+    in_chans, conv_layer = kwargs.get("in_chans", 3), partial(StdConv2dSame, eps=1e-8)
     if not stages:
-        return HybridEmbed(_resnetv2((), in_chans=in_chans), **kwargs)
+        root = create_resnetv2_stem(in_chans, stem_type="same", preact=False, conv_layer=conv_layer)
+        return HybridEmbed(root, **kwargs)
     backbone = ResNetV2(
         layers=(units, *(1,) * (stages - 1)),
         channels=(128,) * stages,
@@ -29,13 +33,13 @@ def resnet_embed(stages: int, units: int = 1, **kwargs: Any) -> nn.Module:
         in_chans=in_chans,
         preact=False,
         stem_type="same",
-        conv_layer=partial(StdConv2dSame, eps=1e-8),
+        conv_layer=conv_layer,
     )
     return HybridEmbed(backbone, **kwargs)
 
 
 def mobileclip_embed(dim: int, **kwargs: Any) -> nn.Module:
-    """timm's ``HybridEmbed`` over a stem of our width, padded as upstream pads it."""
+    """timm's ``HybridEmbed`` over a narrow stem, padded as upstream pads it."""
     from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
 
     stem = ConvStem(

@@ -1,8 +1,8 @@
-"""What a caller declares of a checkpoint's input size, and how a model is told it."""
+"""The input size that a caller declares for a checkpoint, and how it is declared to a model."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def declared_size(family: Family, case: Case, geometry: Geometry) -> Size | None:
-    """The input size a caller declares for a checkpoint of ``geometry``: true, none, or the registered model's."""
+    """Input size ``(height, width)`` that the caller of ``case`` declares for a checkpoint of ``geometry``.
+
+    It is the true size, None, or the registered model's, as ``case.declared`` says.
+    """
     if case.declared == "true":
         return family.img_size(case.arch, geometry)
     if case.declared == "absent":
@@ -24,23 +27,24 @@ def declared_size(family: Family, case: Case, geometry: Geometry) -> Size | None
 
 
 def default_size(case: Case) -> Size:
-    """Input size in the registered model's own configuration."""
+    """Input size ``(height, width)`` in the registered model's own configuration."""
     model = catalogue().get(case.model_name)
     return model.input_size if model else (224, 224)
 
 
 def declare(model: nn.Module, case: Case, size: Size | None, release: Version | None) -> None:
-    """Tell a model the input size of the checkpoint it is to load, or nothing, whatever it was told before.
+    """Declare to a model the input size of the checkpoint it is to load; None removes an earlier declaration.
 
-    ``pretrained_cfg["input_size"]`` says so. In timm 1.0.31 the arguments that a model was saved with come before it
-    (``timm/models/_input.py: get_pretrained_grid_size``), so every other true declaration is made there.
+    The declaration is ``pretrained_cfg["input_size"]``. timm 1.0.31 reads the arguments that a model was saved with first
+    (``timm/models/_input.py: get_pretrained_grid_size``). So every second true declaration is made there.
     """
     for name in ("pretrained_cfg", "pretrained_model_args"):
         model.__dict__.pop(name, None)
     if size is None:
         return
+    told: Any = model
     channels = case.arch.get("in_chans", 3)
     if case.declared == "true" and case.contents.seed % 2 and release is not None and release >= Version("1.0.31"):
-        model.pretrained_model_args = {"img_size": size[0] if size[0] == size[1] else size}
+        told.pretrained_model_args = {"img_size": size[0] if size[0] == size[1] else size}
         size = default_size(case)
-    model.pretrained_cfg = {"input_size": (channels, *size)}
+    told.pretrained_cfg = {"input_size": (channels, *size)}

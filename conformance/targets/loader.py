@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import inspect
 import logging
 import os
 import sys
-import typing
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +20,21 @@ from .. import reference
 from ..cases.case import Case, Geometry, Size
 from ..checkpoints import files
 from ..errors import UserError
-from ..families import FAMILIES, Family
+from ..families import Family
 from .declared_size import declare
+from .models import Unsupported, build, fill_with_nan, model_kwargs
 from .scratch import scratch_folder
 from .skip_init import SkipInit
 from .target import Target, activate
 
-Convert = Callable[[Mapping[str, Any], nn.Module], dict[str, Tensor]]
-
-
-class Unsupported(Exception):
-    """The release cannot build the destination model of a case: not applicable there, which is no failure."""
-
-
-def _resolve(value: Any) -> Any:
-    """``"package.module:name"`` strings name objects of the target's timm, pairs with a dict call them; all else is itself."""
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
-        return partial(_resolve(value[0]), **value[1])
-    if isinstance(value, str) and ":" in value:
-        module, name = value.split(":")
-        try:
-            return getattr(importlib.import_module(module), name)
-        except AttributeError:
-            raise Unsupported(f"the release has no {name}") from None
-    return value
-
-
-@cache
-def _parameters(cls: type) -> frozenset[str]:
-    """Constructor arguments of a model class: where it passes any on, those of its base or the fields of its ``cfg``."""
-    own = inspect.signature(cls).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in own.values()):
-        return frozenset(own)
-    if "cfg" in own:
-        hint = typing.get_type_hints(cls.__init__)["cfg"]
-        (config,) = (c for c in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(c))
-        return frozenset(own) | {f.name for f in dataclasses.fields(config)}
-    return frozenset(own) | _parameters(cls.__base__)
+# Takes a checkpoint and a model, and options of the family by name.
+Convert = Callable[..., dict[str, Tensor]]
 
 
 class Loader:
-    """A target made ready in this process: converts checkpoints, builds models, walks the end-user path.
+    """A target made ready in this process: it converts checkpoints, builds models, and calls ``create_model``.
 
-    ``function`` is what a ``loader:`` target names, where the caller has it at hand; otherwise it is imported.
+    ``function`` is the function of a ``loader:`` target if the caller has it already; otherwise it is imported.
     """
 
     def __init__(self, target: Target, device: str = "cpu", function: Convert | None = None) -> None:
@@ -74,7 +44,7 @@ class Loader:
         warnings.filterwarnings("ignore")
         self.timm_version = activate(target)
         self.release = Version(self.timm_version) if target.is_timm else None
-        self._build = lru_cache(maxsize=256)(self._build_uncached)
+        self._build = lru_cache(maxsize=256)(build)
         self.function = function or (self._user_function() if target.kind == "loader" else None)
         self._options = frozenset(inspect.signature(self.function).parameters) if self.function else frozenset()
 
@@ -88,31 +58,36 @@ class Loader:
             raise UserError(f"target {self.target.spec!r}: {error}") from error
 
     def supports(self, family: Family) -> bool:
-        """Whether the target's release knows the family; the reference and user loaders are judged on all."""
+        """Whether the target's release knows the family. The reference and users' loaders are judged on all families."""
         return self.release is None or family.supported_by(self.release)
 
-    def lacking(self, family: Family, case: Case) -> str | None:
-        """What the target's release does not know yet about a case of a family it knows, or None."""
-        return None if self.release is None else family.lacking(case, self.release)
+    def unsupported(self, family: Family, case: Case) -> str | None:
+        """Why the target's release does not support a case of a family that it knows, or None."""
+        return None if self.release is None else family.unsupported(case, self.release)
 
-    def fills_models(self, family: Family) -> bool:
-        """Whether the target writes such checkpoints straight into a model, which no strict load follows."""
+    def writes_into_model(self, family: Family) -> bool:
+        """Whether the target writes the family's checkpoints straight into a model. No strict load follows then."""
         return family.in_place and self.target.is_timm
 
     def convert(
         self, family: Family, arch: Mapping[str, Any], checkpoint: Mapping[str, Any], model: nn.Module
     ) -> dict[str, Tensor]:
-        """The state dict the loader makes of a checkpoint for ``model``; whatever it raises passes through."""
+        """The state dict that the loader makes from a checkpoint for ``model``. Its exceptions pass through."""
         if family.in_place:
             with scratch_folder() as folder:
                 path = files.write(dict(checkpoint), "bare", "npz", Path(folder))
-                if self.fills_models(family):
+                if self.writes_into_model(family):
                     return _load_in_place(model, path, checkpoint)
                 return self.converted(family, arch, files.read(path), model)
         return self.converted(family, arch, checkpoint, model)
 
-    def converted(self, family: Family, arch: Mapping[str, Any], checkpoint: Any, model: nn.Module, **more: Any):
-        """What a function on a dict makes of a checkpoint; the reference is given ``more``."""
+    def converted(
+        self, family: Family, arch: Mapping[str, Any], checkpoint: Any, model: nn.Module, **more: Any
+    ) -> dict[str, Tensor]:
+        """The state dict that the target's function makes from a checkpoint in memory. ``more`` goes to the reference only.
+
+        A problem names the function that raised, so the names of this function and of those below are part of fingerprints.
+        """
         if self.target.kind == "reference":
             resampling = family.resampling(arch)
             return reference.load_state_dict(checkpoint, model, resampling=resampling, **more)
@@ -120,12 +95,12 @@ class Loader:
         return dict(checkpoint) if convert is None else convert(checkpoint, model, **self.filter_options(family, arch))
 
     def filter_options(self, family: Family, arch: Mapping[str, Any]) -> dict[str, Any]:
-        """What timm's model function passes to the loader for ``arch``; a user's function is given what it takes of it."""
+        """Arguments that timm's model function passes to the loader for ``arch``. A user's function gets those it accepts."""
         options = family.filter_kwargs(arch)
         return {k: v for k, v in options.items() if self.function is None or k in self._options}
 
     def filter_function(self, family: Family) -> Convert | None:
-        """The release's function for a family, or None where it loads such checkpoints as they are."""
+        """The release's conversion function for a family, or None if it loads such checkpoints without conversion."""
         for name in family.filters:
             module, _, function = name.rpartition(":")
             found = getattr(importlib.import_module(f"timm.models.{module or family.module}"), function, None)
@@ -138,52 +113,13 @@ class Loader:
     def model(
         self, family: Family, case: Case, geometry: Geometry, input_size: Size | None, device: str | None = None
     ) -> nn.Module:
-        """The destination model of ``case`` at ``geometry``, declaring ``input_size`` of the checkpoint (None: nothing).
+        """The destination model of ``case`` at ``geometry``. It declares ``input_size`` for the checkpoint (None: nothing).
 
-        Models are shared between cases: only shapes and the declaration matter to a loader.
+        Models are shared between cases, since a loader reads only their shapes and the declaration.
         """
-        model = self._build(family.name, _frozen(case.arch), geometry, device or self.device)
+        model = self._build(family.name, _hashable(case.arch), geometry, device or self.device)
         declare(model, case, input_size, self.release)
         return model
-
-    def _build_uncached(self, family_name: str, arch: tuple, geometry: Geometry, device: str) -> nn.Module:
-        family, options = FAMILIES[family_name], dict(arch)
-        kwargs = self.model_kwargs(family, options)
-        model_class = self.model_class(family)
-        if "weight_init" in inspect.signature(model_class).parameters:
-            kwargs["weight_init"] = "skip"  # every weight is about to be loaded
-        try:
-            model = model_class(**family.sizes(options, geometry), **kwargs)
-        except (TypeError, ImportError, ValueError) as error:
-            if error.__traceback__.tb_next is None:  # the call itself: our arguments
-                raise
-            raise Unsupported(f"the release cannot build the model: {error}") from None
-        return model.eval() if device == "cpu" else model.eval().to(device)
-
-    def model_kwargs(self, family: Family, arch: Mapping[str, Any], created: bool = False) -> dict[str, Any]:
-        """Constructor arguments of the destination model, or of its registered function, with the target's own classes.
-
-        Arguments a release does not have yet are left out where they ask for nothing, else :class:`Unsupported`.
-        """
-        given = ((created and family.created_kwargs) or family.model_kwargs)(arch)
-        known = _parameters(self.model_class(family))
-        if created and family.models_module:
-            known |= {"use_naflex"}
-        if created and family.classic:  # their functions take the classic model's arguments
-            known |= _parameters(self.model_class(FAMILIES[family.classic]))
-        kwargs = {k: _resolve(v) for k, v in given.items()}
-        missing = [k for k, v in kwargs.items() if k not in known and v]
-        if missing:
-            raise Unsupported(f"the release's {family.model_class} has no {', '.join(missing)}")
-        return {k: v for k, v in kwargs.items() if k in known}
-
-    def model_class(self, family: Family) -> type[nn.Module]:
-        """The release's class of the family's destination models."""
-        try:
-            module = importlib.import_module(f"timm.models.{family.module}")
-        except ModuleNotFoundError:
-            raise Unsupported(f"the release has no timm.models.{family.module}") from None
-        return getattr(module, family.model_class)
 
     # -- the end-user path -------------------------------------------------------------------------------------------
 
@@ -202,16 +138,16 @@ class Loader:
         return self.release is None or self.release >= Version("0.9.8")
 
     def create_model(self, family: Family, case: Case, path: Path) -> nn.Module:
-        """``timm.create_model`` on a checkpoint file, as a user calls it, and then moved to the device.
+        """Call ``timm.create_model`` on a checkpoint file as a user does, and move the model to the device.
 
-        For the reference and user loaders: create the model without weights, move it, read the file, convert, load strictly.
+        For the reference and users' loaders: create the model without weights, move it, read the file, convert, load strictly.
         """
         import timm
 
         arch = case.arch
-        kwargs = self.model_kwargs(family, arch, created=True)
+        kwargs = model_kwargs(family, arch, created=True)
         for name, (h, w) in family.sizes(arch, case.destination).items():
-            # A user says 224 as often as (224, 224); which it is here must be the same every time.
+            # Users write both 224 and (224, 224). The case's seed decides, so that the choice repeats.
             kwargs[name] = h if h == w and case.contents.seed % 2 else (h, w)
         if case.in_chans is not None or "in_chans" in arch:
             kwargs["in_chans"] = case.in_chans or arch["in_chans"]
@@ -235,32 +171,27 @@ class Loader:
         return model
 
 
-def blank(model: nn.Module) -> None:
-    """Fill every parameter with NaN."""
-    for parameter in model.parameters():
-        parameter.detach().fill_(float("nan"))
-
-
 def _load_in_place(model: nn.Module, path: Path, checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What ``model.load_pretrained`` writes into a model's parameters, in the checkpoint's dtype."""
+    """The tensors that ``model.load_pretrained`` writes into a model, in the checkpoint's dtype."""
     dtype = next(t.dtype for t in checkpoint.values() if t.is_floating_point())
     return {k: v.detach().clone().to(dtype) for k, v in write_in_place(model, path, checkpoint).items()}
 
 
 def write_in_place(model: nn.Module, path: Path, names: Collection[str]) -> dict[str, Tensor]:
-    """Let ``model.load_pretrained`` read a ``.npz`` file with arrays of these names; the model's tensors that it wrote.
+    """Let ``model.load_pretrained`` read a ``.npz`` file with arrays of these ``names``; return the tensors that it wrote.
 
-    Every parameter holds NaN before, so that one the loader never touched is missing afterwards, not left as it was.
+    Every parameter holds NaN before. So a parameter that the loader never touched is missing from the result.
     """
-    blank(model)
-    # Only a prefix the loader looks for by itself may be left to it; PaliGemma's has to be named.
+    fill_with_nan(model)
+    # The loader looks for most prefixes by itself. PaliGemma's has to be named.
     prefix = {"prefix": "img/"} if "img/embedding/kernel" in names else {}
-    model.load_pretrained(str(path), **prefix)
+    reader: Any = model
+    reader.load_pretrained(str(path), **prefix)
     return {k: v for k, v in model.state_dict().items() if not bool(v.isnan().all())}
 
 
 def _supported(create: Callable[..., nn.Module], pretrained: bool) -> nn.Module:
-    """Call a model function; one that fixes the argument we vary cannot build the case's model."""
+    """Call a model function. Raises :class:`Unsupported` if the function fixes an argument that the case sets."""
     try:
         with SkipInit():
             return create(pretrained=pretrained)
@@ -270,5 +201,5 @@ def _supported(create: Callable[..., nn.Module], pretrained: bool) -> nn.Module:
         raise
 
 
-def _frozen(arch: Mapping[str, Any]) -> tuple:
+def _hashable(arch: Mapping[str, Any]) -> tuple:
     return tuple(sorted(arch.items()))

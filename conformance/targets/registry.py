@@ -1,8 +1,9 @@
-"""The models that a timm release registers, read from the release: ``python -m timm_conformance.targets.registry``."""
+"""The models that a timm release registers. ``python -m timm_conformance.targets.registry TARGET`` writes ``models.json``."""
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import msgspec
 
@@ -11,7 +12,7 @@ from ..drawing.catalogue import PATH, RealModel
 from .releases import FIRST_RELEASE
 from .target import activate, parse_target
 
-# The modules whose loaders the suite judges, with the release each came with.
+# The modules whose loaders the suite judges, with the first release of each.
 MODULES = {
     "vision_transformer": FIRST_RELEASE,
     "deit": FIRST_RELEASE,
@@ -27,11 +28,12 @@ MODULES = {
 
 
 def read_registry() -> list[RealModel]:
-    """The registry of the timm that is importable now."""
+    """The registered models of the timm that this process imports."""
     import timm
     import torch
 
-    found, built = [], {}
+    found: list[RealModel] = []
+    built: dict[str, Any] = {}
     for name in timm.list_models(pretrained=True):
         architecture, size = name.split(".")[0], tuple(timm.get_pretrained_cfg(name).input_size[-2:])
         module = timm.models.model_entrypoint(architecture).__module__.rsplit(".", 1)[-1]
@@ -49,12 +51,12 @@ def read_registry() -> list[RealModel]:
     return sorted(found, key=lambda m: m.name)
 
 
-def _kernel_size(embed) -> Size:
+def _kernel_size(embed: Any) -> Size:
     return getattr(getattr(embed, "proj", None), "kernel_size", (1, 1))
 
 
-def _shallow(architecture: str):
-    """The model with one block, or whole where its options speak of each block: its patch embedding is the same."""
+def _shallow(architecture: str) -> Any:
+    """The model with one block, or with all blocks if its options name single blocks. The patch embedding is the same."""
     import timm
 
     try:

@@ -36,8 +36,8 @@ def cached() -> list[str]:
     return sorted((n for n in names if _is_version(n)), key=Version)
 
 
-def offered() -> list[str] | None:
-    """The releases the package index offers from 0.9.0 on, oldest first; None where it cannot be asked."""
+def available() -> list[str] | None:
+    """The releases from 0.9.0 on that the package index lists, oldest first; None if the index cannot be reached."""
     command = [sys.executable, "-m", "pip", "index", "versions", "timm", "--disable-pip-version-check"]
     done = subprocess.run([*command, "--retries=1", "--timeout=20"], capture_output=True, text=True)
     listed = re.search(r"^Available versions: (.+)$", done.stdout, re.M)
@@ -47,9 +47,10 @@ def offered() -> list[str] | None:
 
 
 def matching(specifier: str) -> tuple[list[str], bool]:
-    """The releases a specifier such as ``>=1.0,<1.0.20`` admits, oldest first, and whether the package index was asked.
+    """The releases that a specifier such as ``>=1.0,<1.0.20`` admits, oldest first, and whether the package index was read.
 
-    Without it, those in the cache. Raises :class:`UserError` for no specifier, or one that admits none.
+    If the index cannot be reached, they are those in the cache. Raises :class:`UserError` for text that is no specifier, and
+    for a specifier that admits no release.
     """
     try:
         wanted = SpecifierSet(specifier)
@@ -57,7 +58,7 @@ def matching(specifier: str) -> tuple[list[str], bool]:
         raise UserError(
             f"--releases {specifier!r}: write a version specifier, for example '>=0.9' or '>=1.0,<1.0.20'"
         ) from None
-    listed = offered()
+    listed = available()
     names = [n for n in cached() if Version(n) >= Version(FIRST_RELEASE)] if listed is None else listed
     found = [name for name in names if wanted.contains(name, prereleases=False)]
     if not found:
@@ -75,9 +76,9 @@ def _is_version(name: str) -> bool:
 
 
 def ensure(release: str) -> Path:
-    """Folder of an unpacked release, downloaded with pip when it is not cached.
+    """Folder of an unpacked release. pip downloads a release that is not cached.
 
-    Raises :class:`UserError` when there is no such release, or none can be fetched.
+    Raises :class:`UserError` if there is no such release, or if it cannot be downloaded.
     """
     folder = cache_dir() / str(Version(release))
     if (folder / "timm" / "__init__.py").is_file():

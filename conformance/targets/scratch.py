@@ -6,6 +6,6 @@ import re
 import tempfile
 from functools import partial
 
-# A folder for the files of one case; its name, another each time, is no part of what a loader says of them.
+# The folder's name differs from run to run, so SCRATCH removes it from the messages of loaders.
 scratch_folder = partial(tempfile.TemporaryDirectory, prefix="timm-conformance-case-")
 SCRATCH = re.compile(r"[^\s'\"]*timm-conformance-case-\w+/")

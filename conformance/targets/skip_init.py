@@ -1,4 +1,4 @@
-"""Models without their random initialisation, which is a fifth of the time of all: what is judged is loaded afterwards."""
+"""Models built without random initialisation, which takes a fifth of a run's time. The weights are loaded afterwards anyway."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _RANDOM = frozenset(
 
 
 class SkipInit(TorchFunctionMode):
-    """Spares the models built inside it their random initialisation.
+    """Skips the random initialisation of models built inside the context.
 
-    What would be drawn is one number no checkpoint holds, so that a weight the loader never touches cannot pass for loaded.
+    Such weights are filled with one number that no checkpoint holds. So a weight that the loader never touches differs from
+    a loaded one.
     """
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:

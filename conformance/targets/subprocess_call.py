@@ -1,7 +1,7 @@
-"""One question to a process of its own: one process can have one timm only, and a target may crash or hang.
+"""A call of a function in a process of its own: a process can import one timm only, and a target may crash or hang.
 
-The process is ``python -m MODULE REQUEST ANSWER``, with JSON in both files. What keeps it from answering is its last line of
-output, after ``ERROR:``.
+The process is ``python -m MODULE REQUEST ANSWER``. Both files hold JSON. A process that cannot answer prints the reason as
+its last line of output, after ``ERROR:``.
 """
 
 from __future__ import annotations
@@ -22,29 +22,32 @@ Answer = TypeVar("Answer")
 
 
 def environment(*search: str) -> dict[str, str]:
-    """The environment of such a process: it imports from the folders of ``search`` first, and uses one thread."""
+    """Environment variables of such a process: it imports from the folders of ``search`` first, and uses one thread."""
     paths = [*search, *filter(None, [os.environ.get("PYTHONPATH")])]
     quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def ask(module: str, request: Any, answer: type[Answer], subject: str, timeout: float) -> Answer:
-    """What the process answers. Raises :class:`UserError`, in which ``subject`` says who did not, and why."""
+def call(module: str, request: Any, answer: type[Answer], subject: str, timeout: float) -> Answer:
+    """Run ``module`` on a request and return its answer.
+
+    ``timeout`` is in seconds. Raises :class:`UserError` if there is no answer: it names the ``subject`` and the reason.
+    """
     with TemporaryDirectory(prefix="timm-conformance-") as folder:
-        asked, answered = Path(folder) / "request.json", Path(folder) / "answer.json"
-        asked.write_bytes(msgspec.json.encode(request))
-        command = [sys.executable, "-m", module, str(asked), str(answered)]
+        request_file, answer_file = Path(folder) / "request.json", Path(folder) / "answer.json"
+        request_file.write_bytes(msgspec.json.encode(request))
+        command = [sys.executable, "-m", module, str(request_file), str(answer_file)]
         try:
             done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=timeout)
         except subprocess.TimeoutExpired:
             raise UserError(f"{subject}: no answer within {timeout:.0f} s; --timeout gives it longer") from None
-        if not answered.is_file():
-            raise UserError(f"{subject}: {last_words(done.stdout + done.stderr, done.returncode, 'its process')}")
-        return msgspec.json.decode(answered.read_bytes(), type=answer)
+        if not answer_file.is_file():
+            raise UserError(f"{subject}: {exit_reason(done.stdout + done.stderr, done.returncode, 'its process')}")
+        return msgspec.json.decode(answer_file.read_bytes(), type=answer)
 
 
-def last_words(output: str, code: int, who: str) -> str:
-    """Why a process ended without an answer, in one line: what it said after ``ERROR:``, else how ``who`` ended."""
+def exit_reason(output: str, code: int, who: str) -> str:
+    """Why a process ended without an answer, in one line: its text after ``ERROR:``, else how ``who`` ended."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     if said:
@@ -55,12 +58,12 @@ def last_words(output: str, code: int, who: str) -> str:
 
 
 def serve(answer: Callable[[Any], Any], request: type) -> int:
-    """The process's side: answer the question that its arguments name; returns its exit code."""
-    asked, answered = sys.argv[1:]
+    """The side of the process: answer the request that its command line names, and return its exit code."""
+    request_file, answer_file = sys.argv[1:]
     try:
-        found = answer(msgspec.json.decode(Path(asked).read_bytes(), type=request))
+        found = answer(msgspec.json.decode(Path(request_file).read_bytes(), type=request))
     except UserError as error:
         print(f"ERROR: {error}", flush=True)
         return EXIT_USAGE
-    Path(answered).write_bytes(msgspec.json.encode(found))
+    Path(answer_file).write_bytes(msgspec.json.encode(found))
     return EXIT_EXPECTED

@@ -1,4 +1,4 @@
-"""The target mini-language: which loader is under test.
+"""Targets: the small language that names the loader under test.
 
     timm==0.9.16                  a release, side-loaded into a cache
     path:DIR                      a checkout or unpacked wheel, DIR holding the package ``timm``
@@ -6,8 +6,9 @@
     reference                     our own corrected loader
     loader:pkg.module:function    a user's ``function(checkpoint, model) -> state_dict``
 
-``reference`` and ``loader:`` need destination models: those of the newest release the gate runs on. A loader may ask for
-others, and then imports that timm too: ``loader:pkg.module:function@installed``, ``loader:pkg.module:function@1.0.20``.
+``reference`` and ``loader:`` need destination models. By default these come from the newest release that the gate runs on.
+A loader may name another timm, and imports it then: ``loader:pkg.module:function@installed``,
+``loader:pkg.module:function@1.0.20``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
@@ -31,10 +33,9 @@ _FORMS = "timm==VERSION, path:DIR, installed, reference, loader:MODULE:FUNCTION"
 
 @dataclass(frozen=True)
 class Target:
-    """A parsed target: ``kind`` is timm, path, installed, reference or loader; ``value`` what follows it.
+    """A parsed target. ``kind`` is timm, path, installed, reference or loader; ``value`` is the text after it.
 
-    ``models`` is the timm that destination models are built with where timm's own loader is not under test: a version, or
-    ``installed``.
+    ``models`` names the timm that builds destination models for ``reference`` and ``loader``: a version, or ``installed``.
     """
 
     spec: str
@@ -49,7 +50,7 @@ class Target:
 
 
 def parse_target(spec: str) -> Target:
-    """Parse one target. Raises :class:`UserError` for a malformed one or a missing directory or package."""
+    """Parse one target. Raises :class:`UserError` for a malformed target and for a missing folder or package."""
     if spec in ("reference", "installed"):
         if spec == "installed":
             _need_installed(spec)
@@ -75,7 +76,7 @@ def parse_target(spec: str) -> Target:
 
 
 def loader_target(value: str, models: str) -> Target:
-    """A ``loader:`` target with destination models of the timm ``models``. Raises :class:`UserError`."""
+    """A ``loader:`` target whose destination models come from the timm ``models``. Raises :class:`UserError`."""
     spec = f"loader:{value}" if models == MODEL_RELEASE else f"loader:{value}@{models}"
     if models == "installed":
         _need_installed(spec)
@@ -102,7 +103,7 @@ def _need_version(spec: str, value: str) -> None:
 
 
 def prepare(target: Target) -> None:
-    """Make sure what a target needs is on this machine, fetching releases not cached yet. Raises :class:`UserError`."""
+    """Download the releases that a target needs and that are not cached. Raises :class:`UserError`."""
     if target.kind == "timm":
         releases.ensure(target.value)
     elif not target.is_timm and target.models != "installed":
@@ -110,7 +111,7 @@ def prepare(target: Target) -> None:
 
 
 def folder_of(target: Target) -> Path | None:
-    """The folder to import timm from, None for the environment's own."""
+    """The folder to import timm from; None for the environment's own timm."""
     if "installed" in (target.kind, target.models):
         return None
     if target.kind == "path":
@@ -119,16 +120,16 @@ def folder_of(target: Target) -> Path | None:
 
 
 def activate(target: Target) -> str:
-    """Make ``import timm`` mean the target's timm in this process; return its version.
+    """Make ``import timm`` import the target's timm in this process; return its version.
 
-    Raises :class:`UserError` when another timm is imported already, or the one imported is not the target's.
+    Raises :class:`UserError` if another timm is imported already.
     """
     folder = folder_of(target)
     if "timm" not in sys.modules and folder is not None:
         sys.path.insert(0, str(folder))
     torchvision_shim.install()
-    timm = importlib.import_module("timm")
-    # Where only models are timm's, any timm of that version has them.
+    timm: Any = importlib.import_module("timm")
+    # A target that needs timm for its models only accepts any copy of that version.
     enough = not target.is_timm and timm.__version__ == target.models
     if folder is not None and not enough and folder.resolve() not in Path(timm.__file__).resolve().parents:
         hint = (

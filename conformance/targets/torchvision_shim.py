@@ -1,28 +1,37 @@
-"""Let timm import where torchvision has no compiled half.
+"""A shim with which timm can be imported although torchvision's compiled part cannot be loaded.
 
-torchvision's PyPI wheel is built against CUDA torch; with a CPU torch its import dies because the operators
-``torchvision::nms`` and ``torchvision::qnms`` were never declared. Declaring their schemas is enough for timm, whose
-loaders call no torchvision operator. Reports name the shim when it is in use.
+torchvision's PyPI wheel is built against CUDA torch. With a CPU torch its import fails, because the operators
+``torchvision::nms`` and ``torchvision::qnms`` are not declared. Declaring their schemas is enough for timm, whose loaders
+call no torchvision operator. Reports name the shim when it is in use.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
+from typing import TYPE_CHECKING
+
+from ..errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from torch.library import Library
 
 NAME = "torchvision-operators"
+SEEN = ("0.28.0",)  # the versions that need no other operator
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_library = None
+_library: Library | None = None
 
 
 def install() -> bool:
-    """Declare the missing operators if torchvision needs them; True when the shim is in use.
+    """Declare the missing operators if torchvision needs them; return whether the shim is in use.
 
-    Must run before the first import of torchvision: a failed import of it cannot be repeated in one process.
+    Call it before the first import of torchvision: a process cannot repeat a failed import of torchvision.
+    Raises :class:`UserError`, one line, if torchvision cannot be imported with it either.
     """
     global _library
     if _library is not None:
@@ -34,7 +43,13 @@ def install() -> bool:
     _library = torch.library.Library("torchvision", "DEF")
     for schema in _SCHEMAS:
         _library.define(schema)
-    importlib.import_module("torchvision")
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"torchvision {importlib.metadata.version('torchvision')} cannot be imported with torch {torch.__version__}: "
+            f"{one_line(error)}; install the torchvision built for this torch (without one, {SEEN[-1]} works)"
+        ) from None
     return True
 
 

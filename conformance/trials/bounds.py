@@ -1,7 +1,7 @@
-"""How far a correct loader may be from the exact result: derived from dtype and conditioning, never picked by hand.
+"""Error bounds: how far a correct loader may be from the exact result. They follow from dtype and conditioning alone.
 
-Loaders may work in float32 whatever the checkpoint's dtype, so the unit is float32's, plus one rounding to the
-checkpoint's dtype. ``fraction`` reports every error in units of its bound: above 1.0 it is a mistake, at any size or dtype.
+A loader may work in float32 for a checkpoint of any dtype. So the unit is float32's, plus one rounding to the checkpoint's
+dtype. ``fraction`` gives an error in units of its bound: above 1.0 it is a mistake, at any size or dtype.
 
 The kernel's bound follows Wedin's perturbation theory of least squares (Björck, "Numerical Methods for Least Squares
 Problems", 1996, section 1.4): a relative error ``u`` of the resize matrix ``B`` moves ``w @ pinv(B)`` by up to about
@@ -12,6 +12,7 @@ Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 41, 2019).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import prod, sqrt
 
@@ -32,27 +33,28 @@ def rounding(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @lru_cache(maxsize=4096)
-def _spectral(old: Size, new: Size, how: Resampling, of) -> float:
+def _spectral(old: Size, new: Size, how: Resampling, of: Callable[[int, int, Resampling], Tensor]) -> float:
     return float(prod(torch.linalg.matrix_norm(of(o, n, how), 2) for o, n in zip(old, new)))
 
 
-def _work(old: Size, new: Size) -> float:
+def _rounding_steps(old: tuple[int, ...], new: tuple[int, ...]) -> float:
+    """Units of rounding in a resize: the longest axis for the sample positions, a square root for the accumulated products."""
     return max(*old, *new) + sqrt(max(prod(old), prod(new)))
 
 
 def kernel(source: Tensor, new: Size, how: Resampling) -> Tensor:
-    """Norm-wise bound for each resampled kernel of ``source`` ``(..., h, w)``: shape ``(..., 1, 1)``, float64.
+    """Bound ``(..., 1, 1)``, float64, for the norm of the error of each resampled kernel of ``source`` ``(..., h, w)``.
 
-    The rounding to the checkpoint's dtype is included through the norm of the exact result.
+    It includes the rounding to the checkpoint's dtype, by the norm of the exact result.
     """
-    old, how = tuple(source.shape[-2:]), how.of_kernels
+    old, how = (source.shape[-2], source.shape[-1]), how.of_kernels
     weight = source.to(torch.float64)
     condition = prod(axis_condition(o, n, how) for o, n in zip(old, new))
     pinv_norm = _spectral(old, new, how, axis_pinv)
     norm = torch.linalg.vector_norm(weight, dim=(-2, -1), keepdim=True)
     exact = axis_pinv(old[0], new[0], how).T @ weight @ axis_pinv(old[1], new[1], how)
     stored = torch.linalg.vector_norm(rounding(exact, source.dtype), dim=(-2, -1), keepdim=True)
-    return _UNIT * _work(old, new) * condition * pinv_norm * norm + stored
+    return _UNIT * _rounding_steps(old, new) * condition * pinv_norm * norm + stored
 
 
 def matrix_norm(old: Size, new: Size, how: Resampling) -> float:
@@ -64,34 +66,34 @@ def grid(exact: Tensor, source: Tensor, old: Size, new: Size, how: Resampling) -
     """Element-wise bound for resampled grid rows: ``exact`` ``(1, new, dim)`` from ``source`` ``(1, old, dim)``, float64."""
     rows = prod(float(axis_matrix(o, n, how).abs().sum(dim=1).max()) for o, n in zip(old, new))
     largest = source.to(torch.float64).abs().amax(dim=1, keepdim=True)
-    return _UNIT * _work(old, new) * rows * largest + rounding(exact, source.dtype)
+    return _UNIT * _rounding_steps(old, new) * rows * largest + rounding(exact, source.dtype)
 
 
 def table(exact: Tensor, source: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
     """Element-wise bound for a resized relative position table ``exact`` ``(rows, heads)`` of ``source``, float64.
 
-    Interpolation between rows: weights sum to 1, and are as exact as float32 places offsets, which reach the window's side.
-    The extra rows at the end are kept, so their bound is 0.
+    A row is interpolated between rows, with weights that sum to 1. The weights are as exact as offsets in float32, which are as
+    large as the window's side. The extra rows at the end do not change, so their bound is 0.
     """
     sizes = offsets(old), offsets(new)
     largest = source.to(torch.float64).abs().amax(dim=0, keepdim=True)
-    bound = _UNIT * _work(*sizes) * largest + rounding(exact, source.dtype)
+    bound = _UNIT * _rounding_steps(*sizes) * largest + rounding(exact, source.dtype)
     bound[prod(sizes[1]) :] = 0
     return bound
 
 
 def forward(reference_output: Tensor, operations: int, sensitivity: float, turns: float = 0.0) -> float:
-    """Bound for a float64 forward pass: ``operations`` accumulated products, amplified by the network's own sensitivity.
+    """Bound for a float64 forward pass of ``operations`` accumulated products, amplified by the network's own sensitivity.
 
-    Rotary embeddings are made in float32, upstream as in timm: an angle of ``turns`` radians comes of four operations, each
-    off by half a unit.
+    Upstream and timm compute rotary embeddings in float32. An angle of up to ``turns`` radians takes four operations, each with
+    an error of half a unit.
     """
     unit = torch.finfo(torch.float64).eps * operations + 2 * _UNIT * turns
     return unit * max(1.0, sensitivity) * float(reference_output.abs().max() + 1)
 
 
 def fraction(error: Tensor, bound: Tensor | float) -> float:
-    """Largest ``error / bound``, 0 where there is no error at all, infinity where there may be none or it is not finite."""
+    """Largest ``error / bound``: 0 without any error; infinity for an error that is not finite or whose bound is 0."""
     if error.numel() == 0:
         return 0.0
     error = error.to(torch.float64).abs()

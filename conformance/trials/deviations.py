@@ -1,9 +1,8 @@
-"""What a loader made of a case, small enough to keep and precise enough to compare releases by.
+"""A sketch of a loaded state dict: small enough to store, and precise enough to compare two releases.
 
-A tensor that agrees with the reference's within its bound is not mentioned. Any other is told in words, or by its
-difference from the reference's, each entry in units of its bound, projected on a few random directions (Johnson and
-Lindenstrauss 1984): the difference of two such projections estimates the root mean square difference of the two
-tensors without either of them.
+The sketch leaves out every tensor that agrees with the reference's within its bound. For another tensor it holds a few words,
+or the difference from the reference's tensor: each entry in units of its bound, projected on a few random directions (Johnson
+and Lindenstrauss 1984). The difference of two such projections estimates the root mean square difference of the two tensors.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from torch import Tensor
 from ..cases.case import Case
 from ..families.base import KERNEL
 from ..results.records import LoadedCase
-from ..targets.loader import Unsupported
+from ..targets.models import Unsupported
 from . import bounds
-from .problems import starred
+from .problems import star_block_numbers
 from .trial import Trial
 
 DIRECTIONS = 4
 
 
 def case_id(case: Case) -> str:
-    """A name for a case: equal for equal cases, whatever drew them."""
+    """A short name for a case. Equal cases have equal names."""
     return sha1(case.to_json().encode()).hexdigest()[:10]
 
 
-def observe(trial: Trial) -> LoadedCase | None:
-    """What the trial's loader made of its case, or None where it cannot be asked."""
+def loaded_case(trial: Trial) -> LoadedCase | None:
+    """The sketch of what the trial's loader makes of its case; None if no loader or this release cannot load the case."""
     if trial.undecidable:
         return None
     try:
@@ -41,27 +40,29 @@ def observe(trial: Trial) -> LoadedCase | None:
         return None
     name, patches = case_id(trial.case), (trial.case.source.patch_size, trial.case.destination.patch_size)
     ratio = sqrt(prod(patches[1]) / prod(patches[0])) if patches[0] != patches[1] else None
-    if base.state is None:
+    if not base.ok:
         return LoadedCase(name, ratio, deviations={"": f"raises {type(base.error).__name__}"})
-    deviations: dict[str, str | list[float]] = {starred(k): "appears" for k in base.state if k not in trial.expected}
+    deviations: dict[str, str | list[float]] = {
+        star_block_numbers(k): "appears" for k in base.state if k not in trial.expected
+    }
     error = None
     for tensor, want in trial.expected.items():
-        units = _units(base.state.get(tensor), want, trial.bound(tensor))
+        units = _bound_units(base.state.get(tensor), want, trial.bound(tensor))
         if isinstance(units, str):
-            deviations[starred(tensor)] = units
+            deviations[star_block_numbers(tensor)] = units
             continue
         worst = float(units.abs().max()) if units is not None else 0.0
-        if worst > 1:
+        if units is not None and worst > 1:
             deviations[tensor] = _projected(units, tensor)
         if tensor == KERNEL and ratio is not None:
             error = worst
     return LoadedCase(name, ratio, error, deviations)
 
 
-def _units(got: Tensor | None, want: Tensor, bound: Tensor) -> Tensor | str | None:
-    """The difference in units of the bound; in words where there is none to take; None for equal tensors.
+def _bound_units(got: Tensor | None, want: Tensor, bound: Tensor) -> Tensor | str | None:
+    """The difference in units of the bound; words if no difference can be taken; None for equal tensors.
 
-    A tensor that a load has to keep has a bound of nothing: one rounding of its own largest entry stands for it.
+    A tensor that a load must not change has a bound of 0. One rounding of its own largest entry replaces it.
     """
     if got is None:
         return "is missing"

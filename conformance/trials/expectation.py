@@ -1,6 +1,6 @@
-"""What a case asks of any loader: its checkpoint, what a correct load makes of it, and how near a load has to come.
+"""The expectation of a case, for any loader: its checkpoint, the result of a correct load, and the error bounds.
 
-Nothing here knows a loader; :class:`timm_conformance.trials.trial.Trial` adds one.
+:class:`timm_conformance.trials.trial.Trial` adds a loader.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..cases.case import Case, Geometry, Size
 from ..checkpoints import state_dicts
+from ..checkpoints.formats import format_of
 from ..families import Family
 from ..families.base import KERNEL
-from ..reference import FORMATS
+from ..families.registration import check_arch, of_arch
 from ..reference.embeddings import (
     adapt_input_channels,
     resample_patch_kernel,
@@ -30,15 +31,16 @@ CLASSIFIERS = ("head.", "head_dist.")
 
 
 class Expectation:
-    """One case, with its tensors, their correct loads and their bounds computed at most once."""
+    """One case with its tensors, the tensors of a correct load, and their bounds. Each is computed at most once."""
 
     def __init__(self, family: Family, case: Case) -> None:
         self.family = family
         self.case = case
         self._bounds: dict[str, Tensor] = {}
-        self.prefix_tokens = family.num_prefix_tokens(case.arch)
+        check_arch(family, case.arch)
+        self.prefix_tokens: int = of_arch(family, "num_prefix_tokens", case.arch)
         self.prefix_rows = 0 if case.arch.get("no_embed_class") else self.prefix_tokens
-        self.format = FORMATS[family.format]
+        self.format = format_of(family)
         self.resampling = family.resampling(case.arch) or self.format.resampling
 
     # -- the checkpoint ----------------------------------------------------------------------------------------------
@@ -74,7 +76,7 @@ class Expectation:
         return self.tables[name][0] != self.tables[name][1]
 
     def transposed(self, state: Mapping[str, Tensor], geometry: Geometry) -> dict[str, Tensor]:
-        """Height and width exchanged in the geometry-dependent tensors of ``state``, which are of ``geometry``."""
+        """``state`` of ``geometry``, with height and width exchanged in its geometry-dependent tensors."""
         out = dict(state)
         if KERNEL in state:
             out[KERNEL] = state[KERNEL].transpose(-1, -2).contiguous()
@@ -90,7 +92,7 @@ class Expectation:
         return out
 
     def upstream_output(self, image: Tensor, nudged: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
-        """Output of the upstream model on ``image``, in float64, its tensors ``nudged`` where asked."""
+        """Output of the upstream model on ``image``, in float64. ``nudged`` changes each tensor before."""
         state = {k: nudged(v.to(torch.float64)) if v.is_floating_point() else v for k, v in self.upstream.items()}
         arch = {**self.case.arch, **self.family.forward_arch(self.case)}
         return self.format.forward(state, image, arch)
@@ -98,7 +100,7 @@ class Expectation:
     # -- what a correct loader returns -----------------------------------------------------------------------------
 
     def resampled(self, name: str, tensor: Tensor) -> Tensor:
-        """One geometry-dependent tensor of the source, resampled to the destination by the reference's matrices, in float64."""
+        """One geometry-dependent tensor, resampled from source to destination by the reference's matrices in float64."""
         return self._resampled(name, tensor.to(torch.float64)).to(tensor.dtype) if self.changed(name) else tensor
 
     def _resampled(self, name: str, tensor: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ class Expectation:
 
     @cached_property
     def expected(self) -> dict[str, Tensor]:
-        """What a correct loader returns: the truth, resampled by the reference's matrices."""
+        """The result of a correct load in timm's layout: the truth, resampled by the reference's matrices."""
         return {**self.truth, **{name: self.resampled(name, self.truth[name]) for name in self.geometric}}
 
     def _positions(self, pos_embed: Tensor, old: Size, new: Size) -> Tensor:
@@ -122,7 +124,7 @@ class Expectation:
 
     @cached_property
     def created(self) -> dict[str, Tensor]:
-        """What :attr:`expected` becomes where a caller asks ``create_model`` for other channels or classes."""
+        """:attr:`expected` for a caller who asks ``create_model`` for other channels or classes."""
         state, case = dict(self.expected), self.case
         if case.in_chans is not None:
             first = self.family.first_conv(case.arch)
@@ -136,14 +138,17 @@ class Expectation:
         bound, asked = self.bound(name), self.case.in_chans
         if asked is None or name != self.family.first_conv(self.case.arch):
             return bound
-        # An adapted channel is a sum or a multiple of the others, and is rounded once more.
+        # An adapted channel is a sum or a multiple of the others, with one more rounding.
         want, channels = self.created[name], self.expected[name].to(torch.float64)
         total = bound.expand(channels.shape).sum(dim=1, keepdim=True)
         sums = channels.abs().sum(dim=1, keepdim=True)
         return total + bounds.rounding(want, want.dtype) + channels.shape[1] * bounds.rounding(sums, torch.float32)
 
     def bound(self, name: str, state: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Error bound for tensor ``name`` of a correct load of ``state`` (the truth), broadcastable to it; 0 if it is kept."""
+        """Error bound, broadcastable to the tensor, for tensor ``name`` of a correct load of ``state`` (None: the truth).
+
+        It is 0 for a tensor that is not resampled.
+        """
         if name not in self.geometric or not self.changed(name):
             return torch.zeros((), dtype=torch.float64)
         if state is not None:
@@ -153,7 +158,7 @@ class Expectation:
         return self._bounds[name]
 
     def resampling_bound(self, name: str, state: Mapping[str, Tensor]) -> Tensor:
-        """Error bound for a load of ``state`` that resamples tensor ``name``, needed or not."""
+        """Error bound for a load of ``state`` that resamples tensor ``name``, even if the geometry stays the same."""
         source, destination = self.case.source, self.case.destination
         if name == KERNEL:
             return bounds.kernel(state[KERNEL], destination.patch_size, self.resampling)

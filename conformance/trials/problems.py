@@ -1,4 +1,4 @@
-"""Ways a loader can break a promise: what sets two failures apart, and what to say about them."""
+"""Problems: ways in which a loader violates an invariant, each with an identity and a message."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import Tensor
 from ..errors import one_line
 from ..targets.scratch import SCRATCH
 
-_BETWEEN = ("__torch_function__", "__torch_dispatch__")
+_TORCH_HOOKS = ("__torch_function__", "__torch_dispatch__")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One way a case breaks an invariant. ``kind`` and ``tensor`` are its identity, the message is for people.
+    """One way a case violates an invariant. ``kind`` and ``tensor`` are its identity, the message is for people.
 
     ``fraction`` is the error as a fraction of its bound, where one was compared with a bound.
     """
@@ -31,32 +31,32 @@ class Problem:
     fraction: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tensor", starred(self.tensor))
+        object.__setattr__(self, "tensor", star_block_numbers(self.tensor))
 
 
-def starred(name: str) -> str:
-    """A tensor's name whatever the block: numbers become stars."""
+def star_block_numbers(name: str) -> str:
+    """A tensor's name with ``*`` in place of block numbers, so that all blocks have the same name."""
     return re.sub(r"(\.|encoderblock_)\d+(?=[./])", r"\1*", name)
 
 
 def raised(error: BaseException, doing: str) -> Problem:
-    """An exception of the loader as a problem: its type and the function that raised it are its identity."""
+    """An exception of the loader as a problem, identified by its type and by the function that raised it."""
     text = one_line(SCRATCH.sub("", str(error)))
     kind = type(error).__name__
-    return Problem(f"raises-{kind}", f"{_culprit(error)}()", f"{doing} raised {kind}: {text}")
+    return Problem(f"raises-{kind}", f"{_raising_function(error)}()", f"{doing} raised {kind}: {text}")
 
 
-def _culprit(error: BaseException) -> str:
-    """The innermost named function on the traceback that is neither torch's nor the standard library's.
+def _raising_function(error: BaseException) -> str:
+    """The innermost named function on the traceback that belongs neither to torch nor to the standard library.
 
-    Comprehensions do not count: newer Pythons have no frame for them. Nor does what stands between a caller and torch.
+    Comprehensions do not count, since newer Pythons have no frame for them. Nor do torch's hooks.
     """
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name not in _BETWEEN]
-    ours = [f.name for f in frames if not _of_a_library(f.filename) and not f.name.startswith("<")]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name not in _TORCH_HOOKS]
+    ours = [f.name for f in frames if not _in_library(f.filename) and not f.name.startswith("<")]
     return ours[-1] if ours else "unknown"
 
 
-def _of_a_library(filename: str) -> bool:
+def _in_library(filename: str) -> bool:
     standard = filename.startswith(sysconfig.get_paths()["stdlib"]) and "site-packages" not in filename
     return standard or filename.startswith(str(Path(torch.__file__).parent))
 
@@ -65,8 +65,8 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())
 
 
-def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[Problem]:
-    """Differences between two state dicts that should agree bit for bit (names, dtypes, shapes, values; not order)."""
+def exact_differences(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[Problem]:
+    """Differences between two state dicts that should agree bit for bit in names, shapes, dtypes and values, in any order."""
     problems = [Problem("missing-key", k, f"{k} is missing") for k in first if k not in second]
     problems += [Problem("unexpected-key", k, f"{k} appears") for k in second if k not in first]
     for k, a in first.items():
@@ -77,6 +77,6 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[Prob
             problems.append(Problem("shape", k, f"{k} is {tuple(b.shape)}, should be {tuple(a.shape)}"))
         elif a.dtype != b.dtype:
             problems.append(Problem("dtype", k, f"{k} is {b.dtype}, should be {a.dtype}"))
-        elif not _equal(a.cpu(), b.cpu()):  # a tensor on another device is device-kept's business
+        elif not _equal(a.cpu(), b.cpu()):  # device-kept compares devices
             problems.append(Problem("value", k, f"{k} has other values"))
     return problems

@@ -1,4 +1,4 @@
-"""The folder of golden vectors: written, and compared with what would be written."""
+"""Writes the folder of golden vectors, and compares a stored folder with the generated one."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from torch import Tensor
 from ..errors import EXIT_EXPECTED, EXIT_FAILURE, UserError, choose
 from ..families import FAMILIES
 from ..ledger.entries import DEFAULT_LEDGER, load_ledger
-from ..report.publish import folder
+from ..report.publish import make_folder
 from . import schema
-from .generation import Made, digest, make
-from .selection import VECTORS_JSON, chosen
+from .generation import FamilyVectors, digest, make_vectors
+from .selection import VECTORS_JSON, choose_cases
 
 INDEX = "index.json"
 JSON_SCHEMA = "schema.json"
-# A buffer that upstream computes, with a logarithm, and stores: its last bit is the machine's. All else is exact anywhere.
+# A stored buffer that upstream computes with a logarithm. Its last bit depends on the machine; all other tensors are exact.
 COMPUTED = "relative_coords_table"
 _LAST_BIT = 1e-6
 
 
 def command(names: Iterable[str], out: Path, check: bool) -> int:
-    """Write the vectors of the named families, all by default, or compare what is stored; returns the exit code."""
+    """Write the vectors of the named families (none: all) to ``out``, or compare ``out`` with them; returns the exit code."""
     names = list(names)
     if check and not out.is_dir():
         raise UserError(f"{out}: there are no vectors; write them with timm-conformance vectors -o {out}")
@@ -40,24 +40,27 @@ def command(names: Iterable[str], out: Path, check: bool) -> int:
             click.echo(f"DIFFERS  {line}")
         click.echo(f"{_count(made)} in {out}: " + (f"{len(found)} differences" if found else "as generated"))
         return EXIT_FAILURE if found else EXIT_EXPECTED
-    write(folder(out, "-o"), made)
+    write(make_folder(out, "-o"), made)
     click.echo(f"{_count(made)} written to {out}")
     return EXIT_EXPECTED
 
 
-def _count(made: Mapping[str, Made]) -> str:
+def _count(made: Mapping[str, FamilyVectors]) -> str:
     families = f"{len(made)} families" if len(made) > 1 else "1 family"
     return f"{sum(len(m.vectors.vectors) for m in made.values())} vectors of {families}"
 
 
-def generate(names: Iterable[str] = ()) -> dict[str, Made]:
-    """The vectors of the named families, all by default. Raises :class:`UserError` for a name that does not exist."""
+def generate(names: Iterable[str] = ()) -> dict[str, FamilyVectors]:
+    """The vectors of the named families (none: all). Raises :class:`UserError` for a name that does not exist."""
     entries = load_ledger(DEFAULT_LEDGER).entries
-    return {name: make(FAMILIES[name], chosen(FAMILIES[name]), entries) for name in choose("family", names, FAMILIES)}
+    return {
+        name: make_vectors(FAMILIES[name], choose_cases(FAMILIES[name]), entries)
+        for name in choose("family", names, FAMILIES)
+    }
 
 
 def index(documents: Iterable[schema.Vectors]) -> schema.Index:
-    """What the families' documents hold together."""
+    """The index of the families' documents."""
     documents = list(documents)
     flags = Counter(flag for document in documents for vector in document.vectors for flag in vector.flags)
     counts = {document.family: len(document.vectors) for document in documents}
@@ -74,10 +77,10 @@ def read(path: Path) -> schema.Vectors:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def write(out: Path, made: Mapping[str, Made]) -> None:
-    """Write families' folders, then the index of all that are in ``out``, and the schema."""
+def write(out: Path, made: Mapping[str, FamilyVectors]) -> None:
+    """Write the families' folders, the index of all families in ``out``, and the JSON Schema."""
     for name, family in made.items():
-        folder(out / name, "-o")
+        make_folder(out / name, "-o")
         for file, tensors in family.files.items():
             (out / name / file).write_bytes(save(tensors))
         (out / name / VECTORS_JSON).write_bytes(schema.encode(family.vectors))
@@ -86,10 +89,11 @@ def write(out: Path, made: Mapping[str, Made]) -> None:
     (out / JSON_SCHEMA).write_bytes(schema.json_schema())
 
 
-def differences(out: Path, made: Mapping[str, Made], whole: bool) -> Iterator[str]:
-    """Where what is stored is not what is made, a line each; of the index and the schema too if ``made`` is the ``whole``.
+def differences(out: Path, made: Mapping[str, FamilyVectors], whole: bool) -> Iterator[str]:
+    """Differences between the stored folder and the generated vectors, one line each.
 
-    Resampled tensors may differ by their tolerance: another machine may round them otherwise.
+    Index and schema are compared if ``made`` holds all families (``whole``). Resampled tensors may differ by their tolerance,
+    since machines round differently.
     """
     for name, family in made.items():
         yield from _of_family(out / name, family)
@@ -107,7 +111,7 @@ def differences(out: Path, made: Mapping[str, Made], whole: bool) -> Iterator[st
             yield f"{path.parent.name}/{path.name} belongs to no vector: delete it"
 
 
-def _of_family(path: Path, made: Made) -> Iterator[str]:
+def _of_family(path: Path, made: FamilyVectors) -> Iterator[str]:
     try:
         stored = read(path / VECTORS_JSON)
     except UserError as error:
@@ -140,7 +144,7 @@ def _files(document: schema.Vectors) -> Iterator[schema.File | schema.Checkpoint
 
 
 def _statements(document: schema.Vectors) -> dict[str, Any]:
-    """What a document says, by where it says so: of the family, and each vector. Digests are compared with the files."""
+    """The fields of a document by place: those of the family and of each vector. Digests are left out and compared elsewhere."""
     fields = msgspec.to_builtins(document)
     said = {vector["id"]: vector for vector in fields.pop("vectors")}
     for vector in said.values():
@@ -154,7 +158,7 @@ def _statements(document: schema.Vectors) -> dict[str, Any]:
 
 
 def _tensors(path: Path, made: Mapping[str, Tensor], tolerances: Mapping[str, float]) -> Iterator[str]:
-    """Where a file's tensors are not those made."""
+    """Differences between a file's tensors and the generated ones, one line each."""
     try:
         stored = load(path.read_bytes())
     except SafetensorError as error:

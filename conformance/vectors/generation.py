@@ -1,6 +1,6 @@
-"""From cases to the files of golden vectors: what is stored as safetensors, and what the JSON says of it.
+"""Makes golden vectors from cases: the tensors of the safetensors files, and the JSON that describes them.
 
-No timm and no loader takes part: the checkpoint is encoded from small integers, the expected tensors come from the
+It uses neither timm nor a loader. The checkpoint is encoded from small integers. The expected tensors come from the
 reference's matrices in float64 and are rounded once.
 """
 
@@ -30,22 +30,22 @@ from ..trials.expectation import GRID, Expectation
 from . import schema
 from .selection import VECTORS_JSON, Choice, vector_id
 
-# The invariants that a vector can show broken: the others need several loads.
+# The invariants whose violation one vector can show. The others need several loads.
 _SHOWN = ("strict-load", "reference-agreement")
 
 
 @dataclass(frozen=True)
-class Made:
-    """A family's vectors, and the tensors of each file they name."""
+class FamilyVectors:
+    """A family's vectors, and the tensors of each of their files."""
 
     vectors: schema.Vectors
     files: dict[str, dict[str, Tensor]]
 
 
-def make(family: Family, cases: Mapping[Choice, Case], entries: list[Entry]) -> Made:
-    """The vectors of a family; ``entries`` are those of the ledger.
+def make_vectors(family: Family, cases: Mapping[Choice, Case], entries: list[Entry]) -> FamilyVectors:
+    """Make the vectors of a family. ``entries`` are the ledger's.
 
-    Raises :class:`UserError` for cases of several architectures, or of several checkpoints where one file is to hold them.
+    Raises :class:`UserError` if the cases have several architectures, or several checkpoints that share one file name.
     """
     first = Expectation(family, next(iter(cases.values())))
     arch = first.case.arch
@@ -59,7 +59,7 @@ def make(family: Family, cases: Mapping[Choice, Case], entries: list[Entry]) -> 
         class_=family.model_class,
         registered=first.case.model_name,
         names=_names(family),
-        options={k: plain(v) for k, v in sorted(family.model_kwargs(arch).items())},
+        options={k: to_json(v) for k, v in sorted(family.model_kwargs(arch).items())},
     )
     made = schema.Vectors(
         schema=schema.SCHEMA,
@@ -71,7 +71,7 @@ def make(family: Family, cases: Mapping[Choice, Case], entries: list[Entry]) -> 
         interpolation=schema.Interpolation(how.mode, how.antialias, how.align_corners),
         vectors=vectors,
     )
-    return Made(made, files)
+    return FamilyVectors(made, files)
 
 
 def _vector(
@@ -79,10 +79,10 @@ def _vector(
 ) -> schema.Valid | schema.Invalid:
     expectation = Expectation(family, case)
     flags = regimes(case, expectation.prefix_tokens) | family.tags(case)
-    # What a case says of the suite's own doings: which file it writes, and which damage it does where one is wanted.
-    flags = {flag for flag in flags if flag != case.container and not flag.startswith("damage-")}
+    # Left out are regimes of the suite's own tests: the container of a file, and the damage of rejection invariants.
+    flags = frozenset(flag for flag in flags if flag != case.container and not flag.startswith("damage-"))
     tensors, wrapper = checkpoint(family, case, expectation.truth)
-    common = {
+    common: dict[str, Any] = {
         "id": vector_id(family, choice),
         "comment": f"{choice.comment}: {case.source}" + ("" if case.native else f" -> {case.destination}"),
         "flags": sorted(flags),
@@ -101,12 +101,12 @@ def _vector(
         checkpoint=schema.Checkpoint(*_file(choice.checkpoint, tensors, files), wrapper),
         expected=schema.File(*_file(f"{choice.name}.expected", expectation.expected, files)),
         resampled={name: _resampled(expectation, name) for name in expectation.geometric if expectation.changed(name)},
-        timm_bugs=[schema.Bug(e.id, e.releases) for e in entries if _in_reach(e, family, frozenset(flags))],
+        timm_bugs=[schema.Bug(e.id, e.releases) for e in entries if _in_reach(e, family, flags)],
     )
 
 
 def _damaged(state: Mapping[str, Tensor], damage: str) -> dict[str, Tensor]:
-    """A checkpoint in timm's layout without a tensor that every family has, or with one twice as wide."""
+    """A checkpoint in timm's layout in which a tensor that every family has is missing or twice as wide."""
     suffix = {"missing": "blocks.0.attn.proj.weight", "wider": "blocks.0.norm2.weight"}[damage]
     name = next(k for k in state if k.endswith(suffix))
     wider = {name: torch.cat([state[name], state[name]])} if damage == "wider" else {}
@@ -114,7 +114,7 @@ def _damaged(state: Mapping[str, Tensor], damage: str) -> dict[str, Tensor]:
 
 
 def checkpoint(family: Family, case: Case, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The upstream file of a ``state`` in timm's layout, with tensors of others beside: one flat dict, and what wraps it."""
+    """The upstream file of a ``state`` in timm's layout: one flat dict with foreign tensors, and the keys of its wrapper."""
     beside = Contents("integers", case.contents.seed + 1)
     tensors = state_dicts.fill(family.foreign(case.arch), beside, getattr(torch, case.dtype))
     tensors |= state_dicts.encode(family, case, state)
@@ -135,7 +135,7 @@ def _file(stem: str, tensors: Mapping[str, Tensor], files: dict[str, dict[str, T
 
 
 def digest(data: bytes) -> str:
-    """What vectors say of a file."""
+    """The SHA-256 digest of a file, in hexadecimal."""
     return sha256(data).hexdigest()
 
 
@@ -144,8 +144,11 @@ def _sizes(family: Family, case: Case, geometry: Geometry) -> schema.Sizes:
 
 
 def _resampled(expectation: Expectation, name: str) -> schema.Resampled:
-    """By which law a tensor is resampled."""
+    """The law by which a tensor is resampled, with its sizes and tolerance."""
     case, tolerance = expectation.case, _rounded_up(float(expectation.bound(name).max()))
+    old: tuple[int, ...]
+    new: tuple[int, ...]
+    law: schema.Law
     if name == KERNEL:
         old, new = case.source.patch_size, case.destination.patch_size
         return schema.Resampled("pi-resize", list(old), list(new), tolerance)
@@ -160,32 +163,32 @@ def _resampled(expectation: Expectation, name: str) -> schema.Resampled:
 
 
 def _rounded_up(value: float) -> float:
-    """To two digits, so that a last bit does not show in the JSON."""
+    """``value`` rounded up to two digits, so that its last bit does not change the JSON."""
     unit = 10.0 ** (floor(log10(value)) - 1)
     return float(f"{ceil(value / unit) * unit:.1e}")
 
 
 def _in_reach(entry: Entry, family: Family, flags: frozenset[str]) -> bool:
-    """Whether a vector is in reach of a known bug: loads of such cases are said to be wrong."""
-    signatures = (signature.split(":", 2) for signature in entry.shows)
-    return any(s[0] in _SHOWN and entry.covers(family.name, *s, flags) for s in signatures)
+    """Whether a ledger entry covers a vector's family and regimes, so that releases with this bug may load it wrong."""
+    signatures = (signature.split(":", 2) for signature in entry.shows if signature.split(":")[0] in _SHOWN)
+    return any(entry.covers(family.name, name, kind, tensor, flags) for name, kind, tensor in signatures)
 
 
 def _names(family: Family) -> str:
-    """The class by whose tensor names, and in whose layout, the suite knows a family's models."""
+    """Name of the timm class whose tensor names and layout the expected tensors have."""
     if family.model_class != "NaFlexVit":
         return family.model_class
     return FAMILIES[family.classic].model_class if family.classic else "VisionTransformer"
 
 
-def plain(value: Any) -> Any:
-    """A constructor's argument as JSON: classes and functions, with the arguments they are given, as objects."""
+def to_json(value: Any) -> Any:
+    """A constructor's argument as JSON. A class or function becomes an object with its name and bound arguments."""
     if isinstance(value, partial):
-        return {**plain(value.func), **{k: plain(v) for k, v in value.keywords.items()}}
+        return {**to_json(value.func), **{k: to_json(v) for k, v in value.keywords.items()}}
     if isinstance(value, type):
         return {"class": f"torch.nn.{value.__name__}"}
     if isinstance(value, str) and ":" in value:
         return {"class": value.replace(":", ".")}
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
-        return {**plain(value[0]), **{k: plain(v) for k, v in value[1].items()}}
-    return [plain(v) for v in value] if isinstance(value, tuple) else value
+        return {**to_json(value[0]), **{k: to_json(v) for k, v in value[1].items()}}
+    return [to_json(v) for v in value] if isinstance(value, tuple) else value

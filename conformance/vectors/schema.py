@@ -1,6 +1,6 @@
-"""What the JSON of the golden vectors says: ``vectors.json`` of a family, and the index of all.
+"""The JSON documents of the golden vectors: ``vectors.json`` of each family, and ``index.json``.
 
-The docstrings and fields here are the published JSON Schema, ``fixtures/vectors/schema.json``.
+The fields and docstrings of this module make the published JSON Schema, ``fixtures/vectors/schema.json``.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ import msgspec
 from ..cases.case import Case, Size
 
 SCHEMA = 1
-# Of the vectors: the first number changes when a vector that was there says something else, the second when some are added.
-VERSION = "1.1"
+# Version of the vectors. The first number changes with the content of a published vector, the second with added vectors.
+VERSION = "2.0"
 
-# Sizes are read more easily on one line.
+# Lists of numbers, which are written on one line.
 _NUMBERS = re.compile(rb"(?<=\[)[\d\s,]+(?=\])")
 
 Law = Literal["pi-resize", "grid", "window", "bias-table", "axis-table"]
 
 
 class File(msgspec.Struct, frozen=True):
-    """A safetensors file in the folder of its family, without metadata."""
+    """A safetensors file without metadata in the folder of its family."""
 
     file: str
     sha256: str
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """The upstream checkpoint: the tensors of one flat dict, by the names they have in upstream's file.
+    """The upstream checkpoint: one flat dict of tensors with the names of upstream's file.
 
-    ``wrapper`` are the keys under which that dict lies in upstream's file, outermost first; empty where it is the file itself.
+    ``wrapper`` are the keys under which that dict lies in upstream's file, outermost first. It is empty if the dict is the
+    file itself.
     """
 
     file: str
@@ -51,7 +52,7 @@ class Sizes(msgspec.Struct, frozen=True):
 
 
 class Interpolation(msgspec.Struct, frozen=True):
-    """How the format's patch kernels and position grids are interpolated. A kernel never aligns corners."""
+    """How the format's patch kernels and position grids are interpolated. Kernels are never interpolated with aligned corners."""
 
     mode: Literal["bilinear", "bicubic"]
     antialias: bool
@@ -59,10 +60,10 @@ class Interpolation(msgspec.Struct, frozen=True):
 
 
 class Resampled(msgspec.Struct, frozen=True):
-    """A tensor that has to be resampled, by which law (docs/vectors.md), from which size to which.
+    """A tensor that has to be resampled: the law (docs/vectors.md), the source size and the destination size.
 
-    ``kept_rows`` rows are no part of what is resampled and stay as they are: the first ones of positions (prefix tokens), the
-    last ones of a bias table. ``tolerance`` is the largest absolute error that float32 arithmetic can excuse.
+    ``kept_rows`` rows are not resampled and stay as they are: the first ones of positions (prefix tokens), the last ones of a
+    bias table. ``tolerance`` is the largest absolute error that float32 arithmetic explains.
     """
 
     law: Law
@@ -80,10 +81,10 @@ class Bug(msgspec.Struct, frozen=True):
 
 
 class Vector(msgspec.Struct, frozen=True, kw_only=True):
-    """What every vector says.
+    """The fields of every vector.
 
-    ``flags`` are the regimes the vector exercises. ``input_size`` is the image size ``[height, width]`` that the caller
-    declares for the checkpoint, or null. ``case`` is what the vector is generated from.
+    ``flags`` are the vector's regimes. ``input_size`` is the image size ``[height, width]`` that the caller declares for the
+    checkpoint, or null. ``case`` is the case from which the vector is generated.
     """
 
     id: str
@@ -99,9 +100,9 @@ class Vector(msgspec.Struct, frozen=True, kw_only=True):
 class Valid(Vector, frozen=True, kw_only=True, tag="valid", tag_field="result"):
     """A checkpoint that a loader must load into the expected tensors.
 
-    Every tensor must be there, no other may, each in the shape and dtype it has there. One in ``resampled`` may be off by its
-    tolerance, all others are equal bit for bit. ``timm_bugs`` are the known bugs of timm in whose reach the vector is: releases
-    that have one may get it wrong, all others that know such checkpoints get it right.
+    The result must have exactly these tensors, each with the shape and dtype of the expected file. A tensor in ``resampled``
+    may differ by its tolerance; all others must be equal bit for bit. ``timm_bugs`` are known bugs of timm that concern the
+    vector: a release with one of them may load it wrong, any other release that knows such checkpoints loads it right.
     """
 
     expected: File
@@ -110,18 +111,18 @@ class Valid(Vector, frozen=True, kw_only=True, tag="valid", tag_field="result"):
 
 
 class Invalid(Vector, frozen=True, kw_only=True, tag="invalid", tag_field="result"):
-    """A checkpoint that a loader must refuse: ``tensor``, by upstream's name, is missing, or twice as wide as it should be."""
+    """A checkpoint that a loader must refuse: ``tensor`` (upstream's name) is missing, or twice as wide as it should be."""
 
     damage: Literal["missing", "wider"]
     tensor: str
 
 
 class Model(msgspec.Struct, frozen=True):
-    """The model to load into: a class of timm, and its constructor's options beside ``img_size`` and ``patch_size``.
+    """The model to load into: a class of timm, and its constructor's options without ``img_size`` and ``patch_size``.
 
-    An object with a ``class`` stands for that class, called with the arguments beside it as well as the model's own.
-    ``registered`` is a registered timm model of this kind. ``names`` is the timm class by whose tensor names, and in whose
-    layout, the expected tensors are; positions are always a list of rows, and patch kernels of four axes.
+    An object with a ``class`` stands for that class with the other entries as further arguments. ``registered`` is a
+    registered timm model of this kind. ``names`` is the timm class whose tensor names and layout the expected tensors have.
+    Positions are always a list of rows, and patch kernels have four axes.
     """
 
     module: str
@@ -132,9 +133,9 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Vectors(msgspec.Struct, frozen=True):
-    """``vectors.json``: the vectors of one family of checkpoints, and what they have in common.
+    """``vectors.json``: the vectors of one family, and their common fields.
 
-    ``upstream`` is where the format comes from, ``first_release`` the first timm that reads it.
+    ``upstream`` is the source of the format, ``first_release`` the first timm release that reads it.
     """
 
     schema: int
@@ -148,7 +149,7 @@ class Vectors(msgspec.Struct, frozen=True):
 
 
 class Index(msgspec.Struct, frozen=True):
-    """``index.json``: the version of the vectors, how many there are, of each family, and with each flag."""
+    """``index.json``: the version of the vectors, and their number in total, in each family, and with each flag."""
 
     schema: int
     version: str

@@ -1,7 +1,7 @@
-"""Which cases become golden vectors: few and fixed, the same plan for every family at its smallest architecture.
+"""Selects the cases of the golden vectors: few and fixed, by one plan for every family at its smallest architecture.
 
-A vector once published keeps its case: what is stored decides, and the plan only what is not there yet. So vectors change
-with the formats and the laws, never with a strategy. To choose anew, delete the family's folder first.
+A published vector keeps its case: stored cases are used as they are, and the plan only adds missing ones. So vectors change
+with the formats and the laws, and never with a strategy. To select cases anew, delete the family's folder first.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from hypothesis import Phase, given, settings
@@ -26,13 +26,13 @@ from ..targets.declared_size import default_size
 FOLDER = FIXTURES / "vectors"
 VECTORS_JSON = "vectors.json"
 
-# Of a checkpoint with more numbers (a convolutional stem, stored masks) there is one vector only, the one that asks most.
+# A checkpoint with more numbers than this (a convolutional stem, stored masks) has only one vector, the most demanding one.
 _LARGE = 5000
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One vector of every family. ``checkpoint`` names its file: choices that share one differ in the destination alone."""
+    """The plan of one vector. ``checkpoint`` names its file. Choices with the same file differ only in the destination."""
 
     name: str
     comment: str
@@ -40,11 +40,11 @@ class Choice:
     source: Geometry
     destination: Geometry
     half: bool = False
-    damage: str = ""
+    damage: Literal["", "missing", "wider"] = ""
 
 
 _SOURCE = Geometry((3, 4), (4, 2))
-_SQUARE = Geometry((3, 3), (3, 3))  # for formats of square patches or grids; what grows or shrinks is the same
+_SQUARE = Geometry((3, 3), (3, 3))  # for formats with square patches or grids; it grows and shrinks like _SOURCE
 _TINY = Geometry((2, 2), (2, 2))
 
 CHOICES = (
@@ -64,10 +64,10 @@ CHOICES = (
 )
 
 
-def chosen(family: Family) -> dict[Choice, Case]:
-    """The family's vectors, each with the case it was published with, or the one the plan gives it.
+def choose_cases(family: Family) -> dict[Choice, Case]:
+    """The family's vectors, each with its published case, or with a new case from the plan.
 
-    What is added to a published family has its architecture. Raises :class:`UserError` for cases that cannot be read.
+    New cases of a published family have its architecture. Raises :class:`UserError` for cases that cannot be read.
     """
     stored = stored_cases(FOLDER / family.name / VECTORS_JSON)
     first = next(iter(stored.values()), None)
@@ -78,7 +78,7 @@ def chosen(family: Family) -> dict[Choice, Case]:
 
 
 def vector_id(family: Family, choice: Choice) -> str:
-    """A vector's name among all."""
+    """The id of a vector: ``family/choice``."""
     return f"{family.name}/{choice.name}"
 
 
@@ -92,7 +92,7 @@ class _File(msgspec.Struct):
 
 
 def stored_cases(path: Path) -> dict[str, Case]:
-    """The cases of published vectors, by id; none where there is no file. Raises :class:`UserError` for a broken one."""
+    """The cases of published vectors by id; none without a file. Raises :class:`UserError` for a file that cannot be read."""
     if not path.is_file():
         return {}
     try:
@@ -102,7 +102,7 @@ def stored_cases(path: Path) -> dict[str, Case]:
 
 
 def smallest(family: Family) -> tuple[dict[str, Any], str]:
-    """The simplest architecture a family draws, and the registered model that changes it least and makes it smallest."""
+    """The simplest architecture that a family draws, and the registered model that changes it least and is smallest."""
     found: list[dict[str, Any]] = []
 
     @settings(max_examples=1, phases=(Phase.generate,), database=None)  # the first example is the simplest
@@ -122,12 +122,12 @@ def smallest(family: Family) -> tuple[dict[str, Any], str]:
 
 
 def parameters(family: Family, arch: Mapping[str, Any], geometry: Geometry) -> int:
-    """How many numbers a checkpoint holds."""
+    """The number of elements in a checkpoint's tensors."""
     return sum(map(prod, family.shapes(arch, geometry).values()))
 
 
 def _case(family: Family, choice: Choice, arch: dict[str, Any], model: str) -> Case:
-    """A choice as the family allows it. Small integers, which every machine and dtype makes the same."""
+    """The case of a choice, as the family allows it. Its values are small integers, exact on every machine and in every dtype."""
     case = Case(
         family=family.name,
         arch=arch,
@@ -146,7 +146,7 @@ def _case(family: Family, choice: Choice, arch: dict[str, Any], model: str) -> C
 
 
 def _allowed(family: Family, wanted: Geometry, source: bool) -> Geometry:
-    """A geometry in which the family can be: square where the format is, and of whole stages."""
+    """The nearest geometry that the family allows: square if its format is, with sides that its stages divide."""
     patch, grid = wanted.patch_size, wanted.grid_size
     if source and family.square_patch:
         patch = patch if patch[0] == patch[1] else _SQUARE.patch_size

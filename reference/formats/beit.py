@@ -1,8 +1,8 @@
 """BEiT and BEiT v2, fine-tuned: relative position biases instead of, or beside, absolute positions.
 
 Source: ``microsoft/unilm`` ``beit/modeling_finetune.py`` (``beit2`` is the same). The bias table of each block, or the one
-that all blocks share, has a row for every offset between two patches and three for the class token. The index that says
-which row a pair of tokens reads is stored too, as a buffer; the window says it all. Keys have no bias.
+that all blocks share, has a row for every offset between two patches and three for the class token. A buffer stores which row
+each pair of tokens reads; it follows from the window. Keys have no bias.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tenso
 
 
 def _index(out: StateDict, owner: str) -> Tensor | None:
-    """The buffer beside a table: the rows that the pairs of tokens of a window read, of a square one where one fits."""
+    """The buffer of a table: the row that each pair of tokens reads. The window is the squarest with as many offsets."""
     table = out.get(owner + _TABLE)
     if table is None:
         return None
@@ -65,7 +65,7 @@ def _index(out: StateDict, owner: str) -> Tensor | None:
 
 
 def _is_beit(state: Mapping[str, Tensor]) -> bool:
-    """Biases of q and v, and tables; or layer scale, without anything that makes it an EVA: rotary positions, a gated MLP."""
+    """Whether a state dict has biases of q and v, and tables or else layer scale, positions and a plain MLP."""
     if not {"cls_token", _KERNEL, "blocks.0.attn.qkv.weight", "blocks.0.attn.q_bias"} <= state.keys():
         return False
     tables = f"blocks.0.attn.{_TABLE}" in state or _SHARED + _TABLE in state

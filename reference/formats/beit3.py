@@ -2,7 +2,7 @@
 
 Sources: ``microsoft/unilm`` ``beit3/modeling_finetune.py``; ``microsoft/torchscale`` ``torchscale/model/BEiT3.py``,
 ``torchscale/architecture/encoder.py``, ``torchscale/component/embedding.py: PositionalEmbedding`` (positions start at row 2).
-Pretraining checkpoints end in the encoder's own norm; fine-tuned classifiers have none and norm the mean of the patches.
+Pretraining checkpoints end in the encoder's own norm. Fine-tuned classifiers have a norm of the mean patch token instead.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _skip_unused(tensor: Tensor, facts: Facts) -> Tensor:
 
 
 def _with_unused(tensor: Tensor, facts: Facts) -> Tensor:
-    """Two rows no model reads, unlike any other."""
+    """Positions with two rows in front that no model reads. They differ from all other rows."""
     return torch.cat([-tensor[0, :1], 1 - tensor[0, :1], tensor[0]])
 
 

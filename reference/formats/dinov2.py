@@ -30,7 +30,7 @@ def _fold_class_row(
 def _unfold_class_row(
     cls_token: Tensor, pos_embed: Tensor, registers: Tensor, facts: Facts
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """2c and -c: two different parts whose sum is exactly c in binary floating point, up to half the largest number."""
+    """Split c into 2c and -c, whose sum is exactly c in binary floating point, up to half the largest number."""
     return 2 * cls_token, torch.cat([-cls_token, pos_embed], dim=1), registers
 
 

@@ -29,7 +29,7 @@ def _with_periods(registers: Tensor, facts: Facts) -> tuple[Tensor, Tensor]:
     return registers, periods.to(registers)
 
 
-# The buffer of the rotary embedding stands in every checkpoint, and follows from the width of a head.
+# Every checkpoint holds the buffer of the rotary embedding, which follows from the width of a head.
 STORAGE_TOKENS = (
     Fold(("storage_tokens", "rope_embed.periods"), ("reg_token",), lambda r, p, facts: (r,), _with_periods),
     Rename("storage_tokens", "reg_token"),
@@ -44,7 +44,7 @@ def _of_masked(bias: Tensor, mask: Tensor, facts: Facts) -> tuple[Tensor, Tensor
 
 
 def _masked(query: Tensor, value: Tensor, facts: Facts) -> tuple[Tensor, Tensor]:
-    """A key bias of any value, and the mask that makes it nothing."""
+    """A bias with a nonzero key part, and the mask that makes this part zero."""
     none = torch.zeros_like(query)
     return torch.cat([query, -value, value]), torch.cat([none + 1, none, none + 1])
 
@@ -70,7 +70,7 @@ def embedded(state: Mapping[str, Tensor], image: Tensor, projection: str, num_he
 
 
 def pooled(x: Tensor, angles: Tensor, arch: Mapping) -> Tensor:
-    """The class token ``(batch, embed_dim)``, or the mean of the patches, as asked."""
+    """The class token ``(batch, embed_dim)``, or the mean of the patches, as ``arch["global_pool"]`` says."""
     return x[:, 0] if arch["global_pool"] == "token" else x[:, -len(angles) :].mean(dim=1)
 
 
@@ -103,12 +103,12 @@ def _evidence(state: Mapping[str, Tensor], swiglu: bool) -> bool:
 
 _RULES = (
     *STORAGE_TOKENS,
-    Drop("local_cls_norm.{p}"),  # of the 7B model: local crops, in training only
+    Drop("local_cls_norm.{p}"),  # the 7B model's norm of local crops, used only in training
     Drop("projectors.{rest}"),  # EUPE's distillation heads
     Rename("blocks.{i}.ls{n}.gamma", "blocks.{i}.gamma_{n}"),
     Fold((_BIAS, _BIAS + "_mask"), _TIMM_BIASES, _of_masked, _masked),
     Fold((_BIAS,), _TIMM_BIASES, _of_unmasked, _unmasked),
-    Drop(_BIAS + "_mask"),  # of no bias: a model without one needs neither
+    Drop(_BIAS + "_mask"),  # a mask without a bias, for models that have none
 )
 _SWIGLU = (
     Rename("blocks.{i}.mlp.w1.{p}", "blocks.{i}.mlp.fc1_g.{p}"),

@@ -1,9 +1,9 @@
-"""EVA-01 in its own names, which timm's Eva kept: bare, in EVA-CLIP (``visual.``), as OpenCLIP's image tower (``visual.trunk.``).
+"""EVA-01 in its own names, which timm's Eva uses: bare, in EVA-CLIP (``visual.``), and in OpenCLIP (``visual.trunk.``).
 
 Sources: ``baaivision/EVA`` ``EVA-01/eva/modeling_finetune.py``, ``EVA-CLIP/rei/eva_clip/eva_vit_model.py``;
 ``huggingface/pytorch-image-models`` ``timm/models/eva.py``; ``naver-ai/rope-vit`` ``self-attn/rope_self_attn.py``. Keys have no
-bias; those of q and v stand apart from a fused weight. The models timm built on the same class add register tokens,
-separate projections and rotary positions, of which ``rope.freqs`` are learnt.
+bias; the biases of q and v are tensors of their own beside a fused weight. timm's other models of this class add register
+tokens, separate projections, and rotary positions, of which ``rope.freqs`` are learnt.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ State = Mapping[str, Tensor]
 
 
 def encode_image(state: State, image: Tensor, arch: Mapping, mlp: Callable[..., Tensor]) -> Tensor:
-    """Logits, or pooled features without a head; ``mlp(x, state, name)`` is that of the block's second branch."""
+    """Logits, or pooled features without a head. ``mlp(x, state, name)`` computes the block's second branch."""
     kernel = state[_KERNEL]
     grid = image.shape[-2] // kernel.shape[-2], image.shape[-1] // kernel.shape[-1]
     x = patchify(image, kernel, state["patch_embed.proj.bias"])
@@ -70,7 +70,7 @@ def _angles(state: State, arch: Mapping, grid: tuple[int, int], block: int) -> T
 
 
 def _attention(x: Tensor, state: State, name: str, arch: Mapping, angles: Tensor | None, skip: int) -> Tensor:
-    """Attention with its projection; the first ``skip`` tokens have no place and are not rotated."""
+    """Attention with its projection. The first ``skip`` tokens have no position in the grid and are not rotated."""
     heads = arch["num_heads"]
     q_bias, v_bias = (state.get(f"{name}{n}_proj.bias", state.get(f"{name}{n}_bias")) for n in "qv")
     if f"{name}qkv.weight" in state:
@@ -94,7 +94,7 @@ def _rotated(x: Tensor, angles: Tensor, heads: int, skip: int) -> Tensor:
 
 
 def _mlp(x: Tensor, state: State, name: str) -> Tensor:
-    """timm's names for the MLPs of Eva: plain, a gate beside its value, or both in one weight, the gate first."""
+    """The MLPs of Eva in timm's names: plain, gated with two weights, or gated with one weight, the gate first."""
     if f"{name}fc1_g.weight" in state:
         y = F.silu(linear(x, state, f"{name}fc1_g")) * linear(x, state, f"{name}fc1_x")
     else:
@@ -114,20 +114,20 @@ def _trunk_forward(state: State, image: Tensor, arch: Mapping) -> Tensor:
     return linear(x, state, "visual.head.proj") if "visual.head.proj.weight" in state else x
 
 
-# Keys that make a checkpoint in these names another format.
+# Keys that show another format among checkpoints with these names.
 _OTHERS = ("mask_token", "storage_tokens", "blocks.0.mlp.w3.weight")
 # Keys that no other model of these names has.
 EVAS_OWN = ("blocks.0.attn.q_bias", "blocks.0.attn.q_proj.weight", "rope.freqs")
 
-# Together these are BEiT's, too, or DeiT-III's.
+# Keys that, together, also occur in BEiT or DeiT-III.
 _SCALED = {"pos_embed", "blocks.0.gamma_1", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"}
 
 
 def is_eva(state: State) -> bool:
     """Whether a state dict is an Eva in timm's names.
 
-    With positions, layer scale, a fused qkv and a plain MLP the names are BEiT's or DeiT-III's, whose models have all of these;
-    that it is an Eva then, only the model's own names tell.
+    With positions, layer scale, a fused qkv and a plain MLP, the names are the same as BEiT's or DeiT-III's. Only the model's own
+    names show then that it is an Eva.
     """
     if _KERNEL not in state or any(k in state for k in _OTHERS) or any("relative_position" in k for k in state):
         return False

@@ -2,8 +2,8 @@
 
 Sources: ``baaivision/EVA`` ``EVA-02/asuka/`` ``modeling_finetune.py``, ``modeling_pretrain.py`` and ``rope.py``;
 ``EVA-CLIP/rei/eva_clip/eva_vit_model.py``. Tiny and small have a fused qkv and a packed gate (``w12``); base and large have
-three projections, whose biases stand beside them, and a norm inside the MLP (in CLIP inside attention, too). The rotary
-table is a buffer of a module that model and blocks share, so a file has it under every one of their names.
+three projections with separate biases, and a norm inside the MLP (in CLIP also inside attention). The rotary table is a buffer
+of a module that model and blocks share, so a file holds it under the name of each of them.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch import Tensor
 
 from ..forward import layer_norm, linear
 from .eva import State, encode_image
-from .rules import SAME, Drop, Fold, Format, Rename, StateDict
+from .rules import SAME, Drop, Fold, Format, Rename, Rule, StateDict
 
 _EPS = 1e-6
 _KERNEL = "patch_embed.proj.weight"
-# Side of the grid EVA-02 was trained at: positions of another are scaled to it.
+# Side of the grid that EVA-02 was trained at. Positions of other grids are scaled to it.
 _GRID = 16
 
 
 def _mlp(x: Tensor, state: State, name: str) -> Tensor:
-    """``w3(ln(silu(gate) * value))``, the norm where there is one."""
+    """``w3(ln(silu(gate) * value))``, without ``ln`` if the checkpoint has no such norm."""
     if f"{name}w12.weight" in state:
         gate, value = linear(x, state, f"{name}w12").chunk(2, dim=-1)
     else:
@@ -41,18 +41,18 @@ def _forward(state: State, image: Tensor, arch: Mapping) -> Tensor:
 
 
 def _mim_forward(state: State, image: Tensor, arch: Mapping) -> Tensor:
-    """Features that fine-tuning begins with: the mean of the patches through the norm that stood before ``lm_head``."""
+    """The features that fine-tuning starts from: the norm before ``lm_head``, applied to the mean patch token."""
     state = {k.replace("norm.", "fc_norm.") if k.startswith("norm.") else k: v for k, v in state.items()}
     return _forward(state, image, {**arch, "global_pool": "avg"})
 
 
 def _table(out: StateDict) -> Tensor | None:
-    """Stands for a rotary buffer, which has a row for each patch, too; nothing reads it."""
+    """A stand-in for a rotary buffer, which has a row for each patch. Nothing reads it."""
     return torch.ones_like(out["pos_embed"][0, 1:])
 
 
 def _beside(which: str) -> Fold:
-    """A projection and its bias, which stands beside it upstream and is its own in timm."""
+    """A projection and its bias, which upstream stores outside the projection and timm inside."""
     projection = f"blocks.{{i}}.attn.{which}_proj."
     return Fold(
         (f"{projection}weight", f"blocks.{{i}}.attn.{which}_bias"),
@@ -62,7 +62,7 @@ def _beside(which: str) -> Fold:
     )
 
 
-_RULES = (
+_RULES: tuple[Rule, ...] = (
     *(Drop(f"{owner}rope.freqs_{f}", _table) for owner in ("", "blocks.{i}.attn.") for f in ("cos", "sin")),
     _beside("q"),
     _beside("v"),

@@ -32,7 +32,7 @@ _POSITIONS = {False: "Transformer/posembed_input/pos_embedding", True: "pos_embe
 
 
 def _oihw(kernel: Tensor, facts: Facts) -> Tensor:
-    """A convolution's kernel; a dense one ``(h * w * in, out)`` (NaFlex) says neither ``h`` nor ``w``."""
+    """A convolution's kernel ``(out, in, h, w)``. A dense one ``(h * w * in, out)`` (NaFlex) gives neither ``h`` nor ``w``."""
     if kernel.ndim == 2:
         return to_conv(kernel.T, replace(facts, channels_last=True))
     return kernel.permute(3, 2, 0, 1).contiguous()
@@ -43,7 +43,7 @@ def _hwio(kernel: Tensor, facts: Facts) -> Tensor:
 
 
 def _positions_in(positions: Tensor, facts: Facts) -> Tensor:
-    """A list ``(1, n, dim)``, or a grid ``(h, w, dim)`` (NaFlex); one of a single row looks like a list."""
+    """Positions from a list ``(1, n, dim)`` or a grid ``(h, w, dim)`` (NaFlex). A grid of one row looks like a list."""
     return positions if len(positions) == 1 else positions[None]
 
 
@@ -60,7 +60,7 @@ def _as_image(tensor: Tensor, facts: Facts) -> Tensor:
 
 
 def _fused(part: str, *tensors: Tensor) -> tuple[Tensor]:
-    """``(dim, heads, head_dim)`` kernels or ``(heads, head_dim)`` biases, one below the other as linear layers."""
+    """Kernels ``(dim, heads, head_dim)`` or biases ``(heads, head_dim)`` as linear layers, stacked along the first axis."""
     if part == "bias":
         return (torch.cat([t.flatten() for t in tensors[:-1]]),)
     return (torch.cat([t.flatten(1).T for t in tensors[:-1]]),)
@@ -121,7 +121,7 @@ def _stem(upstream: str, timm: str, conv: str = "conv", norm: str = "norm", suff
 
 
 def _pre_logits(out: Mapping[str, Tensor], which: str) -> Tensor | None:
-    """A representation layer, where no head follows it: a head would read its output, which timm does not compute."""
+    """A representation layer for a checkpoint without a head. A head would read its output, which timm does not compute."""
     if "head/kernel" in out:
         return None
     bias = out["Transformer/encoder_norm/bias"]
@@ -132,7 +132,7 @@ def _pre_logits(out: Mapping[str, Tensor], which: str) -> Tensor | None:
 
 
 def _names(big_vision: bool) -> tuple[str, str, str]:
-    """Attention, MLP and second norm of a block: counted anew for each kind in Linen, through all kinds before it."""
+    """Names of attention, MLP and second norm of a block. Linen counts each kind of layer, older flax all layers together."""
     attention, mlp, norm = (0, 0, 1) if big_vision else (1, 3, 2)
     return f"MultiHeadDotProductAttention_{attention}/", f"MlpBlock_{mlp}/", f"LayerNorm_{norm}"
 
@@ -196,7 +196,7 @@ def _dense_of(x: Tensor, state: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def _attention(x: Tensor, source: Tensor, state: Mapping[str, Tensor], name: str) -> Tensor:
-    """Attention of ``x`` over ``source``; the stored kernels know the number of heads."""
+    """Attention of ``x`` over ``source``. The stored kernels give the number of heads."""
     q, k, v = (
         torch.einsum("bnd,dhe->bnhe", t, state[f"{name}{n}/kernel"]).add(state[f"{name}{n}/bias"]).flatten(2)
         for t, n in ((x, "query"), (source, "key"), (source, "value"))
@@ -211,7 +211,7 @@ def _mlp(x: Tensor, state: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def _forward(big_vision: bool, state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor:
-    """Logits, or pooled features without a head, of the class token, the mean token or the MAP head, as the file has it.
+    """Logits, or pooled features without a head. The pool is the MAP head, the class token or the mean, as in the file.
 
     ``arch["pre_logits"]`` false leaves out the representation layer, which timm's models do not have.
     """

@@ -23,8 +23,8 @@ _EPS = 1e-5
 def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor:
     """Image embedding ``(batch, output_dim)``.
 
-    ``arch["stem_padding"]`` and ``arch["eps"]`` are upstream's unless given: each convolution padded by ``(kernel - 1) // 2``,
-    which is 1 for the first.
+    ``arch["stem_padding"]`` and ``arch["eps"]`` are upstream's by default. Upstream pads each convolution by
+    ``(kernel - 1) // 2``, which is 1 for the first.
     """
     padding, eps = arch.get("stem_padding", (1, 0, 0)), arch.get("eps", _EPS)
     x = image
@@ -78,7 +78,7 @@ MOBILECLIP = Format(
     forward=_forward,
 )
 
-# timm/models/vision_transformer_hybrid.py: the same under timm's names, as its hub holds it.
+# timm/models/vision_transformer_hybrid.py: the same model in timm's names, as in timm's hub.
 HYBRID_CONVSTEM = Format(
     name="hybrid_convstem",
     namespace="",

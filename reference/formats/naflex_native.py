@@ -1,4 +1,4 @@
-"""NaFlexViT's own layout: a VisionTransformer whose tokens, patch embedding and positions stand under ``embeds``.
+"""NaFlexViT's own layout: a VisionTransformer whose tokens, patch embedding and positions are under ``embeds``.
 
 Source: ``huggingface/pytorch-image-models`` ``timm/models/naflexvit.py: NaFlexEmbeds``. Positions are a grid
 ``(1, h, w, embed_dim)`` and cover patches only. The patch embedding is a linear layer over patches flattened in the order
@@ -22,9 +22,9 @@ _KERNEL = "patch_embed.proj.weight"
 
 
 def _patch(columns: int, facts: Facts) -> tuple[int, int, int]:
-    """Height, width and channels of a patch, which its number of columns does not say.
+    """Height, width and channels of a patch, which its number of columns alone does not give.
 
-    The model's patch size when it accounts for all columns, else a square; of the model's channels, else of three.
+    They are the model's patch size if it accounts for all columns, else a square; with the model's channels, else three.
     """
     chans = dict.fromkeys((facts.in_chans, 3))
     if facts.patch_size is not None:
@@ -40,7 +40,7 @@ def _patch(columns: int, facts: Facts) -> tuple[int, int, int]:
 
 
 def to_conv(weight: Tensor, facts: Facts) -> Tensor:
-    """A linear kernel ``(embed_dim, columns)`` as ``(embed_dim, in_chans, h, w)``; a convolution as it is."""
+    """A linear kernel ``(embed_dim, columns)`` as ``(embed_dim, in_chans, h, w)``. A convolution's kernel stays as it is."""
     if weight.ndim == 4:
         return weight
     height, width, channels = _patch(weight.shape[1], facts)
@@ -55,7 +55,7 @@ def to_linear(kernel: Tensor, facts: Facts) -> Tensor:
 
 
 def to_model(state: Mapping[str, Tensor], like: Mapping[str, Tensor], facts: Facts) -> dict[str, Tensor]:
-    """VisionTransformer's names and layout to those of the NaFlexViT whose tensors ``like`` are."""
+    """Convert VisionTransformer's names and layout to those of the NaFlexViT with the tensors ``like``."""
     out = NAFLEX_NATIVE.encode(state, facts)
     if like[_EMBEDS + "proj.weight"].ndim == 4:
         out[_EMBEDS + "proj.weight"] = state[_KERNEL]

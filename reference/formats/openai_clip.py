@@ -28,7 +28,7 @@ def _untoken(tensor: Tensor, facts: Facts) -> Tensor:
 
 
 def tower(prefix: str = "") -> tuple[Rule, ...]:
-    """The tower's rules, its tensors' names beginning with ``prefix``; Perception Encoder's towers have them too."""
+    """The rules of a tower whose tensor names begin with ``prefix``. Perception Encoder's towers use them, too."""
     block = prefix + BLOCK
     return (
         Rename(prefix + "class_embedding", "cls_token", _token, _untoken),
@@ -68,7 +68,7 @@ OPENAI_CLIP = Format(
     name="openai_clip",
     namespace="visual.",
     rules=tower("visual."),
-    # Perception Encoder has these names too, and a pool.
+    # Perception Encoder has these names and a pool.
     evidence=lambda state: "visual.class_embedding" in state and "visual.attn_pool.probe" not in state,
     forward=_forward,
 )

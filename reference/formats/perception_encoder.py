@@ -1,9 +1,9 @@
 """Perception Encoder: PE-Core's image tower (``visual.``), and PE-Lang and PE-Spatial, which are bare.
 
 Source: ``facebookresearch/perception_models`` ``core/vision_encoder/pe.py`` (``VisionTransformer``, ``AttentionPooling``) and
-``core/vision_encoder/rope.py``. OpenAI CLIP's names with rotary positions beside the learnt ones, a pool that attends with a
-probe, and layer scale in some. A class token shifts every patch's rotary position by one, and stays unrotated itself.
-PE-Lang and PE-Spatial end after the last block: no norm, no pool, no projection.
+``core/vision_encoder/rope.py``. The names are OpenAI CLIP's. The models add rotary positions to the learnt ones, a pool that
+attends with a probe, and, in some, layer scale. A class token shifts every patch's rotary position by one and is not rotated
+itself. PE-Lang and PE-Spatial end after the last block, without norm, pool and projection.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _EPS = 1e-5
 
 
 def _apart(packed: Tensor, facts: Facts) -> tuple[Tensor, Tensor]:
-    """The query's part of a packed projection, and the keys' and values'."""
+    """The query's part of a packed projection, and the part of keys and values."""
     if packed.shape[0] % 3:
         raise ValueError("no q, k and v of one width")
     third = packed.shape[0] // 3
@@ -86,7 +86,7 @@ PERCEPTION_ENCODER_BARE = Format(
         Rename("attn_pool.mlp.c_fc.{p}", "attn_pool.mlp.fc1.{p}"),
         Rename("attn_pool.mlp.c_proj.{p}", "attn_pool.mlp.fc2.{p}"),
     ),
-    # An image tower of CLIP has a norm after its last block, one of PE-Core a probe.
+    # CLIP's image towers have a norm after the last block, PE-Core's have a probe.
     evidence=lambda state: "conv1.weight" in state and "ln_pre.weight" in state and "ln_post.weight" not in state,
     forward=_forward,
 )

@@ -1,9 +1,9 @@
-"""RADIO and C-RADIO: a linear patch embedding and a large square of positions of which a model reads a window.
+"""RADIO and C-RADIO: a linear patch embedding, and a large square of positions of which a model reads a window.
 
-Sources: ``NVlabs/RADIO`` ``radio/vit_patch_generator.py``, ``radio/enable_cpe_support.py``, ``radio/radio_model.py``. One class
-token a teacher, then registers, in one parameter. Positions are resized bilinearly, with or without aligned corners
-depending on the model. Where upstream would interpolate the patch kernel like an image
-(``_load_projection``), this project PI-resizes it as it does every other format's.
+Sources: ``NVlabs/RADIO`` ``radio/vit_patch_generator.py``, ``radio/enable_cpe_support.py``, ``radio/radio_model.py``. One
+parameter holds a class token for each teacher, then registers. Positions are resized bilinearly, with or without aligned
+corners depending on the model. Upstream interpolates the patch kernel like an image (``_load_projection``). This project
+PI-resizes it, as for every other format.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TOKENS = _PATCH + "cls_token.token"
 
 
 def _square(weight: Tensor, facts: Facts) -> Tensor:
-    """Upstream patches are square."""
+    """A linear kernel as a convolution's. Upstream patches are square."""
     return to_conv(weight, replace(facts, patch_size=None))
 
 
@@ -37,7 +37,7 @@ def _join(cls_token: Tensor, reg_token: Tensor, facts: Facts) -> tuple[Tensor]:
 
 
 def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor:
-    """The first summary token ``(batch, embed_dim)``, of an image already normalised; RADIO has no final norm."""
+    """The first summary token ``(batch, embed_dim)`` of a normalised image. RADIO has no final norm."""
     patch = arch["patch_size"]
     cut = image.unfold(2, patch[0], patch[0]).unfold(3, patch[1], patch[1])
     pixels = cut.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
@@ -56,7 +56,7 @@ RADIO = Format(
         Rename(_PATCH + "pos_embed", "pos_embed"),
         Fold((_TOKENS,), ("cls_token", "reg_token"), _split, _join),
         Rename(_TOKENS, "cls_token", batch, unbatch),
-        # Hugging Face renames every "gamma" it meets, so the published files spell it otherwise.
+        # Hugging Face renames every "gamma", so the published files have "grandma".
         Rename(_MODEL + "blocks.{i}.ls{n}.grandma", "blocks.{i}.ls{n}.gamma"),
         Rename(_MODEL + "blocks.{i}.{rest}", "blocks.{i}.{rest}"),
         Drop(_MODEL + "norm.{p}"),

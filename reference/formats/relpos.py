@@ -1,7 +1,7 @@
 """timm's VisionTransformerRelPos: biases by the offset between two tokens, from a table or from a small network.
 
 Source: ``huggingface/pytorch-image-models`` ``timm/models/vision_transformer_relpos.py``, ``timm/layers/pos_embed_rel.py``.
-Each block has its own biases, or all share one; in the residual-post-norm blocks a norm follows its branch.
+Each block has its own biases, or all blocks share one. In residual-post-norm blocks, the norm follows its branch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OWN = "blocks.{i}.attn.rel_pos."
 
 
 def _bias(state: Mapping[str, Tensor], name: str, window: tuple[int, int], prefix: int) -> Tensor:
-    """Biases ``(num_heads, n, n)`` that the tensors under ``name`` give; those of a network leave out the class token."""
+    """Biases ``(num_heads, n, n)`` from the tensors under ``name``. Those of a network are zero for the class token."""
     if name + _TABLE in state:
         return attention_bias(state[name + _TABLE], window)
     # The model keeps these coordinates in float32.

@@ -1,6 +1,6 @@
-"""A checkpoint format as a table of rules that reads both ways.
+"""A checkpoint format as a table of rules that work in both directions.
 
-``decode`` turns upstream tensors into timm's layout, ``encode`` turns timm's layout into upstream tensors. A rule names
+``decode`` converts upstream tensors to timm's layout, ``encode`` converts timm's layout to upstream tensors. A rule names
 tensors by patterns: ``{i}`` stands for a block index, ``{n}`` for one digit, ``{p}`` for ``weight`` or ``bias``, ``{rest}``
 and ``{any}`` for any text. The first rule that matches a key handles it. For every format
 ``decode(encode(state)) == state``, bit for bit.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,15 +35,18 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 @lru_cache(maxsize=65536)
 def match(pattern: str, key: str) -> Mapping[str, str] | None:
-    """The pattern's fields as found in ``key``, or None when the whole key does not match."""
+    """The values of the pattern's fields in ``key``, or None if the pattern does not match the whole key."""
     found = _regex(pattern).fullmatch(key)
     return MappingProxyType(found.groupdict()) if found else None
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the tensors do not say: the model's ``in_chans`` and ``patch_size`` (decoding linear kernels), ``num_heads``
-    (encoding Flax attention, whose kernels have an axis for heads), and whether a NaFlexViT has patches ``channels_last``."""
+    """Properties of the model that the tensors do not give.
+
+    ``in_chans`` and ``patch_size`` are needed to decode linear kernels. ``num_heads`` is needed to encode Flax attention, whose
+    kernels have an axis for heads. ``channels_last`` is the order in which a NaFlexViT flattens patches.
+    """
 
     in_chans: int = 3
     patch_size: tuple[int, int] | None = None
@@ -56,7 +60,7 @@ def _same(tensor: Tensor, facts: Facts) -> Tensor:
 
 @dataclass(frozen=True)
 class Rename:
-    """One upstream tensor is one timm tensor, through ``decode`` / ``encode`` when its layout differs."""
+    """One upstream tensor is one timm tensor. ``decode`` and ``encode`` convert it if its layout differs."""
 
     upstream: str
     timm: str
@@ -66,9 +70,9 @@ class Rename:
 
 @dataclass(frozen=True)
 class Fold:
-    """Several upstream tensors are several timm tensors, all of them present (sums, splits, concatenations).
+    """Several upstream tensors, all of them present, are several timm tensors (sums, splits, concatenations).
 
-    Patterns of one rule share their fields: the q, k and v of one block become that block's qkv. ``decode`` and ``encode``
+    The patterns of one rule share their fields: q, k and v of one block become that block's qkv. ``decode`` and ``encode``
     take the tensors and then the :class:`Facts`.
     """
 
@@ -77,15 +81,15 @@ class Fold:
     decode: Callable[..., tuple[Tensor, ...]]
     encode: Callable[..., tuple[Tensor, ...]]
 
-    def group(self, key: str, side: tuple[str, ...], present: Mapping[str, Tensor]) -> dict[str, str] | None:
-        """The fields under which ``key`` is one of this rule's tensors on ``side``, all of them present, or None."""
+    def group(self, key: str, side: tuple[str, ...], present: Mapping[str, Tensor]) -> Mapping[str, str] | None:
+        """The fields with which ``key`` is one of this rule's tensors on ``side``; None if it is not, or if one is absent."""
         found = next((f for f in (match(pattern, key) for pattern in side) if f is not None), None)
         return found if found is not None and all(k.format(**found) in present for k in side) else None
 
 
 @dataclass(frozen=True)
 class Fill:
-    """A timm tensor the format has no word for: zeros, one for each row of ``like``, in its dtype and on its device.
+    """A timm tensor that the format does not store: one zero for each row of ``like``, with its dtype and device.
 
     Encoding leaves it out.
     """
@@ -96,9 +100,9 @@ class Fill:
 
 @dataclass(frozen=True)
 class Drop:
-    """An upstream tensor an image encoder has no use for; ``make`` recreates one from the encoded tensors, or says None.
+    """An upstream tensor that an image encoder does not use. ``make`` recreates it from the encoded tensors, or returns None.
 
-    A tensor of every block, ``{i}``, is made for each block there is.
+    A pattern with ``{i}`` makes one tensor for each block.
     """
 
     upstream: str
@@ -112,13 +116,13 @@ Rule = Rename | Fold | Fill | Drop
 class Format:
     """One checkpoint format.
 
-    ``namespace`` is the prefix of the keys that belong to the image encoder: keys outside it are foreign (text tower,
-    loss scale) and dropped, keys inside it that no rule knows are an error. ``evidence`` says whether a state dict is of
-    this format; the evidence of two formats never holds for one checkpoint. ``forward(state_dict, image, arch)`` runs
-    the upstream tensors by the upstream code's semantics. ``resampling`` is how the format's kernel and position grid are
-    resized. With ``windowed``, positions are a square grid of which a model reads the top left (RADIO). With
-    ``square_windows``, relative position tables are of square windows, whatever their model's (Swin). ``prefix_rows`` says
-    whether positions begin with rows for the prefix tokens, where the format itself does (None: it may be either).
+    ``namespace`` is the prefix of the image encoder's keys. Keys outside it are foreign (text tower, loss scale) and dropped;
+    keys inside it that no rule knows are an error. ``evidence`` tells whether a state dict has this format. No checkpoint has
+    the evidence of two formats. ``forward(state_dict, image, arch)`` runs the upstream tensors as the upstream code does.
+    ``resampling`` is how the format's kernel and position grid are resized. With ``windowed``, positions are a square grid of
+    which a model reads the top left part (RADIO). With ``square_windows``, relative position tables have square windows, even
+    if the model's are not (Swin). ``prefix_rows`` tells whether positions begin with rows for the prefix tokens (None: the
+    format allows both).
     """
 
     name: str
@@ -165,8 +169,8 @@ class Format:
                 out[rule.timm] = out[rule.like].new_zeros(out[rule.like].shape[:1])
         return out
 
-    def _decoded(self, keys: tuple[str, ...], tensors: list[Tensor], decode: Callable, facts: Facts):
-        """What a rule makes of its tensors; tensors the format cannot have are a :class:`LoadError`."""
+    def _decoded(self, keys: tuple[str, ...], tensors: list[Tensor], decode: Callable[..., Any], facts: Facts) -> Any:
+        """The result of a rule on its tensors. Raises :class:`LoadError` for tensors that the format cannot have."""
         try:
             return decode(*tensors, facts)
         except LoadError:
@@ -203,10 +207,12 @@ class Format:
             else:
                 raise LoadError(f"the {self.name} format has no place for {key}")
         for rule in self.rules:
-            made = rule.make(out) if isinstance(rule, Drop) and rule.make is not None else None
-            if made is not None:
-                names = [rule.upstream.format(i=i) for i in _blocks(rule.upstream, out)] or [rule.upstream]
-                out |= {name: made.clone() for name in names}
+            if not isinstance(rule, Drop) or rule.make is None:
+                continue
+            recreated = rule.make(out)
+            if recreated is not None:
+                keys = [rule.upstream.format(i=i) for i in _blocks(rule.upstream, out)] or [rule.upstream]
+                out |= {key: recreated.clone() for key in keys}
         return out
 
     def prefixed(self, prefix: str, name: str) -> Format:
@@ -233,13 +239,13 @@ class Format:
 
 
 def _blocks(pattern: str, state: Mapping[str, Tensor]) -> list[str]:
-    """The block indices of ``state`` under which a pattern with ``{i}`` can stand; none for one without."""
+    """The block indices in ``state`` for a pattern with ``{i}``; none for a pattern without."""
     before, field, _ = pattern.partition("{i}")
     inside = [key.removeprefix(before).partition(".")[0] for key in state if key.startswith(before)] if field else []
     return [index for index in dict.fromkeys(inside) if index.isdecimal()]
 
 
-# Names that are timm's already.
+# Tensors that have timm's names already.
 SAME = Rename("{rest}", "{rest}")
 
 
@@ -254,22 +260,22 @@ def concatenated(upstream: tuple[str, ...], timm: str) -> Fold:
 
 
 def transpose(tensor: Tensor, facts: Facts) -> Tensor:
-    """A matrix applied from the right, as the weight of a linear layer, or back."""
+    """The transposed matrix: from one that is applied from the right to a linear layer's weight, and back."""
     return tensor.T.contiguous()
 
 
 def batch(tensor: Tensor, facts: Facts) -> Tensor:
-    """With a leading axis of length 1."""
+    """The tensor with a leading axis of length 1."""
     return tensor[None]
 
 
 def unbatch(tensor: Tensor, facts: Facts) -> Tensor:
-    """Without its leading axis of length 1."""
+    """The tensor without its leading axis of length 1."""
     if len(tensor) != 1:
         raise ValueError("more than one")
     return tensor[0]
 
 
 def strip(state_dict: Mapping[str, Tensor], prefix: str) -> StateDict:
-    """The entries whose key starts with ``prefix``, without it."""
+    """The entries whose key starts with ``prefix``, with the prefix removed."""
     return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}

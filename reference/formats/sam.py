@@ -1,8 +1,8 @@
-"""The image encoder of Segment Anything: attention in windows, with biases decomposed by axis, and a convolutional neck.
+"""The image encoder of Segment Anything, with attention in windows, biases decomposed by axis, and a convolutional neck.
 
 Source: ``facebookresearch/segment-anything`` ``segment_anything/modeling/image_encoder.py``. Positions are stored as a grid
-``(1, h, w, embed_dim)``; every block has tables of ``2s-1`` relative positions for each axis, ``s`` being the side of its
-window, or of the grid where it attends globally. The model takes no windows from a checkpoint: they are its hyperparameters.
+``(1, h, w, embed_dim)``. Every block has a table of ``2s-1`` relative positions for each axis. ``s`` is the side of its window,
+or of the grid for global attention. The windows are hyperparameters of the model and not stored in a checkpoint.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _rejoined(windows: Tensor, height: int, width: int) -> Tensor:
 
 
 def _attention(x: Tensor, state: Mapping[str, Tensor], name: str, num_heads: int) -> Tensor:
-    """Attention within windows ``(..., h, w, dim)``; a query's bias for a key is its product with their relative position."""
+    """Attention in windows ``(..., h, w, dim)``. A query's bias for a key is its product with their relative position."""
     *batch, height, width, dim = x.shape
     q, k, v = (
         t.reshape(-1, height, width, num_heads, dim // num_heads)

@@ -1,8 +1,8 @@
 """Sapiens2: DINOv3's tokens and rotary positions, with grouped queries, RMSNorm and a layer scale inside attention.
 
 Source: ``facebookresearch/sapiens2`` ``sapiens/backbones/standalone/sapiens2.py``. Queries and keys are normalised head by head
-before they are rotated; a key and value head serves as many consecutive query heads as there are more of those. The MLP is
-SwiGLU with both halves in one projection, the gate first, and has no layer scale.
+before they are rotated. Each head of keys and values serves several consecutive query heads. The MLP is SwiGLU with both
+halves in one projection, the gate first, and has no layer scale.
 """
 
 from __future__ import annotations

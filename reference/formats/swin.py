@@ -1,9 +1,9 @@
-"""Swin and Swin v2: stages of attention within windows, between them four neighbours merged into one.
+"""Swin and Swin v2: stages of attention in windows. Between stages, two by two tokens are merged into one.
 
-Source: ``microsoft/Swin-Transformer`` ``models/swin_transformer.py``, ``models/swin_transformer_v2.py``. There a stage ends
-with the merging, in timm it begins with it, so the numbers of the mergings differ. Biases come from a table by offset, in
-v2 from a small network of the offset's logarithm. Windows are square; what follows from them is stored in buffers. The
-forward here is that of images no larger than a window.
+Source: ``microsoft/Swin-Transformer`` ``models/swin_transformer.py``, ``models/swin_transformer_v2.py``. A stage ends with its
+merging upstream and begins with it in timm, so the mergings have different numbers. Biases come from a table of offsets, in v2
+from a small network that reads the logarithm of the offset. Windows are square, and buffers store what follows from them. The
+forward here works for images no larger than a window.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _FIRST = "layers.0.blocks.0.attn."
 
 
 def _coordinates(window: Window, pretrained: int) -> Tensor:
-    """v2's offsets ``(2h-1, 2w-1, 2)``: in units of the window of pretraining, 0 for the own, on a logarithmic scale.
+    """v2's offsets ``(2h-1, 2w-1, 2)`` on a logarithmic scale, in units of the pretraining window (0: the model's own).
 
-    The model keeps them in float32, and so are they computed.
+    They are computed in float32, as in the model.
     """
     sides = (torch.arange(1 - n, n, dtype=torch.float32) / ((pretrained or n) - 1) for n in window)
     away = 8 * torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1)
@@ -47,7 +47,7 @@ def _bias(state: Mapping[str, Tensor], name: str, window: Window, pretrained: in
 
 
 def _attended(x: Tensor, state: Mapping[str, Tensor], name: str, heads: int, bias: Tensor) -> Tensor:
-    """Attention of ``x`` ``(batch, n, dim)``; in v2 of directions alone, their products scaled by a learnt factor."""
+    """Attention of ``x`` ``(batch, n, dim)``. v2 normalises q and k and scales their products by a learnt factor."""
     qkv = linear(x, state, f"{name}qkv")
     if f"{name}q_bias" in state:
         q_bias, v_bias = state[f"{name}q_bias"], state[f"{name}v_bias"]
@@ -61,7 +61,7 @@ def _attended(x: Tensor, state: Mapping[str, Tensor], name: str, heads: int, bia
 
 
 def _merged(x: Tensor, state: Mapping[str, Tensor], name: str, window: Window) -> Tensor:
-    """Two by two tokens as one: columns outside, rows inside. The norm comes first in v1, last in v2."""
+    """Merge two by two tokens into one, columns outside, rows inside. The norm comes first in v1 and last in v2."""
     rows, cols = (side // 2 for side in window)
     x = x.reshape(len(x), rows, 2, cols, 2, -1).permute(0, 1, 3, 4, 2, 5).reshape(len(x), rows * cols, -1)
     if len(state[f"{name}norm.weight"]) == x.shape[-1]:
@@ -70,7 +70,7 @@ def _merged(x: Tensor, state: Mapping[str, Tensor], name: str, window: Window) -
 
 
 def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping, early: bool) -> Tensor:
-    """Logits, or pooled features where the checkpoint has no head; with ``early``, a stage begins with its merging."""
+    """Logits, or pooled features if the checkpoint has no head. With ``early``, a stage begins with its merging."""
     kernel = state[_KERNEL]
     window = (image.shape[-2] // kernel.shape[-2], image.shape[-1] // kernel.shape[-1])
     x = layer_norm(patchify(image, kernel, state["patch_embed.proj.bias"]), state, "patch_embed.norm", _EPS)
@@ -98,7 +98,7 @@ def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping, early: b
 
 
 def _index(out: StateDict, stage: int) -> Tensor | None:
-    """The rows of a table that the pairs of tokens of its window read, ``(n, n)``: what the buffer of a block says."""
+    """The buffer of a block: the row of its table ``(n, n)`` that each pair of tokens of the window reads."""
     table = out.get(f"layers.{stage}.blocks.0.attn.{_TABLE}")
     if table is None or isqrt(len(table)) ** 2 != len(table):
         return None
@@ -107,7 +107,7 @@ def _index(out: StateDict, stage: int) -> Tensor | None:
 
 
 def _v2_buffer(out: StateDict, name: str) -> Tensor | None:
-    """What a buffer of v2 says, for windows of eight by eight: nothing else in a checkpoint tells their size."""
+    """A buffer of v2, for windows of 8x8. Nothing else in a checkpoint gives their size."""
     if f"{_FIRST}cpb_mlp.0.weight" not in out:
         return None
     window = (8, 8)
@@ -116,7 +116,7 @@ def _v2_buffer(out: StateDict, name: str) -> Tensor | None:
 
 
 def _is_swin(state: Mapping[str, Tensor], own: str, early: bool) -> bool:
-    """Swin tensors, whose first merging ends the first stage or, ``early``, begins the second."""
+    """Whether a state dict is a Swin whose first merging ends the first stage or (``early``) begins the second."""
     merging = "layers.{}.downsample.reduction.weight"
     first = merging.format(0) not in state and merging.format(1) in state if early else merging.format(0) in state
     return first and {_KERNEL, _FIRST + own} <= state.keys()

@@ -1,8 +1,8 @@
-"""timm's own VisionTransformer layout, its early form with a linear patch embedding, and upstreams that share its names.
+"""timm's own VisionTransformer layout, its early form with a linear patch embedding, and upstream formats with the same names.
 
 Source: ``huggingface/pytorch-image-models`` ``timm/models/vision_transformer.py``. The early form stored the patch
 embedding as a linear layer over patches flattened in the order (channel, row, column), often with ``pre_logits``.
-I-JEPA, MAE and the DeiTs grew out of the same code and kept its names.
+I-JEPA, MAE and the DeiTs are based on the same code and have its names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LoadError
-from ..forward import ACTIVATIONS, attend, layer_norm, linear, num_blocks, patchify, self_attention
+from ..forward import ACTIVATIONS, Activation, attend, layer_norm, linear, num_blocks, patchify, self_attention
 from .eva import EVAS_OWN, is_eva
 from .rules import SAME, Drop, Facts, Format, Rename
 
@@ -64,7 +64,7 @@ def _normed_heads(qkv: Tensor, state: Mapping[str, Tensor], name: str, heads: in
     return torch.cat([t.flatten(-2) for t in (q, k, v)], dim=-1)
 
 
-def _attention_pool(x: Tensor, state: Mapping[str, Tensor], arch: Mapping, eps: float, act) -> Tensor:
+def _attention_pool(x: Tensor, state: Mapping[str, Tensor], arch: Mapping, eps: float, act: Activation) -> Tensor:
     latent = state["attn_pool.latent"].expand(len(x), -1, -1)
     k, v = linear(x, state, "attn_pool.kv").chunk(2, dim=-1)
     y = linear(attend(linear(latent, state, "attn_pool.q"), k, v, arch["num_heads"]), state, "attn_pool.proj")
@@ -81,8 +81,8 @@ def forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor
 def to_conv(weight: Tensor, facts: Facts) -> Tensor:
     """Linear kernel ``(embed_dim, channels * h * w)`` to ``(embed_dim, channels, h, w)``.
 
-    The columns do not say ``h`` and ``w``: the model's patch size when it accounts for all of them, else a square; of three
-    channels, as all such checkpoints were trained, else of as many as the model's.
+    The columns do not give ``h`` and ``w``. They are the model's patch size if it accounts for all columns, else a square; with
+    three channels, as in all such checkpoints, else with the model's number.
     """
     for channels in dict.fromkeys((3, facts.in_chans)):
         pixels, rest = divmod(weight.shape[1], channels)
@@ -102,7 +102,7 @@ def to_linear(weight: Tensor, facts: Facts) -> Tensor:
 
 
 def _pre_logits(out: Mapping[str, Tensor], which: str) -> Tensor | None:
-    """A representation layer, where no head follows it: a head would read its output, which timm no longer computes."""
+    """A representation layer for a checkpoint without a head. A head would read its output, which timm no longer computes."""
     if "head.weight" in out:
         return None
     bias = out["norm.bias"]
@@ -121,7 +121,7 @@ def _linear_forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -
 
 
 def _distilled_forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tensor:
-    """Mean of the class token's and the distillation token's logits, DeiT's answer at inference; the mean token without heads."""
+    """Mean of the logits of class and distillation token, as DeiT computes it at inference; the mean token without heads."""
     tokens = trunk_forward(state, image, arch)
     if "head.weight" not in state:
         return tokens.mean(dim=1)
@@ -133,14 +133,14 @@ def _deit3_forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) ->
     return forward(renamed, image, arch)
 
 
-# Keys that make a checkpoint in timm's names another format than timm's plain one.
+# Keys that show another format among checkpoints in timm's names.
 _OTHERS = ("mask_token", "storage_tokens", "dist_token", "blocks.0.gamma_1", *EVAS_OWN)
-# How keys of other models begin: behind a stem, with relative positions, in stages.
+# Beginnings of keys of other models: with a stem, with relative positions, with stages.
 _ELSEWHERE = ("patch_embed.backbone.", "blocks.0.attn.rel_pos.", "shared_rel_pos.", "layers.")
 
 
 def is_native(state: Mapping[str, Tensor], ndim: int = 4) -> bool:
-    """Whether a state dict is a plain VisionTransformer in timm's names, its patch kernel of ``ndim`` axes."""
+    """Whether a state dict is a plain VisionTransformer in timm's names whose patch kernel has ``ndim`` axes."""
     kernel = state.get(_KERNEL)
     elsewhere = any(key.startswith(_ELSEWHERE) for key in state) or any(k in state for k in _OTHERS)
     return kernel is not None and kernel.ndim == ndim and not elsewhere
@@ -151,7 +151,7 @@ TIMM_NATIVE = Format("timm_native", "", (SAME,), is_native, forward)
 # facebookresearch/ijepa src/models/vision_transformer.py, saved from DistributedDataParallel under "encoder".
 IJEPA = TIMM_NATIVE.prefixed("module.", "ijepa")
 
-# facebookresearch/mae models_mae.py: the whole pretraining model, decoder and all.
+# facebookresearch/mae models_mae.py: the whole pretraining model with its decoder.
 MAE_PRETRAINING = Format(
     name="mae_pretraining",
     namespace="",

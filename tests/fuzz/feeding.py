@@ -11,7 +11,7 @@ from tests.small_vit import Model
 from timm_conformance import reference
 from timm_conformance.cases.case import Case
 from timm_conformance.check.reading import read
-from timm_conformance.check.sanity import sane
+from timm_conformance.check.sanity import require_weights
 from timm_conformance.errors import UserError
 from timm_conformance.families import FAMILIES
 from timm_conformance.ledger.witnesses import read_witness
@@ -47,7 +47,7 @@ def feed(path: Path, case: Case) -> str:
     model = Model(family, case.arch, case.destination, declared_size(family, case, case.source))
     image = torch.zeros(1, case.arch.get("in_chans", 3), *family.img_size(case.arch, case.source))
     arch = case.arch | family.forward_arch(case)
-    stage(lambda: sane(reference.unwrap(content)))
+    stage(lambda: require_weights(reference.unwrap(content)))
     stage(lambda: reference.load_state_dict(content, model))
     stage(lambda: reference.forward(content, image, arch))
     for error in first:

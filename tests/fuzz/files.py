@@ -120,7 +120,7 @@ def _packed(content: dict[Any, Any], container: str) -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, tensor in kept.items():
             member = io.BytesIO()
-            np.lib.format.write_array(member, files.array(tensor))
+            np.lib.format.write_array(member, files.to_numpy(tensor))
             archive.writestr(f"{name}.npy", member.getvalue())
     return buffer.getvalue()
 

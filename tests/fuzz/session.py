@@ -14,12 +14,12 @@ from pathlib import Path
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity
-from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 from hypothesis.strategies import SearchStrategy
 
 from timm_conformance.cases.case import Case
 from timm_conformance.cases.profiles import profile
 from timm_conformance.drawing.drawing import Drawing
+from timm_conformance.drawing.hypothesis_internals import register_unvaried
 from timm_conformance.families import FAMILIES
 
 from .feeding import feed
@@ -33,12 +33,8 @@ _BATCH = 100
 _MOST_TOKENS = 1024
 
 
-class _Unvaried(HypothesisProvider):
-    """Hypothesis's way to draw without its variations on what it drew: of ours, too few fit together to be worth the time."""
-
-
-_BACKEND = "timm-conformance-fuzz"
-AVAILABLE_PROVIDERS[_BACKEND] = f"{__name__}.{_Unvaried.__name__}"
+# Of variations on earlier inputs, too few fit together to be worth the time.
+_BACKEND = register_unvaried()
 
 
 class _Found(Exception):

@@ -24,7 +24,7 @@ from timm_conformance.targets.declared_size import declared_size
 from timm_conformance.targets.loader import Loader
 from timm_conformance.targets.target import MODEL_RELEASE, parse_target
 from timm_conformance.trials import bounds
-from timm_conformance.trials.problems import same
+from timm_conformance.trials.problems import exact_differences
 
 from . import beit3, clip, dino, flax_vit, masked, mobileclip, packages, radio
 from .model import Upstream
@@ -122,7 +122,7 @@ def assert_fails_as_the_ledger_says(
     assert entry.applies_to(Version(MODEL_RELEASE))
     family, case = upstream.suite_family, upstream.case
     met = regimes(case, family.num_prefix_tokens(case.arch)) | family.tags(case)
-    problems = same(right, state)
+    problems = exact_differences(right, state)
     assert problems
     assert [p for p in problems if not entry.covers(family.name, "native-identity", p.kind, p.tensor, met)] == []
     if state.keys() == model.state_dict().keys():
@@ -139,8 +139,8 @@ def test_the_real_keys_obey_the_law_of_the_format(upstream: Upstream) -> None:
     assert {k: tuple(v.shape) for k, v in decoded.items()} == family.shapes(upstream.arch, upstream.source)
     implied = family.implied(upstream.arch)
     encoded = form.encode({k: v for k, v in decoded.items() if k not in implied}, facts)
-    assert not same(decoded, form.decode(encoded, facts))
-    assert not same(kept(form, state), kept(form, encoded))
+    assert not exact_differences(decoded, form.decode(encoded, facts))
+    assert not exact_differences(kept(form, state), kept(form, encoded))
 
 
 def kept(form: Format, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
