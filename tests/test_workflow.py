@@ -95,3 +95,18 @@ def test_the_nightly_hunt_keeps_its_examples():
     assert minutes <= JOBS["deep"]["timeout-minutes"] - 30, (
         "what is being judged when the time is over needs time to end"
     )
+
+
+def test_the_readme_lists_the_inputs_of_the_action():
+    """With their defaults, where these are names."""
+    inputs = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))["inputs"]
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("| input | default |")[2].partition("\n\n")[0]
+    rows = {row.split("|")[1].strip(): row.split("|")[2].strip(" `") for row in table.splitlines()[2:]}
+    assert rows == {name: value["default"] or {"families": "all"}.get(name, "none") for name, value in inputs.items()}
+
+
+def test_pre_commit_runs_the_ruff_of_lint():
+    """Another version may format otherwise."""
+    pinned = re.search(r"^ruff==\S+", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M)[0]
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r"ruff==[\d.]+", hooks)) == {pinned}
