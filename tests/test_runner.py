@@ -130,7 +130,5 @@ def test_the_first_worker_of_a_target_replays_what_is_known_of_all_its_families(
     monkeypatch.setattr(forkserver, "AVAILABLE", False)
     plan = Plan(("timm==0.9.16", "reference"), Selection(("dinov2", "openai_clip")), shares={"reference": ("dinov2",)})
     pool = WorkerPool(plan, tmp_path, tmp_path)
-    asked = [
-        pool._work(spec, ("dinov2",), tmp_path).replay for spec in ("timm==0.9.16", "reference", "timm==0.9.16")
-    ]
+    asked = [pool._work(spec, ("dinov2",), tmp_path).replay for spec in ("timm==0.9.16", "reference", "timm==0.9.16")]
     assert asked == [("dinov2", "openai_clip"), ("dinov2",), ()]
