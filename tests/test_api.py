@@ -94,7 +94,7 @@ def test_the_process_gets_its_settings_back():
 
 
 def test_importing_the_package_imports_no_torch():
-    """`import conformance` is instant."""
+    """`import timm_conformance` is instant."""
     code = "import sys, conformance; assert 'torch' not in sys.modules and 'pytest' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
     with pytest.raises(ImportError, match="cannot import name 'vit_confirmance'"):

@@ -20,6 +20,7 @@ from timm_conformance import vit_conformance
 from timm_conformance.cases.profiles import PROFILES
 from timm_conformance.cli import docs
 from timm_conformance.families import FAMILIES
+from timm_conformance.history.fixes import NOTE
 from timm_conformance.invariants import INVARIANTS
 from timm_conformance.invariants.registry import invariant
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
@@ -99,6 +100,18 @@ def test_every_file_mentioned_exists(page):
 def _slug(heading: str) -> str:
     """The anchor that GitHub gives a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+@by_page
+def test_no_line_is_a_heading_by_mistake(page):
+    """Markdown takes a line that begins with the number of an issue for a heading."""
+    assert not re.findall(r"^#+\d.*", PAGES[page], re.M)
+
+
+def test_the_history_page_is_of_this_code():
+    """Its releases cannot be judged here; its first lines can be compared."""
+    text = (ROOT / "docs" / "history.md").read_text(encoding="utf-8")
+    assert f"\n{NOTE}\n" in text
 
 
 @by_page

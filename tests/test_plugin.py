@@ -198,6 +198,8 @@ def test_the_suite_from_the_command_line(project):
     found, said = project.pytest(*SUITE, "--vit-invariant=strict-load", *loader)
     assert found["test_invariant[openai_clip-strict-load]"][0] == "passed", said
     assert found["test_witness[clip-early-return]"][0] == "passed"
+    assert {name.partition("[")[0] for name in found} == {"test_witness", "test_invariant"}
+    assert len([name for name in found if name.startswith("test_invariant")]) == 1
     kept = [json.loads(line) for line in (project.folder / "results.ndjson").read_text().splitlines()]
     assert {"header", "verdict", "witness", "footer"} <= {line["type"] for line in kept}
 

@@ -48,7 +48,7 @@ def _imports(path: Path) -> set[str]:
 
 
 def test_importing_the_reference_imports_torch_and_nothing_else():
-    """NumPy is torch's own; the suite's rooms stay out."""
+    """NumPy is torch's own; the suite's own packages stay out."""
     script = (
         "import sys, torch; before = set(sys.modules); from timm_conformance import reference; "
         "new = {'.'.join(name.split('.')[:2]) for name in set(sys.modules) - before}; "

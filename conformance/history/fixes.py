@@ -26,7 +26,7 @@ from ..targets import releases
 from ..targets.subprocess_call import call
 from .observations import Observations, Observed, Request
 
-_NOTE = "<!-- Written by `python -m timm_conformance.history --out docs/history.md`. -->"
+NOTE = "<!-- Written by `python -m timm_conformance.history --out docs/history.md`. -->"
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ def page(found: Sequence[Fix], seen: Mapping[str, Observations], gaps: Sequence[
     """The fixes as a page: by ledger entry, and each fixed failure with its families and invariants."""
     versions = list(seen)
     cases = max(sum(len(observed) for observed in one.values()) for one in seen.values())
-    lines = ["# History", "", _NOTE, ""]
+    lines = ["# History", "", NOTE, ""]
     lines += [
-        f"{len(versions)} releases of timm, {versions[0]} to {versions[-1]}, judged the gate's {cases} cases (seed 0)",
-        "of the formats they know, without ledger, witnesses or shrinking. A fix is a case that violates an invariant in one",
+        f"The gate's {cases} cases (seed 0) were judged on {len(versions)} releases of timm, {versions[0]} to {versions[-1]},",
+        "as far as each supports the format, without ledger, witnesses or shrinking. A fix is a case that violates an invariant in one",
         "release and passes it in the next. `nox -s history` fails where a fix has no [ledger](ledger.md) entry that",
         "ends there, or an entry ends and no case shows it.",
         "",

@@ -1,4 +1,4 @@
-"""The collected tests, thin: witnesses first, then every family x invariant."""
+"""The collected tests: each stored witness, then each invariant on each family."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def test_invariant(request: pytest.FixtureRequest, vit_session: Session, vit_fam
     report(request, vit_session, vit_session.explore(vit_family)[vit_invariant])
 
 
-for _test in (test_witness, test_invariant):
-    vars(_test)["__test__"] = True  # a test by any python_functions of the repository around
+# Tests by any python_functions of the repository around.
+vars(test_witness)["__test__"] = vars(test_invariant)["__test__"] = True

@@ -1,6 +1,6 @@
 """Patch embeddings with a convolutional stem for destination models, built from the target's own classes.
 
-Families name these functions, and the loader calls them in a worker. No other room may import timm.
+Families name these functions, and the loader calls them in a worker.
 """
 
 from __future__ import annotations
