@@ -116,9 +116,9 @@ def page(found: Sequence[Fix], seen: Mapping[str, Observations], gaps: Sequence[
     lines = ["# History", "", NOTE, ""]
     lines += [
         f"The gate's {cases} cases (seed 0) were judged on {len(versions)} releases of timm, {versions[0]} to {versions[-1]},",
-        "as far as each supports the format, without ledger, witnesses or shrinking. A fix is a case that violates an invariant in one",
-        "release and passes it in the next. `nox -s history` fails where a fix has no [ledger](ledger.md) entry that",
-        "ends there, or an entry ends and no case shows it.",
+        "as far as each supports the format, without ledger, witnesses or shrinking. A fix is a case that violates an",
+        "invariant in one release and passes it in the next. `nox -s history` fails where a fix has no [ledger](ledger.md)",
+        "entry that ends there, or an entry ends and no case shows it.",
         "",
         "| last release with it | first without | ledger entry | families | invariants that show it | cases | now |",
         "|---|---|---|---|---|---|---|",
