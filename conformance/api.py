@@ -67,7 +67,7 @@ def run_conformance(
             raise UserError(
                 "ledger and jobs go with targets; a function is judged in this process, with known_failures"
             )
-        targets, book = [], Ledger()
+        targets, known_bugs = [], Ledger()
         collected = _judge(loader, timm, known_failures, watch, selection)
     else:
         if known_failures or timm:
@@ -78,11 +78,11 @@ def run_conformance(
         for target in targets:
             parse_target(target)
         profile_of(profile)
-        book = load_ledger(ledger or DEFAULT_LEDGER)
+        known_bugs = load_ledger(ledger or DEFAULT_LEDGER)
         plan = Plan(tuple(targets), selection, jobs=jobs or os.cpu_count() or 1)
         collected = run(plan, watch)
     collected.add(Footer(round(time.monotonic() - started, 3)))
-    found, _, _ = conclude([collected], book, targets)
+    found, _, _ = conclude([collected], known_bugs, targets)
     return found
 
 

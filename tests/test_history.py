@@ -32,15 +32,15 @@ def seen(*releases: Observed) -> dict:
     return {f"1.{n}": {"deit": [observed]} for n, observed in enumerate(releases)}
 
 
-def told(found, book=None):
+def told(found, known_bugs=None):
     """Fixes in short, with what is wrong about them."""
-    book = book or Ledger([BUG])
+    known_bugs = known_bugs or Ledger([BUG])
     versions = list(found)
-    mended = fixes.fixes(found, book)
+    mended = fixes.fixes(found, known_bugs)
     return (
         [(f.old, f.new, f.entry) for f in mended],
         len(fixes.unknown(mended)),
-        len(fixes.unseen(mended, book, versions)),
+        len(fixes.unseen(mended, known_bugs, versions)),
     )
 
 
@@ -110,12 +110,12 @@ def test_the_page_tells_every_end_of_a_ledger_entry():
     """And no other: it was written with the ledger of today."""
     text = (ROOT / "docs/history.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([\d.]+) \| ([\d.]+) \| \[`([\w-]+)`\]", text, re.M)
-    book = load_ledger(DEFAULT_LEDGER)
+    known_bugs = load_ledger(DEFAULT_LEDGER)
     for old, new, name in rows:
-        entry = book.entry(name)
+        entry = known_bugs.entry(name)
         assert entry.applies_to(Version(old))
         assert not entry.applies_to(Version(new))
-    ended = {e.id for e in book.entries if not e.range.contains(MODEL_RELEASE) and e.regime != ["off-cpu"]}
+    ended = {e.id for e in known_bugs.entries if not e.range.contains(MODEL_RELEASE) and e.regime != ["off-cpu"]}
     assert {name for _, _, name in rows} == ended
     assert "| none |" not in text
     assert "no case of the gate shows it" not in text

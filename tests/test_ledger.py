@@ -67,10 +67,10 @@ def test_the_ledger_loads_and_every_entry_has_its_witness():
     from timm_conformance.families import FAMILIES
     from timm_conformance.trials.trial import Trial
 
-    book = load_ledger(DEFAULT_LEDGER)
-    assert book.entries
-    for entry in book.entries:
-        witness = book.witnesses[entry.id]
+    known_bugs = load_ledger(DEFAULT_LEDGER)
+    assert known_bugs.entries
+    for entry in known_bugs.entries:
+        witness = known_bugs.witnesses[entry.id]
         family = FAMILIES[witness.case.family]
         device = "cuda" if entry.regime == ["off-cpu"] else "cpu"
         found = Trial(family, witness.case, SimpleNamespace(device=device)).regimes

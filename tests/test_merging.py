@@ -176,12 +176,12 @@ def test_what_was_replayed_is_kept_with_its_family(tmp_path):
     """The ledger's witnesses, and those a run left in its folder; not those of families to be judged again."""
     case = Case(NAMES[0], {"embed_dim": 8}, Geometry((2, 2), (1, 1)), Geometry((3, 3), (1, 1)))
     left = write_witness(tmp_path, "finite", Failure("f", "not-finite", "x", "", case))
-    book = Ledger(witnesses={"entry": read_witness(left)})
+    known_bugs = Ledger(witnesses={"entry": read_witness(left)})
     names = ("entry", str(left), str(tmp_path / "gone.json"))
     replayed = [Witness("reference", name, "fails", False) for name in names]
     for family, kept in ((NAMES[0], {"entry", str(left)}), (NAMES[1], set())):
         found = Results([*earlier(families=[family]).records, *replayed])
-        done = resuming.finished(found, PLAN, book, str(DEFAULT_LEDGER))
+        done = resuming.finished(found, PLAN, known_bugs, str(DEFAULT_LEDGER))
         assert {w.id for w in done.witnesses} == kept
 
 

@@ -61,9 +61,9 @@ def browser():
 def pages(tmp_path_factory):
     """Files of a page with everything in it and of one as wide as a whole validation."""
     folder = tmp_path_factory.mktemp("report")
-    book = load_ledger(DEFAULT_LEDGER)
+    known_bugs = load_ledger(DEFAULT_LEDGER)
     for name, results in {"mixed": mixed(), "many": many(38, 12, 9)}.items():
-        (folder / f"{name}.html").write_text(render(results, book, ["a gap"]), encoding="utf-8")
+        (folder / f"{name}.html").write_text(render(results, known_bugs, ["a gap"]), encoding="utf-8")
     return folder
 
 

@@ -25,9 +25,9 @@ def bisect(
 ) -> int:
     """Print between which releases an invariant, or a stored failure, starts or stops failing; returns 0."""
     console = make_console()
-    book = load_ledger(ledger or DEFAULT_LEDGER)
+    known_bugs = load_ledger(ledger or DEFAULT_LEDGER)
     profile_of(profile)
-    chosen, witnesses = _subject(subject, book)
+    chosen, witnesses = _subject(subject, known_bugs)
     (family,) = chosen.families
     versions, _ = releases.matching(specifier)
     known = [f"timm=={v}" for v in versions if FAMILIES[family].supported_by(Version(v))]
@@ -55,16 +55,16 @@ def bisect(
     return EXIT_EXPECTED
 
 
-def _subject(subject: str, book: Ledger) -> tuple[Selection, tuple[str, ...] | None]:
+def _subject(subject: str, known_bugs: Ledger) -> tuple[Selection, tuple[str, ...] | None]:
     """What a bisection judges: FAMILY:INVARIANT as a selection, or a stored witness of a family."""
     family, _, name = subject.partition(":")
-    if subject.endswith(".json") or subject in book.witnesses:
-        stored = book.witness(subject)
-        witness = subject if subject in book.witnesses else str(Path(subject).resolve())
+    if subject.endswith(".json") or subject in known_bugs.witnesses:
+        stored = known_bugs.witness(subject)
+        witness = subject if subject in known_bugs.witnesses else str(Path(subject).resolve())
         return Selection((stored.case.family,)), (witness,)
     if not name:
         raise unknown(
-            "FAMILY:INVARIANT or witness", subject, [*book.witnesses, *(f"{f}:strict-load" for f in FAMILIES)]
+            "FAMILY:INVARIANT or witness", subject, [*known_bugs.witnesses, *(f"{f}:strict-load" for f in FAMILIES)]
         )
     (family,) = choose("family", [family], FAMILIES)
     return Selection((family,), tuple(choose_invariants([name])), focused=True), None

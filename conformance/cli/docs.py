@@ -110,15 +110,15 @@ def families() -> str:
 
 def ledger() -> str:
     """Every known bug, with its range and explanation."""
-    book = load_ledger(DEFAULT_LEDGER)
+    known_bugs = load_ledger(DEFAULT_LEDGER)
     lines = ["# Known bugs", "", _NOTE]
     lines += ["What the fields mean and how to add an entry: [ledger-format.md](ledger-format.md)."]
-    for e in book.entries:
+    for e in known_bugs.entries:
         link = f" ([upstream]({e.link}))" if e.link else ""
         lines += ["", f"## `{e.id}`", "", f"{e.title}{link}.", "", e.explanation.strip().replace("\n", " "), ""]
         lines += [f"- {e.kind}, timm `{e.releases}`" + (f", torch `{e.torch}`" if e.torch else "")]
         lines += [f"- families: {_codes(e.families)}", f"- regime: {' or '.join(f'`{r}`' for r in e.regime)}"]
-        lines += [f"- smallest case: {book.witnesses[e.id].case.describe()}"]
+        lines += [f"- smallest case: {known_bugs.witnesses[e.id].case.describe()}"]
     return "\n".join(lines) + "\n"
 
 
@@ -145,8 +145,8 @@ def _script(name: str) -> str:
 def findings() -> str:
     """What is wrong in the newest release judged. Each cause is one finding, with the script that reproduces it."""
     release = Version(MODEL_RELEASE)
-    book = load_ledger(DEFAULT_LEDGER)
-    live = [e for e in book.entries if e.range.contains(release)]
+    known_bugs = load_ledger(DEFAULT_LEDGER)
+    live = [e for e in known_bugs.entries if e.range.contains(release)]
     causes = [e for e in live if not e.view_of]
     lines = [f"# Findings in timm {release}", "", _NOTE]
     lines += [
@@ -165,7 +165,7 @@ def findings() -> str:
             for view in (v for v in live if v.view_of == e.id):
                 lines += [f"- Same cause: [`{view.id}`](ledger.md#{view.id}). {view.title}"]
             lines += [f"- Families: {_codes(name for name in FAMILIES if e.concerns(name))}"]
-            lines += [f"- Smallest case: {book.witnesses[e.id].case.describe()}"]
+            lines += [f"- Smallest case: {known_bugs.witnesses[e.id].case.describe()}"]
             lines += [f"- Upstream: <{e.link}>"] if e.link else []
             lines += [f"- Script: {_script(f'{e.id}.py')}, or `timm-conformance repro {e.id}`"]
     lines += [

@@ -38,9 +38,9 @@ def _invariants() -> list[dict[str, Any]]:
 
 
 def _ledger(path: str | None) -> list[dict[str, Any]]:
-    book = load_ledger(path or DEFAULT_LEDGER)
+    known_bugs = load_ledger(path or DEFAULT_LEDGER)
     fields = ("id", "kind", "title", "releases", "families", "link", "explanation")
-    return [{name: getattr(e, name) for name in fields} for e in book.entries]
+    return [{name: getattr(e, name) for name in fields} for e in known_bugs.entries]
 
 
 def _releases() -> list[dict[str, Any]]:

@@ -20,8 +20,8 @@ from .choices import choose_device
 def replay_witnesses(names: Sequence[str], *, device: str, jobs: int, timeout: float, ledger: str | None) -> int:
     """Replay witnesses on targets, one line each; returns the exit code."""
     console = make_console()
-    book = load_ledger(ledger or DEFAULT_LEDGER)
-    witnesses, targets = _sort_names(names, book)
+    known_bugs = load_ledger(ledger or DEFAULT_LEDGER)
+    witnesses, targets = _sort_names(names, known_bugs)
     if not targets:
         raise UserError("name at least one target, for example timm==1.0.31")
     for spec in targets:
@@ -29,7 +29,7 @@ def replay_witnesses(names: Sequence[str], *, device: str, jobs: int, timeout: f
     plan = Plan(
         targets=tuple(targets),
         selection=Selection(device=choose_device(device, console), ledger=ledger),
-        witnesses=tuple(witnesses or book.witnesses),
+        witnesses=tuple(witnesses or known_bugs.witnesses),
         jobs=jobs,
         timeout=timeout,
     )
@@ -44,16 +44,16 @@ def replay_witnesses(names: Sequence[str], *, device: str, jobs: int, timeout: f
     return exit_code(collected, [])
 
 
-def _sort_names(names: Sequence[str], book: Ledger) -> tuple[list[str], list[str]]:
+def _sort_names(names: Sequence[str], known_bugs: Ledger) -> tuple[list[str], list[str]]:
     """Sort names into witnesses (ledger ids and files) and targets."""
     witnesses, targets = [], []
     for name in names:
-        if name in book.witnesses:
+        if name in known_bugs.witnesses:
             witnesses.append(name)
         elif name in ("reference", "installed") or "==" in name or ":" in name:
             targets.append(name)
         elif name.endswith(".json") or Path(name).is_dir():
             witnesses += witness_files(Path(name))
         else:
-            raise unknown("witness or target", name, [*book.witnesses, "reference", "installed"])
+            raise unknown("witness or target", name, [*known_bugs.witnesses, "reference", "installed"])
     return witnesses, targets

@@ -31,10 +31,10 @@ def merge(paths: Sequence[Path], *, out: Path, junit: Path | None, ledger: str |
 
 
 def _conclude(parts: Sequence[Results], out: Path, junit: Path | None, ledger: str | None) -> int:
-    console, book = make_console(), load_ledger(ledger or DEFAULT_LEDGER)
-    found, gaps, code = publish.conclude(parts, book)
-    publish.publish(found, gaps, code, book, out, junit)
-    publish.show(console, found, gaps, book, publish.store_witnesses(found, out), {})
+    console, known_bugs = make_console(), load_ledger(ledger or DEFAULT_LEDGER)
+    found, gaps, code = publish.conclude(parts, known_bugs)
+    publish.publish(found, gaps, code, known_bugs, out, junit)
+    publish.show(console, found, gaps, known_bugs, publish.store_witnesses(found, out), {})
     console.print(f"results in {out}; exit code {code}", style="bold", markup=False)
     return code
 

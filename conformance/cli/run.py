@@ -53,7 +53,7 @@ class RunOptions:
     ledger: str | None
 
     @property
-    def book(self) -> str:
+    def ledger_path(self) -> str:
         """The ledger's file, or ``none``."""
         return self.ledger or str(DEFAULT_LEDGER)
 
@@ -87,7 +87,7 @@ def run_targets(options: RunOptions) -> int:
     console = make_console()
     out, minutes, shard = options.out, options.minutes, options.shard
     options.check()
-    book = load_ledger(options.book)
+    known_bugs = load_ledger(options.ledger_path)
     targets = choose_targets(options.targets, options.specifier, console)
     selection = options.selection(console)
     work = share(targets, selection.families, shard)
@@ -102,12 +102,12 @@ def run_targets(options: RunOptions) -> int:
         examples=partial(witnesses_of, out=out),
     )
     resume = options.specifier is not None and not minutes if options.resume is None else options.resume
-    parts = [_earlier(plan, out, book, options.book, console)] if resume else []
+    parts = [_earlier(plan, out, known_bugs, options.ledger_path, console)] if resume else []
     for leftover in parts_folder.glob("*.ndjson"):
         leftover.unlink()
 
     def keep(so_far: Results) -> None:
-        publish.publish(*publish.conclude([so_far], book, targets), book, out)
+        publish.publish(*publish.conclude([so_far], known_bugs, targets), known_bugs, out)
         publish.store_witnesses(so_far, out)
 
     if minutes:
@@ -117,12 +117,12 @@ def run_targets(options: RunOptions) -> int:
         fresh = _run_rest(plan, parts, console)
     skipped = [_without_cuda(fresh)] if options.device == "auto" and selection.device == "cpu" else []
     fresh.add(Footer(round(time.monotonic() - started, 3), 0, [shard] if shard else [], skipped))
-    found, gaps, code = publish.conclude([*parts, fresh], book, targets)
-    publish.publish(found, gaps, code, book, out, options.junit)
+    found, gaps, code = publish.conclude([*parts, fresh], known_bugs, targets)
+    publish.publish(found, gaps, code, known_bugs, out, options.junit)
     shutil.rmtree(parts_folder)
     witnesses = publish.store_witnesses(found, out)
     scripts = write_scripts(found, out, options.jobs, options.timeout, console.print)
-    publish.show(console, found, gaps, book, witnesses, scripts)
+    publish.show(console, found, gaps, known_bugs, witnesses, scripts)
     console.print(f"{time.monotonic() - started:.1f} s; results in {out}; exit code {code}", style="bold", markup=False)
     return code
 
@@ -136,13 +136,13 @@ def _without_cuda(found: Results) -> str:
     )
 
 
-def _earlier(plan: Plan, out: Path, book: Ledger, ledger: str, console: Console) -> Results:
+def _earlier(plan: Plan, out: Path, known_bugs: Ledger, ledger: str, console: Console) -> Results:
     """The part of this run that an earlier run into the same folder has completed. It is written to the results at once."""
     from ..runner.resuming import finished
 
     assert plan.parts is not None  # set by run_targets
     files = [out / publish.RESULTS, *sorted(plan.parts.glob("*.ndjson"))]
-    done = finished(merge_results(Results(records.read(f)) for f in files), plan, book, ledger)
+    done = finished(merge_results(Results(records.read(f)) for f in files), plan, known_bugs, ledger)
     cells = {(v.target, v.family) for v in done.verdicts}
     if cells:
         wanted = sum(len(plan.families_of(t)) for t in plan.targets)

@@ -73,8 +73,8 @@ class Session:
         self.function = function
         self.known = KnownFailures(known_failures or {}, FAMILIES, INVARIANTS)
         self.record = record
-        self.book = selection.ledger or DEFAULT_LEDGER
-        self.ledger = load_ledger(self.book)
+        self.ledger_path = selection.ledger or DEFAULT_LEDGER
+        self.ledger = load_ledger(self.ledger_path)
         self.stored = dict(self.ledger.witnesses)
         self.replaying = None if witnesses is None else list(witnesses)
         for name in witnesses or ():
@@ -149,7 +149,7 @@ class Session:
                 families=self.families,
                 invariants={i: list(INVARIANTS[i].regimes) for i in self.invariants},
                 focused=self.drawing.focused,
-                suite=suite_digest(self.book),
+                suite=suite_digest(self.ledger_path),
                 source=source_digest(self.target.spec) or "",
             )
         )

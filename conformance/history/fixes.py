@@ -48,14 +48,14 @@ class Fix:
     passes: bool
 
 
-def fixes(seen: Mapping[str, Observations], book: Ledger) -> list[Fix]:
+def fixes(seen: Mapping[str, Observations], known_bugs: Ledger) -> list[Fix]:
     """The fixes between neighbours of the releases seen, oldest first.
 
     A failure that another failure replaces counts as a fix only if a ledger entry of it ends there.
     """
     found: list[Fix] = []
     for (old, before), (new, after) in pairwise(seen.items()):
-        ending = [entry for entry, _, _ in ends(book, [old, new])]
+        ending = [entry for entry, _, _ in ends(known_bugs, [old, new])]
         cases: dict[tuple[str, str, str, str, str], dict[int, bool]] = {}
         for family in before.keys() & after.keys():
             for number, (was, now) in enumerate(zip(before[family], after[family], strict=True)):
@@ -82,9 +82,9 @@ def _owner(
     return next((e.id for e in entries if e.covers(family, invariant, kind, tensor, regimes)), "")
 
 
-def ends(book: Ledger, versions: Sequence[str]) -> Iterator[tuple[Entry, str, str]]:
+def ends(known_bugs: Ledger, versions: Sequence[str]) -> Iterator[tuple[Entry, str, str]]:
     """Each ledger entry that shows on a CPU, with the last release that has the bug and the first that does not."""
-    for entry in book.entries:
+    for entry in known_bugs.entries:
         for old, new in pairwise(versions) if entry.regime != ["off-cpu"] else ():
             if entry.applies_to(Version(old)) and not entry.applies_to(Version(new)):
                 yield entry, old, new
@@ -99,12 +99,12 @@ def unknown(found: Iterable[Fix]) -> list[str]:
     ]
 
 
-def unseen(found: Sequence[Fix], book: Ledger, versions: Sequence[str]) -> list[str]:
+def unseen(found: Sequence[Fix], known_bugs: Ledger, versions: Sequence[str]) -> list[str]:
     """The ends of ledger entries that no drawn case shows, one line each."""
     shown = {(f.entry, f.old) for f in found}
     return [
         f"{old} -> {new}: ledger entry {entry.id} ends there, and no case of the gate shows it"
-        for entry, old, new in ends(book, versions)
+        for entry, old, new in ends(known_bugs, versions)
         if (entry.id, old) not in shown
     ]
 
@@ -190,13 +190,13 @@ def main(specifier: str, jobs: int, timeout: float, out: Path | None) -> None:
     """
     try:
         versions, _ = releases.matching(specifier)
-        book = load_ledger(DEFAULT_LEDGER)
+        known_bugs = load_ledger(DEFAULT_LEDGER)
         seen = observe_releases(versions, jobs, timeout)
     except UserError as error:
         print(f"timm_conformance.history: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
-    found = fixes(seen, book)
-    gaps = [*unknown(found), *unseen(found, book, versions)]
+    found = fixes(seen, known_bugs)
+    gaps = [*unknown(found), *unseen(found, known_bugs, versions)]
     text = page(found, seen, gaps)
     print(text)
     if out is not None:

@@ -12,7 +12,7 @@ from ..results.records import Results, TargetError, Verdict
 from .entries import Entry, Ledger
 
 
-def settle_results(results: Results, book: Ledger, targets: Sequence[str] = ()) -> Results:
+def settle_results(results: Results, known_bugs: Ledger, targets: Sequence[str] = ()) -> Results:
     """Sort the results, and add what depends on all of them: stale ledger entries and value changes.
 
     Targets come in the given order, others after them in order of appearance. Families and invariants come in the order of
@@ -22,11 +22,11 @@ def settle_results(results: Results, book: Ledger, targets: Sequence[str] = ()) 
     stale = [
         (witness.target, entry)
         for witness in results.witnesses
-        if witness.replay == "fixed" and not witness.expected and (entry := book.entry(witness.id)) is not None
+        if witness.replay == "fixed" and not witness.expected and (entry := known_bugs.entry(witness.id)) is not None
     ]
     invariants = list(dict.fromkeys(i for h in results.headers for i in h.invariants))
     families = list(FAMILIES)
-    witnesses = sorted(results.witnesses, key=lambda w: (order.index(w.target), _ledger_order(w.id, book)))
+    witnesses = sorted(results.witnesses, key=lambda w: (order.index(w.target), _ledger_order(w.id, known_bugs)))
     loads = sorted(results.loads, key=lambda r: (order.index(r.target), families.index(r.family)))
     verdicts = sorted(
         (_mark_stale(v, stale) for v in results.verdicts),
@@ -38,8 +38,8 @@ def settle_results(results: Results, book: Ledger, targets: Sequence[str] = ()) 
     return Results([*headers, *errors, *witnesses, *loads, *verdicts, *changed, *results.rounds])
 
 
-def _ledger_order(name: str, book: Ledger) -> tuple[int, str]:
-    return _index(name, [e.id for e in book.entries]), name
+def _ledger_order(name: str, known_bugs: Ledger) -> tuple[int, str]:
+    return _index(name, [e.id for e in known_bugs.entries]), name
 
 
 def _index(name: str, names: list[str]) -> int:

@@ -54,8 +54,8 @@ def mutants(
 
     operators()  # before any worker starts
     profile_of(profile)
-    book = ledger or str(DEFAULT_LEDGER)
-    load_ledger(book)
+    known_bugs = ledger or str(DEFAULT_LEDGER)
+    load_ledger(known_bugs)
     chosen = choose("family", families, FAMILIES)
     for spec in targets:
         parse_target(spec)
@@ -67,7 +67,9 @@ def mutants(
         folder = out / file_name(spec)
         folder.mkdir(parents=True, exist_ok=True)
         earlier = str(folder / LINES) if resume and (folder / LINES).is_file() else ""
-        request = Request(spec, chosen, list(functions) or ["*"], profile, seed, sample, jobs, listed, book, earlier)
+        request = Request(
+            spec, chosen, list(functions) or ["*"], profile, seed, sample, jobs, listed, known_bugs, earlier
+        )
         codes.append(_publish(_judge(request, folder / LINES, console), folder, console))
     return max(codes)
 

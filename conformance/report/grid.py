@@ -116,7 +116,7 @@ class _Distinct:
         return self._places[key]
 
 
-def page_data(grid: Grid, failures: list[dict[str, Any]], book: Ledger) -> dict[str, Any]:
+def page_data(grid: Grid, failures: list[dict[str, Any]], known_bugs: Ledger) -> dict[str, Any]:
     """The data from which the page's script builds an opened cell.
 
     A row is ``[invariant, verdict, cases by outcome, worst, reason, {entry: cases}, [failure]]``. All of these except
@@ -149,7 +149,7 @@ def page_data(grid: Grid, failures: list[dict[str, Any]], book: Ledger) -> dict[
         "cells": [[row(v) for v in grid.cells.get(pair, ())] for pair in pairs],
         "rows": rows.items,
         "reasons": reasons.items,
-        "entries": [[entry, known.title if (known := book.entry(entry)) else ""] for entry in entries.items],
+        "entries": [[entry, known.title if (known := known_bugs.entry(entry)) else ""] for entry in entries.items],
         "failures": [[f["fingerprint"], f["message"], figure(f["fraction"])] for f in failures],
         "changes": {
             i: [short(c.previous), c.cases, c.compared, figure(c.largest), c.tensors]

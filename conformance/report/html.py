@@ -22,10 +22,10 @@ from .terminal import MARKS, describe_rounds, errors_of, judgements, skipped
 _HERE = Path(__file__).resolve().parent
 
 
-def render(results: Results, book: Ledger, gaps: Sequence[str] = ()) -> str:
+def render(results: Results, known_bugs: Ledger, gaps: Sequence[str] = ()) -> str:
     """The page as HTML.
 
-    ``results`` may be of one target or of every release, complete or cut off. ``book`` explains the known bugs, and
+    ``results`` may be of one target or of every release, complete or cut off. ``known_bugs`` explains the known bugs, and
     ``gaps`` are the invariants that were not checked, one line each (``outcome.vacuous``).
     """
     environment = Environment(
@@ -44,9 +44,9 @@ def render(results: Results, book: Ledger, gaps: Sequence[str] = ()) -> str:
         counts=Counter(v.verdict for v in results.verdicts),
         headline=_headline(results, gaps),
         footer=results.footers[-1] if results.footers else None,
-        data=page_data(grid, failures, book),
+        data=page_data(grid, failures, known_bugs),
         failures=failures,
-        known=_known(grid, book),
+        known=_known(grid, known_bugs),
         surprises=[w for w in results.witnesses if not w.expected],
         errors=errors_of(results),
         gaps=list(gaps),
@@ -127,7 +127,7 @@ def _failures(grid: Grid) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _known(grid: Grid, book: Ledger) -> list[dict[str, Any]]:
+def _known(grid: Grid, known_bugs: Ledger) -> list[dict[str, Any]]:
     """The ledger entries that showed, in a judged case or in their own witness."""
     shown: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
     for (family, target), verdicts in grid.cells.items():
@@ -139,16 +139,16 @@ def _known(grid: Grid, book: Ledger) -> list[dict[str, Any]]:
         said = (witness.replay, witness.message, figure(witness.fraction), witness.expected)
         replays[witness.id][said].append(witness.target)
     failing = {entry for entry, said in replays.items() if any(replay == "fails" for replay, *_ in said)}
-    ids = [e.id for e in book.entries if e.id in shown or e.id in failing]
+    ids = [e.id for e in known_bugs.entries if e.id in shown or e.id in failing]
     ids += sorted((set(shown) | failing) - set(ids))
     return [
         {
             "id": name,
-            "entry": book.entry(name),
+            "entry": known_bugs.entry(name),
             "count": shown[name].total(),
             "targets": grid.spans(target for _, target in shown[name]),
             "families": [f for f in grid.families if any(f == family for family, _ in shown[name])],
-            "words": book.witnesses[name].case.describe() if name in book.witnesses else "",
+            "words": known_bugs.witnesses[name].case.describe() if name in known_bugs.witnesses else "",
             "replays": [
                 {"replay": r, "message": m, "fraction": f, "expected": e, "targets": grid.spans(targets)}
                 for (r, m, f, e), targets in replays[name].items()

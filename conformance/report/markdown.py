@@ -39,7 +39,7 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-def summary(results: Results, book: Ledger, gaps: list[str], code: int) -> str:
+def summary(results: Results, known_bugs: Ledger, gaps: list[str], code: int) -> str:
     """The results as Markdown: verdict table, new failures, value changes, known bugs, gaps, environment."""
     meaning = {
         0: "as the ledger says",
@@ -61,7 +61,7 @@ def summary(results: Results, book: Ledger, gaps: list[str], code: int) -> str:
             f"`{w.target}` {w.id} {w.replay}: {w.message}" for w in results.witnesses if not w.expected
         ],
         "Values changed, pass or fail": change_lines(results),
-        "Known bugs that showed": known_lines(results, book),
+        "Known bugs that showed": known_lines(results, known_bugs),
         "Not judged": gaps,
         "Denominator": denominator(results),
         "Environment": [

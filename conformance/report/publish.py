@@ -62,9 +62,11 @@ def find_gaps(found: Results, parts: Sequence[Results]) -> list[str]:
     return vacuous(found, families, narrowed=len(families) < len(FAMILIES))
 
 
-def conclude(parts: Sequence[Results], book: Ledger, targets: Sequence[str] = ()) -> tuple[Results, list[str], int]:
+def conclude(
+    parts: Sequence[Results], known_bugs: Ledger, targets: Sequence[str] = ()
+) -> tuple[Results, list[str], int]:
     """Merge and settle results, and add a footer. Returns the results, what was not judged, and the exit code."""
-    found = settle_results(merge_results(parts), book, targets)
+    found = settle_results(merge_results(parts), known_bugs, targets)
     gaps = find_gaps(found, parts)
     code = exit_code(found, gaps)
     found.add(footer_of(parts, code))
@@ -72,20 +74,22 @@ def conclude(parts: Sequence[Results], book: Ledger, targets: Sequence[str] = ()
 
 
 def publish(
-    found: Results, gaps: list[str], code: int, book: Ledger, out: Path, junit_path: Path | None = None
+    found: Results, gaps: list[str], code: int, known_bugs: Ledger, out: Path, junit_path: Path | None = None
 ) -> None:
     """Write results, summary and report to a folder, and JUnit XML if ``junit_path`` is given."""
     found.write(out / RESULTS)
-    (out / SUMMARY).write_text(markdown.summary(found, book, gaps, code), encoding="utf-8")
-    (out / REPORT).write_text(html.render(found, book, gaps), encoding="utf-8")
+    (out / SUMMARY).write_text(markdown.summary(found, known_bugs, gaps, code), encoding="utf-8")
+    (out / REPORT).write_text(html.render(found, known_bugs, gaps), encoding="utf-8")
     if junit_path is not None:
         junit.write(found, junit_path)
 
 
-def show(console: Console, found: Results, gaps: Iterable[str], book: Ledger, witnesses: Paths, scripts: Paths) -> None:
+def show(
+    console: Console, found: Results, gaps: Iterable[str], known_bugs: Ledger, witnesses: Paths, scripts: Paths
+) -> None:
     """Show the results on a terminal, with the witness and script of each new failure."""
     terminal.print_table(console, found)
-    terminal.print_known(console, found, book)
+    terminal.print_known(console, found, known_bugs)
     terminal.print_changes(console, found)
     terminal.print_failures(console, found, witnesses, scripts)
     for gap in gaps:

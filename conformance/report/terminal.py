@@ -99,9 +99,9 @@ def _row(results: Results, target: str) -> tuple[str, Text, str]:
     return str(len(known)), _counted(results.of(target)), names
 
 
-def print_known(console: Console, results: Results, book: Ledger) -> None:
+def print_known(console: Console, results: Results, known_bugs: Ledger) -> None:
     """Print the known bugs that showed."""
-    lines = known_lines(results, book)
+    lines = known_lines(results, known_bugs)
     if lines:
         console.print("\nKnown bugs that showed", style=MARKS["known"][2])
     for line in lines:
@@ -232,9 +232,9 @@ def describe_seeds(results: Results) -> str:
     return "seeds " + (f"{numbers[0]} to {numbers[-1]}" if neighbours else ", ".join(map(str, numbers)))
 
 
-def known_lines(results: Results, book: Ledger) -> list[str]:
+def known_lines(results: Results, known_bugs: Ledger) -> list[str]:
     """The ledger entries that showed, with the number of failures that each explains on each target."""
-    titles = {e.id: e.title for e in book.entries}
+    titles = {e.id: e.title for e in known_bugs.entries}
     shown: dict[str, Counter[str]] = {}
     for verdict in results.verdicts:
         for entry, count in verdict.known.items():

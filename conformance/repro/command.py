@@ -20,8 +20,8 @@ def repro(
     subject: str, *, target: str | None, out: Path | None, issue: bool, timeout: float, ledger: str | None
 ) -> int:
     """Write the script of a failure to ``out`` or standard output, after a run in which it failed; returns the exit code."""
-    book = load_ledger(ledger or DEFAULT_LEDGER)
-    name, witness, entry, also = _subject(subject, book)
+    known_bugs = load_ledger(ledger or DEFAULT_LEDGER)
+    name, witness, entry, also = _subject(subject, known_bugs)
     chosen = parse_target(target or _default_target(name, entry))
     if out is not None and not out.absolute().parent.is_dir():
         raise UserError(f"-o {out}: there is no folder {out.parent}")
@@ -49,19 +49,19 @@ def _report(name: str, script: Script, also: list[str]) -> None:
         click.echo(f"under the same number: {', '.join(also)}", err=True)
 
 
-def _subject(subject: str, book: Ledger) -> tuple[str, WitnessFile, Entry | None, list[str]]:
+def _subject(subject: str, known_bugs: Ledger) -> tuple[str, WitnessFile, Entry | None, list[str]]:
     """The failure for a ledger id, an upstream issue's number or a witness file, and further ids with the same issue."""
     number = subject.removeprefix("#")
-    linked = [e for e in book.entries if number.isdecimal() and e.link.rstrip("/").endswith(f"/{number}")]
+    linked = [e for e in known_bugs.entries if number.isdecimal() and e.link.rstrip("/").endswith(f"/{number}")]
     if linked:
-        return linked[0].id, book.witnesses[linked[0].id], linked[0], [e.id for e in linked[1:]]
-    entry = book.entry(subject)
+        return linked[0].id, known_bugs.witnesses[linked[0].id], linked[0], [e.id for e in linked[1:]]
+    entry = known_bugs.entry(subject)
     if entry is not None:
-        return entry.id, book.witnesses[entry.id], entry, []
+        return entry.id, known_bugs.witnesses[entry.id], entry, []
     path = Path(subject)
     if path.suffix == ".json":
         return path.stem, read_witness(path), None, []
-    raise unknown("ledger entry, issue or witness file", subject, [e.id for e in book.entries])
+    raise unknown("ledger entry, issue or witness file", subject, [e.id for e in known_bugs.entries])
 
 
 def _default_target(name: str, entry: Entry | None) -> str:

@@ -14,7 +14,7 @@ from ..results.records import Header, Loads, Results, Verdict, Witness
 from .plan import Plan
 
 
-def finished(earlier: Results, plan: Plan, book: Ledger, ledger: str) -> Results:
+def finished(earlier: Results, plan: Plan, known_bugs: Ledger, ledger: str) -> Results:
     """The results of families that an earlier run of this suite judged completely, on the plan's targets and cases.
 
     Families with errors are judged again, because the cause may be gone. Results of a hunt are not used: they are sums over
@@ -31,7 +31,7 @@ def finished(earlier: Results, plan: Plan, book: Ledger, ledger: str) -> Results
         done.update((header.target, f) for f in families)
         kept.append(replace(header, families=families))
     records = [r for r in earlier.records if isinstance(r, Loads | Verdict) and (r.target, r.family) in done]
-    replayed = [w for w in earlier.witnesses if w.replay != "error" and (w.target, _family_of(w, book)) in done]
+    replayed = [w for w in earlier.witnesses if w.replay != "error" and (w.target, _family_of(w, known_bugs)) in done]
     return merge_results([Results([*(h for h in kept if h.families), *replayed, *records])])
 
 
@@ -60,8 +60,8 @@ def _judged(results: Results, target: str, family: str) -> set[str]:
     return {v.invariant for v in results.of(target, family) if v.verdict != "error"}
 
 
-def _family_of(witness: Witness, book: Ledger) -> str:
+def _family_of(witness: Witness, known_bugs: Ledger) -> str:
     try:
-        return book.witness(witness.id).case.family
+        return known_bugs.witness(witness.id).case.family
     except UserError:  # a file that is gone
         return ""
