@@ -86,7 +86,11 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
 
     def meets(self, regimes: frozenset[str]) -> bool:
         """Whether a case of these regimes can show the bug."""
-        return any(_holds(condition, regimes) for condition in self.regime)
+        return bool(self.conditions(regimes))
+
+    def conditions(self, regimes: frozenset[str]) -> list[str]:
+        """The conditions of ``regime`` that hold for a case of these regimes."""
+        return [condition for condition in self.regime if _holds(condition, regimes)]
 
 
 def _terms(condition: str) -> list[tuple[bool, str]]:
