@@ -133,7 +133,7 @@ def test_the_seed_alone_says_which_cases_are_drawn(tmp_path, monkeypatch):
     """Whatever modules a process has imported: Hypothesis draws from the constants in their source."""
     monkeypatch.syspath_prepend(tmp_path)
     drawing = Drawing(PROFILES["gate"], seed=0)
-    names = ("deit", "dinov2", "openai_clip", "mae")
+    names = ("deit", "dinov2", "openai_clip", "mae", "timm_native")
     before = [drawing.cases(FAMILIES[name]) for name in names]
     (tmp_path / "somebodys_own.py").write_text(f"NUMBERS = {list(range(100, 900))}\n")
     importlib.import_module("somebodys_own")

@@ -5,9 +5,9 @@ in each process. Hypothesis has no setting that turns this off, so :func:`seed_a
 provider. The part is checked when this module is imported, and each use checks that Hypothesis has called the replacement.
 A Hypothesis in which the part has changed gives one line, and draws nothing.
 
-One gap is known. Hypothesis chooses how an example first differs from earlier ones with a provider of its own, which still
-knows the constants. They are above 100, so only a first choice among more values can be one of them: of all families, only
-``timm_native`` has so many registered models. Its cases depend on integers in the source of imported local modules.
+The method is replaced in two ways. The provider that draws an example is another class, which does not ask for constants.
+Hypothesis makes further providers of the original class: with one of them it chooses how an example first differs from the
+earlier ones. There the method of the class itself is replaced while draws are made.
 """
 
 from __future__ import annotations
@@ -48,6 +48,12 @@ class SeedAlone(HypothesisProvider):
         SeedAlone.calls += 1
 
 
+def _no_constant(self: HypothesisProvider, *_: object, **__: object) -> None:
+    """Take one random number, with which Hypothesis decides whether it wants a constant, and give none."""
+    assert self._random is not None
+    self._random.random()
+
+
 class Unvaried(HypothesisProvider):
     """Hypothesis's provider under another name: Hypothesis then draws no variations on earlier draws."""
 
@@ -69,7 +75,10 @@ def seed_alone() -> Iterator[None]:
     The body must draw examples of several choices each: Hypothesis does not ask the provider for an example of one choice.
     """
     before = SeedAlone.calls
-    with patch.dict(AVAILABLE_PROVIDERS, hypothesis=f"{__name__}.{SeedAlone.__name__}"):
+    with (
+        patch.dict(AVAILABLE_PROVIDERS, hypothesis=f"{__name__}.{SeedAlone.__name__}"),
+        patch.object(HypothesisProvider, "_maybe_draw_constant", _no_constant),
+    ):
         yield
     if SeedAlone.calls == before:
         raise _changed("it no longer calls _maybe_draw_constant")
