@@ -49,7 +49,7 @@ _FEW, _SECONDS = 6, 12.0
 
 
 @dataclass
-class Probe:
+class Candidate:
     """A case, a witness or a test that judges mutants, with the lines it runs on the clean loader.
 
     ``name`` is a case's description, a witness's name or a test's id. ``loaded`` is the result of a case's plain load,
@@ -91,7 +91,7 @@ class MutantJudge:
         self._explorers = [self.explorer]
         self.families = [FAMILIES[name] for name in families if loader.supports(FAMILIES[name])]
         self.functions = loader_functions(loader)
-        self.probes: list[Probe] = []
+        self.candidates: list[Candidate] = []
         self._made: dict[str, frozenset[tuple[str, int]]] = {}
         self._headers: dict[tuple[str, int, int], range] = {}
         self._of_reference = loader.target.kind == "reference"
@@ -118,54 +118,54 @@ class MutantJudge:
         for family in self.families:
             for drawn in self.explorer.drawing.cases(family).values():
                 for case in drawn:
-                    self._prepare(Probe(case.describe(), (family, case)))
+                    self._prepare(Candidate(case.describe(), (family, case)))
         names = {f.name for f in self.families}
         for name, witness in self.explorer.ledger.witnesses.items():
             if witness.case.family in names:
-                self._prepare(Probe(name, (FAMILIES[witness.case.family], witness.case), _WITNESS))
+                self._prepare(Candidate(name, (FAMILIES[witness.case.family], witness.case), _WITNESS))
         if self._of_reference:
             for test, (lines, took) in project_tests.measure_tests(self.functions).items():
                 # One that reads or writes a checkpoint may do so in any format: all tables are behind it.
                 tables_of = self._made.values() if any(file == _RULES for file, _ in lines) else ()
-                self.probes.append(Probe(test, rank=_TEST, lines=lines.union(*tables_of), seconds=took))
+                self.candidates.append(Candidate(test, rank=_TEST, lines=lines.union(*tables_of), seconds=took))
 
-    def _prepare(self, probe: Probe) -> None:
+    def _prepare(self, candidate: Candidate) -> None:
         self._clear_caches()
         started = time.perf_counter()
         with Lines(self.functions) as lines:
-            killers, errors = self._judge(probe)
+            killers, errors = self._judge(candidate)
         if killers or errors:
             raise UserError(
                 f"{self.loader.target.spec}: the clean loader fails {', '.join(sorted(killers | errors))} on "
-                f"{probe.name}; `timm-conformance run` shows details. Mutants are compared with a loader "
+                f"{candidate.name}; `timm-conformance run` shows details. Mutants are compared with a loader "
                 "that fails only as the ledger says"
             )
-        probe.seconds = time.perf_counter() - started
-        probe.lines = self._made.get(probe.family.format, frozenset()) | lines.seen
-        probe.loaded = self._load(probe)
-        self.probes.append(probe)
+        candidate.seconds = time.perf_counter() - started
+        candidate.lines = self._made.get(candidate.family.format, frozenset()) | lines.seen
+        candidate.loaded = self._load(candidate)
+        self.candidates.append(candidate)
 
-    def _judge(self, probe: Probe) -> tuple[set[str], set[str]]:
+    def _judge(self, candidate: Candidate) -> tuple[set[str], set[str]]:
         """The invariants that fail on the loader as it is now; and those that met a mistake of the suite."""
         killers: set[str] = set()
         errors: set[str] = set()
         for explorer in self._explorers:
-            if explorer.loader.supports(probe.family) and not (killers and self._of_reference):
-                more, mistaken = self._judged_by(explorer, probe)
+            if explorer.loader.supports(candidate.family) and not (killers and self._of_reference):
+                more, mistaken = self._judged_by(explorer, candidate)
                 killers |= more
                 errors |= mistaken
         return killers, errors
 
-    def _judged_by(self, explorer: Explorer, probe: Probe) -> tuple[set[str], set[str]]:
-        if probe.rank == _WITNESS:
-            witness = explorer.ledger.witness(probe.name)
-            replay = explorer.replay(probe.name, witness, probe.family)
+    def _judged_by(self, explorer: Explorer, candidate: Candidate) -> tuple[set[str], set[str]]:
+        if candidate.rank == _WITNESS:
+            witness = explorer.ledger.witness(candidate.name)
+            replay = explorer.replay(candidate.name, witness, candidate.family)
             return (set() if replay.expected else {WITNESS}), set()
-        trial = self._trial(probe, explorer.loader)
+        trial = self._trial(candidate, explorer.loader)
         killers: set[str] = set()
         errors: set[str] = set()
         for invariant in explorer.invariants:
-            if not invariant.concerns(probe.family):
+            if not invariant.concerns(candidate.family):
                 continue
             judgement = judge(invariant, trial)
             if judgement.outcome == "error":  # of the suite, whose oracle the reference is: a run would end with it
@@ -174,14 +174,14 @@ class MutantJudge:
                 killers.add(invariant.name)
             if killers and self._of_reference:
                 break
-        if probe.shared is None and not self._of_reference:  # whose mutants change what is expected
-            probe.shared = {k: v for k, v in trial.__dict__.items() if hasattr(Expectation, k) or k == "_bounds"}
+        if candidate.shared is None and not self._of_reference:  # whose mutants change what is expected
+            candidate.shared = {k: v for k, v in trial.__dict__.items() if hasattr(Expectation, k) or k == "_bounds"}
         return killers, errors
 
-    def _trial(self, probe: Probe, loader: Loader) -> Trial:
-        trial = Trial(probe.family, probe.case, loader)
-        trial.__dict__.update(probe.shared or {})
-        torch.manual_seed(probe.case.contents.seed)
+    def _trial(self, candidate: Candidate, loader: Loader) -> Trial:
+        trial = Trial(candidate.family, candidate.case, loader)
+        trial.__dict__.update(candidate.shared or {})
+        torch.manual_seed(candidate.case.contents.seed)
         return trial
 
     def _clear_caches(self) -> None:
@@ -189,10 +189,10 @@ class MutantJudge:
         for clear in self._cache_clearers:
             clear()
 
-    def _load(self, probe: Probe) -> tuple:
+    def _load(self, candidate: Candidate) -> tuple:
         """The result of a case's plain load, bit for bit. It costs a tenth of judging the case."""
         try:
-            loaded = self._trial(probe, self.loader).base
+            loaded = self._trial(candidate, self.loader).base
         except Unsupported as missing:  # the release has no model for the case
             return type(missing).__name__, str(missing)
         if not loaded.ok:
@@ -201,7 +201,7 @@ class MutantJudge:
 
     # -- a mutant ----------------------------------------------------------------------------------------------------
 
-    def reached(self, mutant: Mutant) -> list[Probe]:
+    def reached(self, mutant: Mutant) -> list[Candidate]:
         """The cases that run the changed lines, the quickest of each family in turn; then witnesses, then tests.
 
         Cases that do not load are the quickest but detect the least, so they come after all that load.
@@ -212,77 +212,79 @@ class MutantJudge:
             self._headers[key] = header(function, *key[1:])
         file = function.function.__code__.co_filename
         wanted = {(file, line) for line in self._headers[key]}
-        found = sorted((k for k in self.probes if not wanted.isdisjoint(k.lines)), key=lambda k: (k.raises, k.seconds))
+        found = sorted(
+            (k for k in self.candidates if not wanted.isdisjoint(k.lines)), key=lambda k: (k.raises, k.seconds)
+        )
         turns: Counter[str] = Counter()
         order = []
-        for probe in found:
-            name = probe.family.name if probe.subject else ""
+        for candidate in found:
+            name = candidate.family.name if candidate.subject else ""
             turns[name] += 1
-            order.append((probe.rank, probe.raises, turns[name]))
-        return [probe for _, probe in sorted(zip(order, found), key=lambda pair: pair[0])]
+            order.append((candidate.rank, candidate.raises, turns[name]))
+        return [candidate for _, candidate in sorted(zip(order, found), key=lambda pair: pair[0])]
 
-    def quickest(self, reached: list[Probe]) -> list[Probe]:
+    def quickest(self, reached: list[Candidate]) -> list[Candidate]:
         """A few cases of each family, and tests of a few seconds: these kill most mutants of the reference.
 
         For a timm release all cases: judging ends after two invariants have killed the mutant.
         """
         if not self._of_reference:
             return reached
-        few: list[Probe] = []
+        few: list[Candidate] = []
         turns: Counter[str] = Counter()
         spent = 0.0
-        for probe in reached:
-            name = probe.name.partition("[")[0] if probe.rank == _TEST else probe.family.name
-            spent += probe.seconds if probe.rank == _TEST else 0.0
+        for candidate in reached:
+            name = candidate.name.partition("[")[0] if candidate.rank == _TEST else candidate.family.name
+            spent += candidate.seconds if candidate.rank == _TEST else 0.0
             turns[name] += 1
             if turns[name] <= _FEW and spent <= _SECONDS:
-                few.append(probe)
+                few.append(candidate)
         return few
 
-    def judge_mutants(self, mutants: Iterable[Mutant], cases: Callable[[Mutant], list[Probe]]) -> Iterator[Fate]:
+    def judge_mutants(self, mutants: Iterable[Mutant], cases: Callable[[Mutant], list[Candidate]]) -> Iterator[Fate]:
         """Judge one mutant after the other. Ends early if a mutant left something behind that changes the clean loader."""
         for mutant in mutants:
-            function, probes = self.by_name[mutant.function], cases(mutant)
+            function, candidates = self.by_name[mutant.function], cases(mutant)
             with function.replaced_by(mutant.source), format_tables.changed_tables(function, mutant.source):
                 self._clear_caches()
-                fate = self._fate(probes)
+                fate = self._fate(candidates)
             self._clear_caches()
             yield fate
-            if any(self._load(k) != k.loaded for k in probes[:1] if k.rank == _CASE):
+            if any(self._load(k) != k.loaded for k in candidates[:1] if k.rank == _CASE):
                 return
 
-    def _fate(self, cases: list[Probe]) -> Fate:
+    def _fate(self, cases: list[Candidate]) -> Fate:
         """Judge the loader as it is now until enough invariants have killed it; first on the cases that load differently."""
         killers: set[str] = set()
         errors: set[str] = set()
-        same: list[Probe] = []
+        same: list[Candidate] = []
         judged = 0
 
-        def others() -> Iterator[Probe]:
-            for probe in cases:
-                if probe.rank == _CASE and self._load(probe) != probe.loaded:
-                    yield probe
+        def others() -> Iterator[Candidate]:
+            for candidate in cases:
+                if candidate.rank == _CASE and self._load(candidate) != candidate.loaded:
+                    yield candidate
                 else:
-                    same.append(probe)
+                    same.append(candidate)
 
         alike = self._unchanged_to_judge(same)
-        for probe in chain(others(), islice(alike, _FEW), [None], alike):
+        for candidate in chain(others(), islice(alike, _FEW), [None], alike):
             if len(killers) >= self._enough:
                 break
-            if probe is None:  # the tests come before many cases that hardly ever kill
+            if candidate is None:  # the tests come before many cases that hardly ever kill
                 tests = [test.name for test in cases if test.rank == _TEST]
                 killers |= {TESTS} if tests and project_tests.any_test_fails(tests) else set()
                 continue
-            more, mistaken = self._judge(probe)
+            more, mistaken = self._judge(candidate)
             killers |= more
             errors |= mistaken
             judged += 1
         return Fate(sorted(killers), judged, len(cases), errors=sorted(errors))
 
-    def _unchanged_to_judge(self, same: list[Probe]) -> Iterator[Probe]:
+    def _unchanged_to_judge(self, same: list[Candidate]) -> Iterator[Candidate]:
         """The cases and witnesses of ``same`` to judge. ``same`` is filled after this call."""
-        cases = (probe for probe in same if probe.rank == _CASE)
-        witnesses = (probe for probe in same if probe.rank == _WITNESS)
+        cases = (candidate for candidate in same if candidate.rank == _CASE)
+        witnesses = (candidate for candidate in same if candidate.rank == _WITNESS)
         return chain(islice(cases, _MAX_UNCHANGED if self._of_reference else None), witnesses)
 
 

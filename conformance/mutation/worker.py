@@ -39,7 +39,7 @@ def serve(request: Request, send: Callable[[WorkerMessage], None]) -> None:
     from ..targets.target import parse_target, prepare
     from . import equivalents
     from .forks import each
-    from .killing import MutantJudge, Probe
+    from .killing import Candidate, MutantJudge
 
     target = parse_target(request.target)
     prepare(target)
@@ -58,19 +58,19 @@ def serve(request: Request, send: Callable[[WorkerMessage], None]) -> None:
         done = {j.mutant for j in kept}
         left = sorted((m for m in mutants if m not in done), key=earlier.__contains__)  # survivors last
         counts = Counter([*(j.mutant.function for j in kept), *(m.function for m in left)])
-        send(WorkerMessage(dict(counts), len(subject.probes)))
+        send(WorkerMessage(dict(counts), len(subject.candidates)))
         for judged in kept:
             send(WorkerMessage(judged=judged))
 
-        def first(mutant: Mutant) -> list[Probe]:
+        def first(mutant: Mutant) -> list[Candidate]:
             reached = subject.reached(mutant)
             return reached[:_LISTED] if reasons[mutant] and not request.listed else subject.quickest(reached)
 
-        def judge_each(some: list[Mutant], cases: Callable[[Mutant], list[Probe]]) -> Iterator[Judged]:
+        def judge_each(some: list[Mutant], cases: Callable[[Mutant], list[Candidate]]) -> Iterator[Judged]:
             """Judge each, and send what became of it."""
 
             def seconds(mutant: Mutant) -> float:
-                return _PATIENCE + _TIMES * sum(probe.seconds for probe in cases(mutant))
+                return _PATIENCE + _TIMES * sum(candidate.seconds for candidate in cases(mutant))
 
             for mutant, answer, end in each(
                 lambda m: subject.judge_mutants(m, cases), some, request.jobs, seconds, _BATCH
