@@ -12,7 +12,7 @@ from .engine.session import Session
 from .errors import UserError, choose
 from .families import FAMILIES
 from .invariants import INVARIANTS
-from .ledger.entries import DEFAULT_LEDGER, Ledger, load_ledger
+from .ledger.entries import DEFAULT_LEDGER, load_ledger
 from .report.publish import conclude
 from .results.records import Footer, Record, Results
 from .runner.plan import Plan
@@ -67,7 +67,7 @@ def run_conformance(
             raise UserError(
                 "ledger and jobs go with targets; a function is judged in this process, with known_failures"
             )
-        targets, known_bugs = [], Ledger()
+        targets, known_bugs = [], load_ledger(DEFAULT_LEDGER)
         collected = _judge(loader, timm, known_failures, watch, selection)
     else:
         if known_failures or timm:

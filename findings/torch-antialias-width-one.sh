@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# torch 2.13.0 and 2.14.1, CPU: F.interpolate(antialias=True) to a width of one pixel repeats its first row.
+# torch 2.13.0, CPU: F.interpolate(antialias=True) to a width of one pixel repeats its first row. 2.2.0, 2.14.1 and 2.15.0 do the same.
 #
 # Behaviour. A contiguous image resized to (h', 1), with h' other than its height, gets the same value in every row; only the
 # first row is right. Its transposed twin, resized to (1, h'), is right, and so is the same image in the channels_last layout

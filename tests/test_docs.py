@@ -162,7 +162,7 @@ def test_facts_are_true(page, fact):
 def test_the_readme_counts_the_faults_of_the_newest_release():
     """By kind, each cause once: an entry with ``view_of`` counts with the entry that it names. The findings say the same."""
     entries = load_ledger(DEFAULT_LEDGER).entries
-    live = [e for e in entries if e.range.contains(Version(MODEL_RELEASE), prereleases=True) and not e.view_of]
+    live = [e for e in entries if e.names(Version(MODEL_RELEASE)) and not e.view_of]
     bugs, limitations, faults = (sum(e.kind == kind for e in live) for kind in ("bug", "limitation", "dependency"))
     assert min(bugs, limitations, faults) >= 1
     noun = "fault" if faults == 1 else "faults"
@@ -175,7 +175,7 @@ def test_every_finding_names_its_script_and_no_page_repeats_one():
     """Each live ledger entry is on the page once, as a finding or under the entry that it is a view of."""
     page = PAGES["docs/findings.md"]
     for entry in load_ledger(DEFAULT_LEDGER).entries:
-        live = entry.range.contains(Version(MODEL_RELEASE), prereleases=True)
+        live = entry.names(Version(MODEL_RELEASE))
         assert page.count(f"[`{entry.id}`](ledger.md#{entry.id})") == live
         script = f"- Script: [`{entry.id}.py`](../fixtures/reproducers/{entry.id}.py), or `timm-conformance repro {entry.id}`\n"
         assert page.count(script) == (live and not entry.view_of)

@@ -15,7 +15,7 @@ from timm_conformance.targets.releases import ensure
 from timm_conformance.targets.target import MODEL_RELEASE
 
 BOOK = load_ledger(DEFAULT_LEDGER)
-LIVE = [e.id for e in BOOK.entries if e.range.contains(Version(MODEL_RELEASE)) and not e.view_of]
+LIVE = [e.id for e in BOOK.entries if e.names(Version(MODEL_RELEASE)) and not e.view_of]
 SHIM = "import sys; from timm_conformance.targets.torchvision_shim import install; install(); sys.argv = sys.argv[1:]; "
 RUN = SHIM + "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
 

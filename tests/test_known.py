@@ -86,6 +86,13 @@ def test_one_of_two_that_no_longer_fails_has_to_go():
     assert (settled.verdict, settled.reason) == ("fixed", f"{GRID} no longer fails (because)")
 
 
+def test_what_a_library_is_blamed_for_does_not_count_for_the_owners_key():
+    """A key whose only failures the suite explains by itself has to go; another's verdict stays known."""
+    blamed = Verdict("t", "openai_clip", "strict-load", "known", cases={"known": 2}, known={"entry": 2}, reason="torch")
+    assert settle({"openai_clip:strict-load": "old"}, blamed).verdict == "fixed"
+    assert settle({"openai_clip:finite": "old"}, blamed) == blamed
+
+
 @pytest.mark.parametrize("name", ["error", "not-applicable"])
 def test_what_was_not_judged_is_left_alone(name):
     """It neither fails nor passes."""

@@ -9,10 +9,13 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from msgspec.structs import replace
 from packaging.version import Version
 
 from timm_conformance.errors import UserError
-from timm_conformance.ledger.entries import DEFAULT_LEDGER, Entry, load_ledger
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, Entry, Ledger, load_ledger
+from timm_conformance.targets.loader import Loader
+from timm_conformance.targets.target import parse_target
 
 ENTRY = Entry(
     id="example",
@@ -57,9 +60,28 @@ def test_releases_are_compared_as_versions(release, applies):
     assert ENTRY.applies_to(Version(release)) is applies
 
 
-def test_the_reference_is_never_excused():
-    """No entry applies to a target that is not timm."""
+def test_a_loader_that_is_not_timms_is_excused_by_faults_of_libraries_only():
+    """A bug of timm never applies to it; a dependency's fault does where the probe found it, in any family."""
     assert not ENTRY.applies_to(None)
+    fault = replace(ENTRY, id="f", kind="dependency", probe="p")
+    known_bugs = Ledger([ENTRY, fault])
+    assert known_bugs.active(None) == []
+    assert known_bugs.active(None, {"p"}) == [replace(fault, families=["*"])]
+    assert known_bugs.active(Version("0.9.16"), {"p"}) == [ENTRY, fault]
+    assert known_bugs.active(Version("0.9.16")) == [ENTRY]
+    assert known_bugs.active(Version("1.0.3"), {"p"}) == []
+
+
+def test_a_fault_that_no_release_meets_excuses_no_release():
+    """An entry without releases is for loaders that are not timm's."""
+    fault = replace(ENTRY, kind="dependency", releases="", probe="p")
+    assert not fault.applies_to(Version("0.9.16"), {"p"})
+    assert fault.applies_to(None, {"p"})
+
+
+def test_the_reference_is_never_excused():
+    """It uses no function that a probe asks about."""
+    assert Loader(parse_target("reference")).library_faults == {}
 
 
 def test_the_ledger_loads_and_every_entry_has_its_witness():
@@ -78,6 +100,15 @@ def test_the_ledger_loads_and_every_entry_has_its_witness():
         assert len(re.findall(r"[.;](?:\s|$)", entry.explanation)) >= 2, f"{entry.id}: two sentences"
 
 
+def test_a_view_has_the_kind_of_its_cause():
+    """One cause is one finding, of one kind."""
+    known_bugs = load_ledger(DEFAULT_LEDGER)
+    views = [entry for entry in known_bugs.entries if entry.view_of]
+    assert views
+    for view in views:
+        assert view.kind == known_bugs.entry(view.view_of).kind, view.id
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -85,6 +116,14 @@ def test_the_ledger_loads_and_every_entry_has_its_witness():
         ('releases = ">=0.9.0,<1.0.3"', 'releases = "about 0.9"', "is no version range"),
         ('families = ["openai_clip", "openai_clip_ddp"]', 'families = ["clip"]', "unknown family 'clip'"),
         ('kind = "bug"', 'kind = "bugg"', "cannot be read.*bugg"),
+        ('kind = "bug"', 'kind = "dependency"', "unknown probe ''"),
+        ('kind = "bug"', 'kind = "bug"\nprobe = "torch-antialias-width-one"', "a bug needs releases, and no probe"),
+        ('releases = ">=0.9.0,<1.0.3"', "", "a bug needs releases, and no probe"),
+        (
+            'probe = "torch-antialias-width-one"',
+            'probe = "torch-antialias"',
+            "did you mean 'torch-antialias-width-one'",
+        ),
         ("[[entry]]", "[[entry", "cannot be read"),
         ('id = "clip-early-return"', 'id = "clip-early"', "every ledger entry needs one"),
         ('id = "clip-grid-not-antialiased"', 'id = "clip-early-return"', "appears twice"),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-from packaging.version import Version
 
 from ..drawing.catalogue import models_of
 from ..families import FAMILIES
-from ..ledger.entries import Entry, Ledger
+from ..ledger.entries import Entry
+from ..probes.registry import ProbeAnswer
 from ..trials.problems import Problem
 from .loading import RequestedModel
 
@@ -22,13 +21,13 @@ _MOBILECLIP = ("mobileclip", "hybrid_convstem")
 
 
 def explaining_entries(
-    ledger: Ledger, release: Version | None, families: Iterable[str], problem: Problem, regimes: frozenset[str]
+    entries: Sequence[Entry], families: Iterable[str], problem: Problem, regimes: frozenset[str]
 ) -> list[str]:
-    """Ids of the ledger's entries that explain a problem in a release (None: no release of timm)."""
+    """Ids of those of the target's entries (:meth:`timm_conformance.ledger.entries.Ledger.active`) that explain a problem."""
     families = list(families)
     return [
         entry.id
-        for entry in ledger.active(release)
+        for entry in entries
         if any(
             entry.covers(family, invariant, kind, problem.tensor, regimes)
             for family in families
@@ -44,10 +43,11 @@ def describe(entry: Entry) -> str:
     return f"{entry.kind} {entry.id}: {entry.title}{where}"
 
 
-def remedy(entry: Entry) -> str:
-    """The release that fixes an entry's bug, in one line."""
-    if entry.kind == "dependency":
-        return f"torch {entry.torch} is at fault, not timm: try another torch"
+def remedy(entry: Entry, faults: Mapping[str, ProbeAnswer]) -> str:
+    """The release that fixes an entry's bug, in one line. ``faults`` are the faults of libraries, by probe."""
+    if entry.probe:
+        answer = faults[entry.probe]
+        return f"{answer.text}: {answer.library} is at fault, not the loader; `timm-conformance doctor` shows it"
     later = [s.version for s in entry.range if s.operator == "<"]
     return (
         f"upgrade to timm {later[0]} or later, where this is mended" if later else "no timm release has mended this yet"

@@ -58,6 +58,8 @@ class _Check:
         self.loader = Loader(parse_target(request.target))
         self.module = known_model(self.loader, request.model)
         self.ledger = load_ledger(request.ledger or DEFAULT_LEDGER)
+        self.faults = self.loader.library_faults
+        self.entries = self.ledger.active(self.loader.release, self.faults)
         # timm builds a model at the declared input size unless an img_size is given.
         self.wanted = RequestedModel(request.model, request.patch_size, request.img_size or request.input_size)
         self.default: Any = create(self.wanted)
@@ -202,7 +204,7 @@ class _Check:
         families = self.result.families or [trial.family.name]
 
         def explain(problem: Problem) -> list[str]:
-            return advice.explaining_entries(self.ledger, self.loader.release, families, problem, trial.regimes)
+            return advice.explaining_entries(self.entries, families, problem, trial.regimes)
 
         return grouped(problems, explain)
 
@@ -260,7 +262,7 @@ class _Check:
         named = [self.ledger.entry(name) for name in dict.fromkeys(name for one in found for name in one.entries)]
         entries = [entry for entry in named if entry is not None]
         result.known = [advice.describe(entry) for entry in entries]
-        lines = [advice.remedy(entry) for entry in entries]
+        lines = [advice.remedy(entry, self.faults) for entry in entries]
         if forward.verdict == "differs" and not entries and not result.differences:
             lines += advice.causes_beside_the_loader(result.format, forward.taken, same_load)
         if result.fixed:

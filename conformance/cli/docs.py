@@ -116,7 +116,8 @@ def ledger() -> str:
     for e in known_bugs.entries:
         link = f" ([upstream]({e.link}))" if e.link else ""
         lines += ["", f"## `{e.id}`", "", f"{e.title}{link}.", "", e.explanation.strip().replace("\n", " "), ""]
-        lines += [f"- {e.kind}, timm `{e.releases}`" + (f", torch `{e.torch}`" if e.torch else "")]
+        where = [f"timm `{e.releases}`"] if e.releases else []
+        lines += [f"- {', '.join([e.kind, *where, *_probe(e)])}"]
         lines += [f"- families: {_codes(e.families)}", f"- regime: {' or '.join(f'`{r}`' for r in e.regime)}"]
         lines += [f"- smallest case: {known_bugs.witnesses[e.id].case.describe()}"]
     return "\n".join(lines) + "\n"
@@ -137,6 +138,11 @@ def _counts(entries: list[Entry]) -> str:
     return f"{', '.join(first)} and {last}"
 
 
+def _probe(entry: Entry) -> list[str]:
+    """Where the fault of a dependency is asked for; nothing for other entries."""
+    return [f"where the probe [`{entry.probe}`](ledger-format.md#probes) finds it"] if entry.probe else []
+
+
 def _script(name: str) -> str:
     """A link to a script of ``fixtures/reproducers``; mkdocs_hooks.py makes it one on the site as well."""
     return f"[`{name}`](../fixtures/reproducers/{name})"
@@ -146,7 +152,7 @@ def findings() -> str:
     """What is wrong in the newest release judged. Each cause is one finding, with the script that reproduces it."""
     release = Version(MODEL_RELEASE)
     known_bugs = load_ledger(DEFAULT_LEDGER)
-    live = [e for e in known_bugs.entries if e.range.contains(release)]
+    live = [e for e in known_bugs.entries if e.names(release)]
     causes = [e for e in live if not e.view_of]
     lines = [f"# Findings in timm {release}", "", _NOTE]
     lines += [
@@ -161,7 +167,7 @@ def findings() -> str:
         for e in (e for e in causes if e.kind == kind):
             lines += ["", f"### {e.title}", "", e.explanation.strip().replace("\n", " "), ""]
             lines += [f"- Ledger entry: [`{e.id}`](ledger.md#{e.id}), timm `{e.releases}`"]
-            lines[-1] += f", torch `{e.torch}`" if e.torch else ""
+            lines[-1] += "".join(f", {text}" for text in _probe(e))
             for view in (v for v in live if v.view_of == e.id):
                 lines += [f"- Same cause: [`{view.id}`](ledger.md#{view.id}). {view.title}"]
             lines += [f"- Families: {_codes(name for name in FAMILIES if e.concerns(name))}"]

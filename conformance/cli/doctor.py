@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 
 from ..errors import EXIT_EXPECTED, EXIT_USAGE
+from ..probes.registry import ask
 from ..report.terminal import make_console
 from ..targets import releases, torchvision_shim
 from ..targets.target import DEFAULT_TARGETS, MODEL_RELEASE
@@ -37,6 +38,9 @@ def examine() -> int:
         console.print(f"{'CUDA':<16} {cuda}", markup=False)
         shim = "in use: torchvision has no compiled operators" if torchvision_shim.install() else "not needed"
         console.print(f"{'shim':<16} {torchvision_shim.NAME} {shim}", markup=False)
+        for answer in ask():
+            style = "yellow" if answer.answer == "wrong" else None
+            console.print(f"{'probe':<16} {answer.describe()}", style=style, markup=False, soft_wrap=True)
     cached = releases.cached()
     console.print(f"{'release cache':<16} {releases.cache_dir()}", markup=False)
     console.print(f"{'cached':<16} {', '.join(cached) or 'none: run fetches what it needs'}", markup=False)

@@ -23,6 +23,7 @@ from ..targets.loader import Loader
 from ..trials.deviations import loaded_case
 from ..trials.problems import Problem
 from ..trials.trial import Trial
+from .beside_timm import BesideTimm
 from .judging import NewFailure, Tally, inapplicable, judge
 
 # Maximum judgements of one shrink; then the smallest failing case so far is reported.
@@ -43,7 +44,9 @@ class Explorer:
     ) -> None:
         self.loader = loader
         self.ledger = ledger
-        self.entries = ledger.active(loader.release)
+        self.faults = loader.library_faults
+        self.entries = ledger.active(loader.release, self.faults)
+        self.timm = BesideTimm(loader, ledger) if loader.target.kind == "loader" else None
         self.invariants = list(invariants)
         self.drawing = drawing
         self.note = note
@@ -97,7 +100,8 @@ class Explorer:
             wanting = []
             for invariant in self._concerned(tallies):
                 met = tallies[invariant.name].regimes
-                missing = {r for r in invariant.regimes if not met[r] and family.reaches(r, invariant.name)}
+                wanted = invariant.regimes_on(self.loader.target.kind)
+                missing = {r for r in wanted if not met[r] and family.reaches(r, invariant.name)}
                 if missing and (trial is None or (missing & trial.regimes and not inapplicable(invariant, trial))):
                     wanting.append(invariant)
             return wanting
@@ -158,7 +162,9 @@ class Explorer:
         counts = tally.cases
         worst_first: tuple[records.VerdictName, ...] = ("error", "fail", "known", "pass")
         verdict: records.VerdictName = next((o for o in worst_first if counts[o]), "not-applicable")
-        reasons = "; ".join(reason for reason, _ in tally.reasons.most_common(3))
+        reasons = {"known": self._blame(tally)} | dict.fromkeys(
+            ("not-applicable", "error"), "; ".join(reason for reason, _ in tally.reasons.most_common(3))
+        )
         return records.Verdict(
             target=self.target,
             family=family.name,
@@ -170,8 +176,13 @@ class Explorer:
             known=dict(sorted(tally.known.items())),
             failures=failures,
             worst=tally.worst,
-            reason=reasons if verdict in ("not-applicable", "error") else "",
+            reason=reasons.get(verdict, ""),
         )
+
+    def _blame(self, tally: Tally) -> str:
+        """What the probes say of the libraries at fault for known failures; empty where all are timm's own."""
+        owners = (e for e in self.entries if e.id in tally.known)
+        return "; ".join(dict.fromkeys(self.faults[e.probe].text for e in owners if e.probe))
 
     def _failure(
         self,
@@ -183,7 +194,8 @@ class Explorer:
         problem, case = found.problem, found.case
         if shrink:
             problem, case = self._shrink(family, invariant, problem, case, found.stratum)
-        tags = fingerprint_regimes(Trial(family, case, self.loader))
+        trial = Trial(family, case, self.loader)
+        tags = fingerprint_regimes(trial)
         signature = f"{invariant.name}:{family.name}:{problem.kind}:{problem.tensor}"
         return records.Failure(
             f"{signature}[{tags}]",
@@ -194,6 +206,7 @@ class Explorer:
             found.count,
             problem.fraction,
             self.drawing.seed,
+            self.timm.same_as(trial, invariant, problem) if self.timm else "",
         )
 
     def _shrink(
@@ -225,12 +238,13 @@ class Explorer:
     def replay(self, entry_id: str, witness: WitnessFile, family: Family) -> records.Witness:
         """Replay a stored witness: inside the entry's range it must fail as recorded, outside it must pass.
 
-        A witness without an entry must pass, unless some entry explains its failure. Some bugs show only on a GPU, and a
-        fault of a dependency may show only on the CPU; then the replay is not applicable or expected to pass.
+        A witness without an entry must pass, unless some entry explains its failure. A fault of a dependency explains a failure
+        outside the range too, and a loader that is not timm's may pass its witness. Some bugs show only on a GPU; then the
+        replay is not applicable on the CPU.
         """
         entry = self.ledger.entry(entry_id)
-        owner = entry if entry is not None and entry.applies_to(self.loader.release) else None
-        must_fail = owner is not None
+        owner = next((e for e in self.entries if e.id == entry_id), None)
+        must_fail = owner is not None and self.loader.release is not None
         if not self.loader.supports(family):
             return records.Witness(
                 self.target, entry_id, "not-applicable", True, "the release does not know the format"
@@ -252,9 +266,9 @@ class Explorer:
         if shown is None:
             others = "; ".join(p.message for p in judgement.problems)
             message = f"another failure instead: {others}" if others else ""
-            elsewhere = owner is not None and owner.kind == "dependency" and "off-cpu" in trial.regimes
-            return records.Witness(self.target, entry_id, "fixed", elsewhere or not must_fail, message)
-        explained = entry is None and self.attribute(trial, INVARIANTS[witness.invariant], shown) is not None
+            return records.Witness(self.target, entry_id, "fixed", not must_fail, message)
+        excuse = self.attribute(trial, INVARIANTS[witness.invariant], shown)
+        explained = excuse is not None and (entry is None or bool(excuse.probe))
         return records.Witness(self.target, entry_id, "fails", must_fail or explained, shown.message, shown.fraction)
 
     def _hiding_entry(self, trial: Trial, entry: Entry | None) -> Entry | None:

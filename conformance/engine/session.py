@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from msgspec.structs import replace
 
 from ..cases.profiles import profile as profile_of
 from ..cases.selection import Selection
@@ -26,6 +25,7 @@ from ..invariants import INVARIANTS
 from ..ledger.entries import DEFAULT_LEDGER, load_ledger
 from ..ledger.known_failures import KnownFailures
 from ..ledger.witnesses import read_witness
+from ..probes.registry import ask
 from ..results import records
 from ..targets import torchvision_shim
 from ..targets.loader import Convert, Loader
@@ -101,15 +101,15 @@ class Session:
         """A session on a function, with destination models from the named timm: a version, or ``installed``.
 
         Without a name, the models are from the installed timm if there is one: the loader may import it, and one process
-        can have only one timm. The session uses no ledger.
+        can have only one timm. The session replays no witnesses. Of the ledger it uses the faults of dependencies, and tells
+        by it which failures timm has too.
         """
         if not callable(function):
             raise UserError(f"{function!r} is no loader; write a function (checkpoint, model) -> state_dict")
         models = timm.removeprefix("timm==") if timm else "installed" if timm_is_installed() else MODEL_RELEASE
         name = getattr(function, "__qualname__", type(function).__qualname__)
         target = loader_target(f"{function.__module__}:{name}", models)
-        selection = replace(selection, ledger="none")
-        return cls(target, selection, function=function, known_failures=known_failures, record=record)
+        return cls(target, selection, witnesses=(), function=function, known_failures=known_failures, record=record)
 
     @property
     def importable(self) -> bool:
@@ -147,10 +147,11 @@ class Session:
                 profile=self.profile.name,
                 seed=self.drawing.seed,
                 families=self.families,
-                invariants={i: list(INVARIANTS[i].regimes) for i in self.invariants},
+                invariants={i: list(INVARIANTS[i].regimes_on(self.target.kind)) for i in self.invariants},
                 focused=self.drawing.focused,
                 suite=suite_digest(self.ledger_path),
                 source=source_digest(self.target.spec) or "",
+                probes=list(ask(loader.device)),
             )
         )
         invariants = [INVARIANTS[i] for i in self.invariants]

@@ -20,9 +20,11 @@ class Invariant:
     """A statement that holds for every case of a correct loader.
 
     ``statement`` and ``catches`` are for the documentation. ``regimes`` are classes of cases that the invariant must have
-    judged in a run; otherwise the run is vacuous. ``concerns`` says whether it can judge cases of a family at all.
-    ``applies`` returns the reason why the invariant does not apply to a case, or None where it applies. ``check`` yields
-    the ways in which a case violates the invariant; it may raise :class:`timm_conformance.trials.loaded.Blocked`.
+    judged in a run; otherwise the run is vacuous. ``not_on_functions`` are those of them that it judges on timm and the
+    reference only, because a function under test does not do what they ask for. ``concerns`` says whether it can judge
+    cases of a family at all. ``applies`` returns the reason why the invariant does not apply to a case, or None where it
+    applies. ``check`` yields the ways in which a case violates the invariant; it may raise
+    :class:`timm_conformance.trials.loaded.Blocked`.
     """
 
     name: str
@@ -33,6 +35,11 @@ class Invariant:
     applies: Callable[[Trial], str | None]
     check: Check
     concerns: Callable[[Family], bool] = lambda family: True
+    not_on_functions: tuple[str, ...] = ()
+
+    def regimes_on(self, target_kind: str) -> tuple[str, ...]:
+        """The regimes that the invariant must have judged on a target of a kind."""
+        return tuple(r for r in self.regimes if target_kind != "loader" or r not in self.not_on_functions)
 
 
 INVARIANTS: dict[str, Invariant] = {}
@@ -45,6 +52,7 @@ def invariant(
     regimes: tuple[str, ...] = (),
     applies: Callable[[Trial], str | None] = lambda trial: None,
     concerns: Callable[[Family], bool] = lambda family: True,
+    not_on_functions: tuple[str, ...] = (),
 ) -> Callable[[Check], Check]:
     """Register a check under its own name, hyphenated; its module is its theme. Refuses a name used twice."""
 
@@ -65,7 +73,9 @@ def invariant(
             )
         if not inspect.isgeneratorfunction(check):
             raise UserError(f"invariant {name} in conformance/invariants/{theme}.py yields nothing: yield a Problem")
-        INVARIANTS[name] = Invariant(name, theme, statement, catches, regimes, applies, check, concerns)
+        INVARIANTS[name] = Invariant(
+            name, theme, statement, catches, regimes, applies, check, concerns, not_on_functions
+        )
         return check
 
     return register

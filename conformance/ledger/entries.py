@@ -6,18 +6,20 @@ release range. Every other failure is a new failure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from ..cases.fixtures import FIXTURES
-from ..errors import UserError
+from ..errors import UserError, unknown
+from ..probes.registry import probe_names, source_of
 from ..results.records import UNREADABLE
 from .witnesses import WITNESSES, WitnessFile, read_witness
 
@@ -29,12 +31,12 @@ REPRODUCERS = FIXTURES / "reproducers"
 class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     """One known bug.
 
-    kind         bug, limitation (documented by timm as unsupported) or dependency (another library is at fault)
-    releases     the timm releases that have it, as a version specifier
+    kind         bug, limitation (timm documents it, or nobody promises it) or dependency (another library is at fault)
+    releases     the timm releases that have it, as a version specifier; empty for a dependency that no release meets
     families     families it shows in; ``*`` matches any text, ``!name`` takes a family out again
     shows        signatures ``invariant:kind:tensor`` of its failures; ``*`` and ``?`` match any text
     regime       classes of cases that show it, one of which must hold; ``a & b`` demands both, ``!a`` its absence
-    torch        for a dependency: the torch versions that have it
+    probe        for a dependency: the probe that shows whether the installed library has the fault
     view_of      the entry that has the same cause, if another invariant shows it
     explanation  two sentences: what happens, and why
     """
@@ -42,13 +44,13 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     id: str
     kind: Literal["bug", "limitation", "dependency"]
     title: str
-    releases: str
     families: list[str]
     shows: list[str]
     regime: list[str]
     explanation: str
+    releases: str = ""
     link: str = ""
-    torch: str = ""
+    probe: str = ""
     view_of: str = ""
 
     @cached_property
@@ -56,15 +58,25 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         """``releases``, parsed."""
         return SpecifierSet(self.releases, prereleases=True)
 
-    def applies_to(self, release: Version | None) -> bool:
-        """Whether a release has this bug. None stands for the reference and user loaders, which have none."""
-        if release is None or not self.range.contains(release, prereleases=True):
-            return False
-        if not self.torch:
-            return True
-        import torch
+    @property
+    def script(self) -> Path | None:
+        """A stored script that shows it: the probe of a dependency's fault, otherwise one of the reproducers, if there is one."""
+        path = source_of(self.probe) if self.probe else REPRODUCERS / f"{self.id}.py"
+        return path if path.is_file() else None
 
-        return SpecifierSet(self.torch).contains(Version(torch.__version__).base_version, prereleases=True)
+    def applies_to(self, release: Version | None, faults: Container[str] = ()) -> bool:
+        """Whether a release has this bug, or with None, whether a loader that is not timm's may show it.
+
+        ``faults`` names the probes that found a fault. A fault of a dependency shows only where its probe found it. It may
+        show in every loader that uses the library. Bugs and limitations are timm's alone.
+        """
+        if self.probe and self.probe not in faults:
+            return False
+        return bool(self.probe) if release is None else self.names(release)
+
+    def names(self, release: Version) -> bool:
+        """Whether ``releases`` contains a release."""
+        return bool(self.releases) and self.range.contains(release, prereleases=True)
 
     def concerns(self, family: str) -> bool:
         """Whether the entry names a family; among several patterns the last that matches decides."""
@@ -114,9 +126,13 @@ class Ledger:
         self.entries = list(entries)
         self.witnesses = witnesses or {}
 
-    def active(self, release: Version | None) -> list[Entry]:
-        """The entries whose range contains a release."""
-        return [e for e in self.entries if e.applies_to(release)]
+    def active(self, release: Version | None, faults: Container[str] = ()) -> list[Entry]:
+        """The entries that apply to a release, or with None, to a loader that is not timm's (:meth:`Entry.applies_to`).
+
+        Such a loader may meet a fault of a dependency in any family, whichever families timm meets it in.
+        """
+        found = [e for e in self.entries if e.applies_to(release, faults)]
+        return found if release is not None else [replace(e, families=["*"]) for e in found]
 
     def entry(self, entry_id: str) -> Entry | None:
         """The entry with this id."""
@@ -161,19 +177,22 @@ def _lint(entry: Entry, path: Path) -> None:
     from ..families import FAMILIES
 
     where = f"ledger {path}, entry {entry.id!r}"
-    for field in ("releases", "torch"):
-        text = getattr(entry, field)
-        try:
-            impossible = SpecifierSet(text).is_unsatisfiable()
-        except InvalidSpecifier:
-            raise UserError(
-                f"{where}: {field} = {text!r} is no version range; write for example '>=0.9.0,<1.0.3'"
-            ) from None
-        if impossible:
-            raise UserError(f"{where}: no version can satisfy {field} = {text!r}")
-    unknown = [f for f in entry.families if not any(fnmatchcase(name, f.lstrip("!")) for name in FAMILIES)]
-    if unknown or not entry.families:
-        raise UserError(f"{where}: " + (f"unknown family {unknown[0]!r}" if unknown else "names no family"))
+    try:
+        impossible = SpecifierSet(entry.releases).is_unsatisfiable()
+    except InvalidSpecifier:
+        raise UserError(
+            f"{where}: releases = {entry.releases!r} is no version range; write for example '>=0.9.0,<1.0.3'"
+        ) from None
+    if impossible:
+        raise UserError(f"{where}: no version can satisfy releases = {entry.releases!r}")
+    if entry.kind == "dependency":
+        if entry.probe not in probe_names():
+            raise UserError(f"{where}: {unknown('probe', entry.probe, probe_names())}")
+    elif entry.probe or not entry.releases:
+        raise UserError(f"{where}: a {entry.kind} needs releases, and no probe")
+    strange = [f for f in entry.families if not any(fnmatchcase(name, f.lstrip("!")) for name in FAMILIES)]
+    if strange or not entry.families:
+        raise UserError(f"{where}: " + (f"unknown family {strange[0]!r}" if strange else "names no family"))
     bad = [s for s in entry.shows if s.count(":") < 2]
     if bad or not entry.shows or not entry.regime:
         raise UserError(f"{where}: needs shows = ['invariant:kind:tensor', ...] and regime = [...]")

@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..ledger.entries import REPRODUCERS, Ledger
+from ..ledger.entries import Ledger
 from ..ledger.witnesses import witness_path, witness_text, witnesses_of
 from ..results.records import Results
 from . import plot
@@ -108,6 +108,7 @@ def _failures(grid: Grid) -> list[dict[str, Any]]:
                     new: dict[str, Any] = {
                         "fingerprint": failure.fingerprint,
                         "message": failure.message,
+                        "same_as": failure.same_as,
                         "case": case,
                         "words": failure.case.describe(),
                         "witness": witness_text(verdict.invariant, failure).rstrip(),
@@ -144,7 +145,7 @@ def _known(grid: Grid, known_bugs: Ledger) -> list[dict[str, Any]]:
     return [
         {
             "id": name,
-            "entry": known_bugs.entry(name),
+            "entry": entry,
             "count": shown[name].total(),
             "targets": grid.spans(target for _, target in shown[name]),
             "families": [f for f in grid.families if any(f == family for family, _ in shown[name])],
@@ -153,9 +154,14 @@ def _known(grid: Grid, known_bugs: Ledger) -> list[dict[str, Any]]:
                 {"replay": r, "message": m, "fraction": f, "expected": e, "targets": grid.spans(targets)}
                 for (r, m, f, e), targets in replays[name].items()
             ],
-            "script": script.read_text(encoding="utf-8") if (script := REPRODUCERS / f"{name}.py").is_file() else "",
+            "blamed": "; ".join(
+                a.describe() for a in grid.results.probes if entry is not None and a.name == entry.probe
+            ),
+            "script": entry.script.read_text(encoding="utf-8")
+            if entry is not None and entry.script is not None
+            else "",
         }
-        for name in ids
+        for name, entry in ((name, known_bugs.entry(name)) for name in ids)
     ]
 
 
@@ -199,6 +205,7 @@ def _environment(grid: Grid) -> dict[str, Any]:
             "platform": h.platform,
             "device": h.device,
             "shims in use": ", ".join(h.shims) or "none",
+            "probes": "; ".join(answer.describe() for answer in h.probes),
             "profile": h.profile,
             "whole profile for each family": "yes" if h.focused else "no",
             "seed": str(h.seed),

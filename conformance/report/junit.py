@@ -11,12 +11,13 @@ from ..results.records import Results, Verdict
 def _body(verdict: Verdict, case: xml.Element) -> None:
     if verdict.verdict == "fail":
         for failure in verdict.failures:
-            text = f"{failure.message}\n{failure.case.describe()}"
+            text = "\n".join(filter(None, (failure.message, failure.same_as, failure.case.describe())))
             xml.SubElement(case, "failure", type=failure.kind, message=failure.fingerprint).text = text
     elif verdict.verdict == "error":
         xml.SubElement(case, "error", message=verdict.reason)
     elif verdict.verdict == "known":
-        xml.SubElement(case, "skipped", message=f"known: {', '.join(verdict.known)}")
+        message = ": ".join(filter(None, ("known", verdict.reason, ", ".join(verdict.known))))
+        xml.SubElement(case, "skipped", message=message)
     elif verdict.verdict == "not-applicable":
         xml.SubElement(case, "skipped", message=verdict.reason)
 
@@ -36,6 +37,11 @@ def write(results: Results, path: Path) -> None:
             errors=str(counts["error"] + (error is not None)),
             skipped=str(counts["known"] + counts["not-applicable"]),
         )
+        for header in results.headers:
+            if header.target == target and header.probes:
+                properties = xml.SubElement(suite, "properties")
+                for answer in header.probes:
+                    xml.SubElement(properties, "property", name=answer.name, value=answer.describe())
         if error is not None:
             xml.SubElement(xml.SubElement(suite, "testcase", classname="target", name="starts"), "error", message=error)
         for verdict in verdicts:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from ..ledger.entries import Ledger
 from ..results.records import Results, Verdict
-from .terminal import FEW, cell_counts, change_lines, denominator, describe_seeds, errors_of, known_lines, verdict_label
+from .terminal import (
+    FEW,
+    cell_counts,
+    change_lines,
+    denominator,
+    describe_seeds,
+    errors_of,
+    known_lines,
+    probe_lines,
+    verdict_label,
+)
 
 
 def _counted(verdicts: list[Verdict]) -> str:
@@ -40,7 +50,7 @@ def _row(cells: list[str]) -> str:
 
 
 def summary(results: Results, known_bugs: Ledger, gaps: list[str], code: int) -> str:
-    """The results as Markdown: verdict table, new failures, value changes, known bugs, gaps, environment."""
+    """The results as Markdown: verdict table, new failures, value changes, known bugs, probes, gaps, environment."""
     meaning = {
         0: "as the ledger says",
         1: "new failures",
@@ -49,7 +59,7 @@ def summary(results: Results, known_bugs: Ledger, gaps: list[str], code: int) ->
     }
     sections = {
         "New failures": [
-            f"`{v.target}` `{f.fingerprint}`: {f.message} ({f.case.describe()})"
+            f"`{v.target}` `{f.fingerprint}`: {'; '.join(filter(None, (f.message, f.same_as)))} ({f.case.describe()})"
             for v in results.verdicts
             if v.verdict == "fail"
             for f in v.failures
@@ -62,6 +72,7 @@ def summary(results: Results, known_bugs: Ledger, gaps: list[str], code: int) ->
         ],
         "Values changed, pass or fail": change_lines(results),
         "Known bugs that showed": known_lines(results, known_bugs),
+        "Probes of the libraries": probe_lines(results),
         "Not judged": gaps,
         "Denominator": denominator(results),
         "Environment": [

@@ -90,6 +90,7 @@ def show(
     """Show the results on a terminal, with the witness and script of each new failure."""
     terminal.print_table(console, found)
     terminal.print_known(console, found, known_bugs)
+    terminal.print_probes(console, found)
     terminal.print_changes(console, found)
     terminal.print_failures(console, found, witnesses, scripts)
     for gap in gaps:

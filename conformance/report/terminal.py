@@ -108,6 +108,17 @@ def print_known(console: Console, results: Results, known_bugs: Ledger) -> None:
         console.print(f"~ {line}", markup=False, soft_wrap=True)
 
 
+def print_probes(console: Console, results: Results) -> None:
+    """Print what the probes found about the installed libraries."""
+    for line in probe_lines(results):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def probe_lines(results: Results) -> list[str]:
+    """The answers of the probes, one line each."""
+    return [answer.describe() for answer in results.probes]
+
+
 def print_changes(console: Console, results: Results) -> None:
     """Print the families whose cases load into other values than with the release before."""
     lines = change_lines(results)
@@ -152,6 +163,8 @@ def print_failures(console: Console, results: Results, witnesses: Paths, scripts
         name = target, failure.fingerprint
         say(f"✗ {target}  {failure.fingerprint}", "red")
         say(f"    {failure.message}")
+        if failure.same_as:
+            say(f"    {failure.same_as}")
         drawn = f", drawn by seed {failure.seed}" if results.rounds else ""
         say(f"    {failure.case.describe()}{drawn}", "dim")
         if name in witnesses:
@@ -234,7 +247,8 @@ def describe_seeds(results: Results) -> str:
 
 def known_lines(results: Results, known_bugs: Ledger) -> list[str]:
     """The ledger entries that showed, with the number of failures that each explains on each target."""
-    titles = {e.id: e.title for e in known_bugs.entries}
+    blamed = {a.name: a.text for a in results.probes if a.answer == "wrong"}
+    titles = {e.id: "; ".join(filter(None, (e.title, blamed.get(e.probe)))) for e in known_bugs.entries}
     shown: dict[str, Counter[str]] = {}
     for verdict in results.verdicts:
         for entry, count in verdict.known.items():

@@ -13,6 +13,7 @@ from ..ledger.witnesses import WitnessFile, read_witness
 from ..targets import releases
 from ..targets.target import DEFAULT_TARGETS, parse_target, prepare
 from .issue import issue_text
+from .library import library_issue, library_script, owning_entry
 from .verification import Script, verified_script
 
 
@@ -22,13 +23,24 @@ def repro(
     """Write the script of a failure to ``out`` or standard output, after a run in which it failed; returns the exit code."""
     known_bugs = load_ledger(ledger or DEFAULT_LEDGER)
     name, witness, entry, also = _subject(subject, known_bugs)
-    chosen = parse_target(target or _default_target(name, entry))
     if out is not None and not out.absolute().parent.is_dir():
         raise UserError(f"-o {out}: there is no folder {out.parent}")
-    prepare(chosen)
-    script = verified_script(name, witness, entry, chosen, timeout, traced=issue)
-    text = issue_text(witness, entry, script, timeout) if issue else script.text
-    _report(name, script, also)
+    library = entry if entry is not None and entry.probe else None
+    if entry is None:
+        library = owning_entry(witness, known_bugs)
+    if library is not None:
+        text, ran = library_script(library, timeout)
+        if issue:
+            text = library_issue(library, text, ran)
+        click.echo(
+            f"{library.id}: exit code 1, got {ran.got}; the fault is the library's, so no timm is in it", err=True
+        )
+    else:
+        chosen = parse_target(target or _default_target(name, entry))
+        prepare(chosen)
+        script = verified_script(name, witness, entry, chosen, timeout, traced=issue)
+        text = issue_text(witness, entry, script, timeout) if issue else script.text
+        _report(name, script, also)
     if out is None:
         click.echo(text, nl=False)
         return EXIT_EXPECTED
@@ -68,10 +80,10 @@ def _default_target(name: str, entry: Entry | None) -> str:
     """The newest of a run's default targets that has an entry's bug; if none has, the newest release that does."""
     if entry is None:
         raise UserError(f"{name}: which target does it fail on? Name it with --target, for example timm==1.0.31")
-    usual = [t for t in DEFAULT_TARGETS if t.startswith("timm==") and entry.range.contains(t.removeprefix("timm=="))]
+    usual = [t for t in DEFAULT_TARGETS if t.startswith("timm==") and entry.names(Version(t.removeprefix("timm==")))]
     if usual:
         return usual[-1]
-    having = [v for v in releases.cached() if entry.range.contains(Version(v))]
+    having = [v for v in releases.cached() if entry.names(Version(v))]
     if not having:
         having, _ = releases.matching(entry.releases)
     return f"timm=={having[-1]}"

@@ -94,7 +94,7 @@ def _by_hand(entry: Entry, target: Target) -> str:
 
 def _fixed_release(entry: Entry, target: Target) -> Target | None:
     """The first cached release after the target's that does not have the entry's bug, according to the ledger."""
-    if entry.kind == "dependency" or target.kind != "timm":
+    if target.kind != "timm":
         return None
     later = [v for v in map(Version, releases.cached()) if v > Version(target.value) and not entry.applies_to(v)]
     return parse_target(f"timm=={later[0]}") if later else None

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..cases.case import Case
+from ..probes.registry import ProbeAnswer
 
 SCHEMA = 2
 
@@ -29,7 +30,8 @@ class Header(msgspec.Struct, tag="header", tag_field="type", frozen=True):
     """What one worker ran: target, versions, shims in use, profile, families, and invariants with the regimes each must meet.
 
     ``focused`` says that every family drew a whole profile of cases. ``suite`` is a digest of this suite with its ledger,
-    ``source`` one of a checkout under test. By these a later run decides whether the results are still valid.
+    ``source`` one of a checkout under test. By these a later run decides whether the results are still valid. ``probes`` says
+    which known faults the installed libraries have.
     """
 
     target: str
@@ -46,6 +48,7 @@ class Header(msgspec.Struct, tag="header", tag_field="type", frozen=True):
     focused: bool = False
     suite: str = ""
     source: str = ""
+    probes: list[ProbeAnswer] = []
     schema: int = SCHEMA
 
 
@@ -60,7 +63,8 @@ class Failure(msgspec.Struct, frozen=True):
     """One way in which an invariant fails. ``fingerprint`` is its identity, ``case`` the smallest case found that shows it.
 
     ``fraction`` is the error as a fraction of its bound, if an error was compared with a bound. ``seed`` is the seed of the
-    draws that found the failure.
+    draws that found the failure. ``same_as`` says, of a failure of a user's loader, that timm fails in the same way on the
+    case, and names the ledger entry.
     """
 
     fingerprint: str
@@ -71,6 +75,7 @@ class Failure(msgspec.Struct, frozen=True):
     count: int = 1
     fraction: float | None = None
     seed: int | None = None
+    same_as: str = ""
 
 
 class Verdict(msgspec.Struct, tag="verdict", tag_field="type", frozen=True, omit_defaults=True):
@@ -225,6 +230,11 @@ class Results:
     def headers(self) -> list[Header]:
         """One header a target that started."""
         return self._by_type.get(Header, [])
+
+    @property
+    def probes(self) -> list[ProbeAnswer]:
+        """The different answers of probes, in order of appearance."""
+        return list(dict.fromkeys(answer for header in self.headers for answer in header.probes))
 
     @property
     def verdicts(self) -> list[Verdict]:

@@ -30,7 +30,7 @@ POLL = 0.05
 
 
 def preload() -> None:
-    """Import what every worker needs, except timm."""
+    """Import what every worker needs, except timm, and ask the probes once for all workers."""
     from ..targets import torchvision_shim
 
     torchvision_shim.install()
@@ -39,7 +39,10 @@ def preload() -> None:
     import torchvision.models.feature_extraction
     import torchvision.transforms  # noqa: F401
 
+    from ..probes.registry import ask
     from . import worker  # noqa: F401
+
+    ask()
 
 
 def _child(name: str, work: Work, folder: Path) -> NoReturn:

@@ -38,7 +38,9 @@ def report(request: pytest.FixtureRequest, session: Session, verdict: Verdict) -
         models = f"models of timm {session.start().loader.timm_version}"
         lines = []
         for failure in verdict.failures[:_SHOWN]:
-            lines += [failure.fingerprint, f"  {failure.message}", f"  {failure.case.describe()}; {models}"]
+            lines += [failure.fingerprint, f"  {failure.message}"]
+            lines += [f"  {failure.same_as}"] if failure.same_as else []
+            lines += [f"  {failure.case.describe()}; {models}"]
             lines += [f"  see it again: {_again(request, session, verdict.invariant, failure)}"]
         more = [failure.fingerprint for failure in verdict.failures[_SHOWN:]]
         pytest.fail("\n".join([*lines, *more]), pytrace=False)

@@ -21,6 +21,7 @@ from ..cases.case import Case, Geometry, Size
 from ..checkpoints import files
 from ..errors import UserError
 from ..families import Family
+from ..probes.registry import ProbeAnswer, ask, faults
 from .declared_size import declare
 from .models import Unsupported, build, fill_with_nan, model_kwargs
 from .scratch import scratch_folder
@@ -56,6 +57,11 @@ class Loader:
             return getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
             raise UserError(f"target {self.target.spec!r}: {error}") from error
+
+    @property
+    def library_faults(self) -> dict[str, ProbeAnswer]:
+        """The faults of libraries, by probe, that excuse failures here. The reference has none: it uses no such function."""
+        return {} if self.target.kind == "reference" else faults(ask(self.device))
 
     def supports(self, family: Family) -> bool:
         """Whether the target's release knows the family. The reference and users' loaders are judged on all families."""
