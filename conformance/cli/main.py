@@ -128,7 +128,8 @@ def repro(subject: str, **options: Any) -> None:
     """Write a standalone script that reproduces a failure with torch and timm only.
 
     The script exits with 1 where the failure is present and with 0 where it is not. ID is a ledger entry, ISSUE the number
-    of an upstream issue that the ledger names, FILE a witness that a run wrote.
+    of an upstream issue that the ledger names, FILE a witness that a run wrote. If torch is at fault, the script uses torch
+    alone, and TARGET has no meaning.
     """
     from ..repro.command import repro as write
 
