@@ -9,8 +9,10 @@ from tests.other_repository import Project, build_wheel, install
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    told = "cuda: run the CUDA tests or fail; pretend: every family on the pretend device"
-    parser.addoption("--device", choices=["cpu", "cuda", "pretend"], default="cpu", help=told)
+    told = (
+        "cuda: run the CUDA tests or fail; rehearsal: run them on the CPU; pretend: every family on the pretend device"
+    )
+    parser.addoption("--device", choices=["cpu", "cuda", "rehearsal", "pretend"], default="cpu", help=told)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -18,11 +20,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("cuda") is None or torch.cuda.is_available():
+    device = item.config.getoption("device")
+    if item.get_closest_marker("cuda") is None or device == "rehearsal" or torch.cuda.is_available():
         return
-    if item.config.getoption("device") == "cuda":
+    if device == "cuda":
         pytest.fail("--device cuda: no CUDA device is visible to torch", pytrace=False)
     pytest.skip("needs a CUDA device: none is visible to torch")
+
+
+@pytest.fixture
+def gpu(request):
+    """The device of a test marked ``cuda``: the GPU. In a rehearsal it is the CPU, which then shows nothing of CUDA."""
+    return "cpu" if request.config.getoption("device") == "rehearsal" else "cuda"
 
 
 @pytest.fixture(scope="session")

@@ -117,24 +117,24 @@ def test_tf32_is_off_while_judging_and_as_it_was_afterwards(allowed):
 @pytest.mark.cuda
 @pytest.mark.parametrize("target", ["reference", f"timm=={MODEL_RELEASE}"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_invariant_holds_on_cuda(name, target):
+def test_every_invariant_holds_on_cuda(name, target, gpu):
     """With checkpoint and model on the GPU every invariant is as the ledger says."""
-    session = Session(parse_target(target), Selection((name,), profile="smoke", device="cuda"))
+    session = Session(parse_target(target), Selection((name,), profile="smoke", device=gpu))
     verdicts = session.explore(name).values()
     assert {v.invariant: v.failures or v.reason for v in verdicts if v.verdict in ("fail", "error")} == {}
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_cpu_and_cuda_agree_within_the_bound(dtype):
+def test_cpu_and_cuda_agree_within_the_bound(dtype, gpu):
     """The same checkpoint loads into the same tensors on either device."""
     case = Case(CASE.family, CASE.arch, CASE.source, CASE.destination, dtype=dtype)
-    trials = [Trial(FAMILIES[case.family], case, Loader(parse_target("reference"), device=d)) for d in ("cpu", "cuda")]
-    with judging_settings("cuda"):
+    trials = [Trial(FAMILIES[case.family], case, Loader(parse_target("reference"), device=d)) for d in ("cpu", gpu)]
+    with judging_settings(gpu):
         for trial in trials:
             assert judge(INVARIANTS["reference-agreement"], trial).outcome == "pass"
         there, here = trials
-        assert {v.device.type for v in here.state.values()} == {"cuda"}
+        assert {v.device.type for v in here.state.values()} == {gpu}
         assert list(here.compare_all(here.state, there.state, lambda name: 2 * here.bound(name))) == []
 
 
