@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from tests import torch_internals
 from timm_conformance.families import FAMILIES
 from timm_conformance.invariants import INVARIANTS
-from timm_conformance.ledger.entries import REPRODUCERS
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, REPRODUCERS, load_ledger
 from timm_conformance.results import records
 from timm_conformance.results.records import Results
+from timm_conformance.targets import releases
 from timm_conformance.targets.target import MODEL_RELEASE
 
 pytestmark = pytest.mark.skipif(
@@ -84,6 +86,38 @@ def test_a_bug_that_shows_off_the_cpu_alone_is_known(tmp_path):
     assert {w.id: w.replay for w in found.witnesses}["rel-pos-tables-mix-devices"] == "fails"
     (load,) = (v for v in found.verdicts if v.invariant == "strict-load")
     assert load.known["rel-pos-tables-mix-devices"] > 0
+
+
+@pytest.mark.parametrize(("release", "replay"), [("0.9.0", "fails"), ("0.9.12", "fails"), ("0.9.16", "fixed")])
+def test_a_kernel_on_a_gpu_is_resampled_from_0_9_16_on(tmp_path, release, replay):
+    """timm's issue 2024. Before, the entry explains every failure that is new off the CPU, and hides other witnesses."""
+    bug = "kernel-resample-mixes-devices"
+    found = judged(tmp_path, f"timm=={release}", "timm_native")
+    witnesses = {w.id: w for w in found.witnesses}
+    assert witnesses[bug].replay == replay
+    assert {w.id: w.replay for w in found.witnesses if not w.expected} == {}
+    assert {v.invariant: v.failures for v in found.verdicts if v.verdict in ("fail", "error", "fixed")} == {}
+    assert [bug in v.known for v in found.verdicts if v.invariant == "strict-load"] == [replay == "fails"]
+    assert (witnesses["torch-antialias-column"].message == f"hidden by {bug}") == (replay == "fails")
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    "entry", [e for e in load_ledger(DEFAULT_LEDGER).entries if e.regime == ["off-cpu"]], ids=lambda e: e.id
+)
+def test_a_bug_of_gpus_shows_in_every_family_and_release_of_its_entry(request, entry):
+    """A range claims all of them. Minutes of work: under `--device pretend` alone."""
+    if request.config.getoption("device") != "pretend":
+        pytest.skip("every claim of bugs on GPUs: pytest tests/test_pretend_cuda.py --device pretend")
+    claimed = [r for r in releases.available() or releases.cached() if entry.names(Version(r))]
+    assert claimed
+    for release in claimed:
+        command = [sys.executable, "-m", "tests.pretend_cuda_claims", entry.id, f"timm=={release}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr[-2000:]
+        *unseen, last = done.stdout.splitlines()
+        assert unseen == []
+        assert last != "seen in 0 families"
 
 
 def test_a_script_of_a_bug_on_gpus_shows_it():
