@@ -130,13 +130,13 @@ def run(out: Path, seconds: float | None, rehearse: bool, more: list[str]) -> in
 
 def main(arguments: list[str]) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.cuda_run")
+    parser = argparse.ArgumentParser(prog="python -m tests.cuda_run", epilog="What follows -- goes to both gates.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--rehearse", action="store_true")
-    parser.add_argument("more", nargs="*", help="arguments of both gates, after --")
-    asked = parser.parse_args(arguments)
-    return run(asked.out, asked.seconds, asked.rehearse, asked.more)
+    own = arguments.index("--") if "--" in arguments else len(arguments)
+    asked = parser.parse_args(arguments[:own])
+    return run(asked.out, asked.seconds, asked.rehearse, arguments[own + 1 :])
 
 
 if __name__ == "__main__":

@@ -71,6 +71,21 @@ def test_the_tests_of_cuda_are_all_in_one_file():
     assert "tests/test_cuda.py" in cuda_run.parts_of(Path(), False, [])[2].command
 
 
+@pytest.mark.parametrize(
+    ("given", "seconds", "rehearse", "more"),
+    [
+        (["out"], None, False, []),
+        (["out", "--"], None, False, []),
+        (["out", "--", "timm==0.9.16", "--seed", "7"], None, False, ["timm==0.9.16", "--seed", "7"]),
+        (["out", "--seconds", "450", "--rehearse", "--", "--profile", "smoke"], 450, True, ["--profile", "smoke"]),
+    ],
+)
+def test_what_follows_two_dashes_goes_to_the_gates(monkeypatch, given, seconds, rehearse, more):
+    """Options of the script come before them."""
+    monkeypatch.setattr(cuda_run, "run", lambda *asked: asked)
+    assert cuda_run.main(given) == (Path("out"), seconds, rehearse, more)
+
+
 def test_a_part_that_fails_stops_no_other(tmp_path):
     """Each has its exit code and its log."""
     parts = [python(tmp_path, "fails", "print('no'); raise SystemExit(5)"), python(tmp_path, "ends", "print('yes')")]
