@@ -271,38 +271,3 @@ def window_from_the_centre(checkpoint, model, align_corners):
 def window_without_a_square(checkpoint, model, align_corners):
     """Resizes the square of positions to the grid itself, however long and narrow."""
     return _window(checkpoint, model, align_corners, resize)
-
-
-# -- resampling by torch itself ----------------------------------------------------------------------------------------
-
-
-def _interpolated(image, new, how):
-    """Resize ``image`` ``(n, c, h, w)``, contiguous, as a loader does that leaves it to torch."""
-    align = {"align_corners": True} if how.align_corners else {}
-    return F.interpolate(image.contiguous(), size=tuple(new), mode=how.mode, antialias=how.antialias, **align)
-
-
-def resamples_by_torch(checkpoint, model, interpolation=None, antialias=None, align_corners=False):
-    """The corrected loader that resizes grids and the basis of patch kernels by ``interpolate``, and so has torch's faults."""
-
-    def kernel(weight, size, how):
-        old, new = tuple(weight.shape[-2:]), tuple(size)
-        if old == new:
-            return weight
-        basis = torch.eye(old[0] * old[1], dtype=torch.float64).reshape(-1, 1, *old)
-        matrix = _interpolated(basis, new, how.of_kernels).flatten(1)
-        return (
-            (weight.double().flatten(-2) @ torch.linalg.pinv(matrix).T)
-            .reshape(*weight.shape[:-2], *new)
-            .to(weight.dtype)
-        )
-
-    def grid(pos, old, new, rows, how):
-        if old == new:
-            return pos
-        image = pos[:, rows:].double().unflatten(1, old).permute(0, 3, 1, 2)
-        tokens = _interpolated(image, new, how).flatten(2).mT.to(pos.dtype)
-        return torch.cat([pos[:, :rows], tokens], dim=1)
-
-    how = Resampling(interpolation, antialias, align_corners) if interpolation else None
-    return loader_with(checkpoint, model, how, resample_patch_kernel=kernel, resample_position_grid=grid)

@@ -177,7 +177,8 @@ def test_every_finding_names_its_script_and_no_page_repeats_one():
     for entry in load_ledger(DEFAULT_LEDGER).entries:
         live = entry.names(Version(MODEL_RELEASE))
         assert page.count(f"[`{entry.id}`](ledger.md#{entry.id})") == live
-        script = f"- Script: [`{entry.id}.py`](../fixtures/reproducers/{entry.id}.py), or `timm-conformance repro {entry.id}`\n"
+        path = entry.script.relative_to(ROOT).as_posix()
+        script = f"- Script: [`{entry.script.name}`](../{path}), or `timm-conformance repro {entry.id}`\n"
         assert page.count(script) == (live and not entry.view_of)
     assert "```" not in page
 
@@ -186,7 +187,7 @@ def test_every_finding_names_its_script_and_no_page_repeats_one():
 def test_generated_pages_can_be_rendered_by_any_markdown(page):
     """Links leave docs/ only to scripts; no text becomes HTML or emphasis by mistake, no backslash is shown in code."""
     text = PAGES[f"docs/{page}"]
-    assert not re.findall(r"\]\(\.\./(?!fixtures/reproducers/)[^)]*\)", text)
+    assert not re.findall(r"\]\(\.\./(?!fixtures/reproducers/|conformance/probes/)[^)]*\)", text)
     assert "\\|" not in text
     prose = re.sub(r"```.*?```|`[^`\n]*`|<!--.*?-->|</?code>|<https://\S+>", "", text, flags=re.S)
     assert not re.findall(r"<[A-Za-z/!][^>\n]*>", prose)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
 
-from tests import fakes
+from tests.torch_loader import resamples_by_torch
 from timm_conformance import run_conformance
 from timm_conformance.cases.profiles import PROFILES
 from timm_conformance.cli import main as cli
@@ -123,9 +123,7 @@ def test_a_mended_torch_needs_no_edit_of_the_ledger(resizing, entry):
 
 def test_a_loader_of_ones_own_that_is_right_apart_from_torch_passes(resizing):
     """Its failures are known, and told as torch's; without torch's fault there are none."""
-    found = run_conformance(
-        fakes.resamples_by_torch, families=["perception_encoder"], profile="smoke", timm=MODEL_RELEASE
-    )
+    found = run_conformance(resamples_by_torch, families=["perception_encoder"], profile="smoke", timm=MODEL_RELEASE)
     assert found.footers[-1].exit_code == 0
     known = [v for v in found.verdicts if v.verdict == "known"]
     assert bool(known) is resizing
@@ -135,7 +133,7 @@ def test_a_loader_of_ones_own_that_is_right_apart_from_torch_passes(resizing):
 
 def test_the_answers_stand_in_every_report(broken, tmp_path):
     found = run_conformance(
-        fakes.resamples_by_torch,
+        resamples_by_torch,
         families=["perception_encoder"],
         invariants=["reference-agreement"],
         timm=MODEL_RELEASE,

@@ -13,6 +13,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,6 +26,7 @@ from ..errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, EXIT_VACUOUS
 from ..families import FAMILIES
 from ..invariants import INVARIANTS
 from ..ledger.entries import DEFAULT_LEDGER, REPRODUCERS, Entry, load_ledger
+from ..probes.registry import FOLDER as PROBES
 from ..results.records import Record
 from ..targets.target import MODEL_RELEASE
 from .main import main as command_line
@@ -143,9 +145,13 @@ def _probe(entry: Entry) -> list[str]:
     return [f"where the probe [`{entry.probe}`](ledger-format.md#probes) finds it"] if entry.probe else []
 
 
-def _script(name: str) -> str:
-    """A link to a script of ``fixtures/reproducers``; mkdocs_hooks.py makes it one on the site as well."""
-    return f"[`{name}`](../fixtures/reproducers/{name})"
+def _script(path: Path) -> str:
+    """A link to a script of ``fixtures/reproducers`` or a probe; mkdocs_hooks.py makes it one on the site as well."""
+    for folder, link in ((REPRODUCERS, "fixtures/reproducers"), (PROBES, "conformance/probes")):
+        if path.is_relative_to(folder):
+            name = path.relative_to(folder).as_posix()
+            return f"[`{name}`](../{link}/{name})"
+    raise ValueError(f"{path} lies in no folder of scripts")
 
 
 def findings() -> str:
@@ -158,9 +164,9 @@ def findings() -> str:
     lines += [
         f"timm {release} has {_counts(causes)} in the [ledger](ledger.md). Ledger entries with one cause count once.",
         "",
-        "Each finding has a script in `fixtures/reproducers/`. A script needs only torch and timm. It exits with 1 where the",
-        "fault is present and with 0 where it is not. `timm-conformance repro ID` runs the script of a ledger entry and prints",
-        "it. With `--issue` it prints the text of an upstream report.",
+        "Each finding has a script. A script needs only torch and timm; that of a dependency's fault needs torch alone. It exits",
+        "with 1 where the fault is present and with 0 where it is not. `timm-conformance repro ID` runs the script of a ledger",
+        "entry and prints it. With `--issue` it prints the text of an upstream report.",
     ]
     for kind, (title, _, _) in _KINDS.items():
         lines += ["", f"## {title}"]
@@ -173,7 +179,7 @@ def findings() -> str:
             lines += [f"- Families: {_codes(name for name in FAMILIES if e.concerns(name))}"]
             lines += [f"- Smallest case: {known_bugs.witnesses[e.id].case.describe()}"]
             lines += [f"- Upstream: <{e.link}>"] if e.link else []
-            lines += [f"- Script: {_script(f'{e.id}.py')}, or `timm-conformance repro {e.id}`"]
+            lines += [f"- Script: {_script(e.script)}, or `timm-conformance repro {e.id}`"] if e.script else []
     lines += [
         "",
         "## Outside the loader",
@@ -183,7 +189,7 @@ def findings() -> str:
     for path in sorted((REPRODUCERS / "beside-the-loader").glob("*.py")):
         title, _, explanation = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n\n")
         lines += ["", f"### {title.rstrip('.')}", "", explanation.replace("\n", " "), ""]
-        lines += [f"- Script: {_script(f'beside-the-loader/{path.name}')}"]
+        lines += [f"- Script: {_script(path)}"]
     return "\n".join(lines) + "\n"
 
 

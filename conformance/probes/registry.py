@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-_FOLDER = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent
 
 
 class ProbeAnswer(msgspec.Struct, frozen=True):
@@ -45,12 +45,12 @@ class ProbeAnswer(msgspec.Struct, frozen=True):
 def probe_names() -> list[str]:
     """The names of all probes."""
     own = Path(__file__).stem
-    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules([str(_FOLDER)]) if m.name != own)
+    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules([str(FOLDER)]) if m.name != own)
 
 
 def source_of(name: str) -> Path:
     """The script of a probe."""
-    return _FOLDER / f"{name.replace('-', '_')}.py"
+    return FOLDER / f"{name.replace('-', '_')}.py"
 
 
 @cache
