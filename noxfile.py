@@ -90,9 +90,9 @@ def alarm(session: nox.Session) -> None:
 
 @nox.session
 def history(session: nox.Session) -> None:
-    """Hold the ledger to the fixes that timm's releases show, and write docs/history.md; --releases SPEC, --jobs N."""
+    """Hold the ledger to what timm's releases show, and write docs/history.md and docs/claims.md; --releases SPEC, --entry ID."""
     session.install("-e", ".", *_PINNED)
-    session.run("python", "-m", "timm_conformance.history", *(session.posargs or ["--out", "docs/history.md"]))
+    session.run("python", "-m", "timm_conformance.history", *(session.posargs or ["--write"]))
 
 
 @nox.session

@@ -16,7 +16,16 @@ from timm_conformance.invariants import INVARIANTS
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, Entry, Ledger, load_ledger
 from timm_conformance.targets.target import MODEL_RELEASE
 
-BUG = Entry("bug", "bug", "", ">=1.0,<1.2", ["deit"], ["strict-load:size-mismatch:*"], ["patch-grow"], "")
+BUG = Entry(
+    id="bug",
+    kind="bug",
+    title="",
+    releases=">=1.0,<1.2",
+    families=["deit"],
+    shows=["strict-load:size-mismatch:*"],
+    regime=["patch-grow"],
+    explanation="",
+)
 SIZE = ("size-mismatch", "pos_embed")
 
 

@@ -1,5 +1,5 @@
 """``python -m timm_conformance.history``."""
 
-from .fixes import main
+from .command import main
 
 main()

@@ -1,4 +1,4 @@
-"""Loader fixes that timm's releases themselves show: ``python -m timm_conformance.history``.
+"""Loader fixes that timm's releases themselves show.
 
 A fix is a case that violates an invariant in one release and passes it in the next. Every release judges the gate's cases
 without ledger, witnesses or shrinking. Then each fix must have a ledger entry whose range ends there, and each entry whose
@@ -7,26 +7,16 @@ range ends must have a case that shows the end.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import click
 from packaging.version import Version
 
-from ..errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, UserError
-from ..families import FAMILIES
-from ..ledger.entries import DEFAULT_LEDGER, Entry, Ledger, load_ledger
-from ..targets import releases
-from ..targets.subprocess_call import call
-from .observations import Observations, Observed, Request
+from ..ledger.entries import Entry, Ledger
+from .observations import Observations, Observed
 
-NOTE = "<!-- Written by `python -m timm_conformance.history --out docs/history.md`. -->"
+NOTE = "<!-- Written by `python -m timm_conformance.history --write`. -->"
 
 
 @dataclass(frozen=True)
@@ -154,51 +144,3 @@ def _names(names: Iterable[str]) -> str:
     order = sorted(set(names))
     shown = ", ".join(f"`{name}`" for name in (order if len(order) <= 6 else order[:3]))
     return shown if len(order) <= 6 else f"{shown} and {len(order) - 3} more"
-
-
-def observe_releases(versions: Sequence[str], jobs: int, timeout: float) -> dict[str, Observations]:
-    """Judge the gate's cases on each release; prints a line for each. Raises :class:`UserError`."""
-    with TemporaryDirectory(prefix="timm-conformance-") as folder, ThreadPoolExecutor(jobs) as pool:
-
-        def one(version: str) -> Observations:
-            request = Request(f"timm=={version}", list(FAMILIES), "gate", 0, folder)
-            answer = call("timm_conformance.history.observations", request, Observations, request.target, timeout)
-            broken = sum(1 for observed in answer.values() for case in observed if case.failed)
-            print(
-                f"timm=={version}: {broken} of {sum(map(len, answer.values()))} cases violate an invariant",
-                file=sys.stderr,
-                flush=True,
-            )
-            return answer
-
-        return dict(zip(versions, pool.map(one, versions), strict=True))
-
-
-@click.command()
-@click.option("--releases", "specifier", default=">=0.9", show_default=True, metavar="SPEC", help="Releases to judge.")
-@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="cores")
-@click.option(
-    "--timeout", type=click.FloatRange(1), default=1800, show_default=True, help="Seconds a release may take."
-)
-@click.option(
-    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the page to FILE."
-)
-def main(specifier: str, jobs: int, timeout: float, out: Path | None) -> None:
-    """Compare the ledger with the fixes that timm's releases show.
-
-    Exit code 1: a fix has no ledger entry, or a fix in the ledger is not shown by the gate's cases.
-    """
-    try:
-        versions, _ = releases.matching(specifier)
-        known_bugs = load_ledger(DEFAULT_LEDGER)
-        seen = observe_releases(versions, jobs, timeout)
-    except UserError as error:
-        print(f"timm_conformance.history: {error}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
-    found = fixes(seen, known_bugs)
-    gaps = [*unknown(found), *unseen(found, known_bugs, versions)]
-    text = page(found, seen, gaps)
-    print(text)
-    if out is not None:
-        out.write_text(text, encoding="utf-8")
-    sys.exit(EXIT_FAILURE if gaps else EXIT_EXPECTED)
