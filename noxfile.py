@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -22,6 +24,8 @@ nox.options.sessions = ["lint", "tests", "gate"]
 ROOT = Path(__file__).resolve().parent
 _PINNED = ("-c", "constraints.txt")
 PROJECT = nox.project.load_toml("pyproject.toml")
+COMPAT = {e["name"]: e for e in nox.project.load_toml("tests/compat/environments.toml")["environment"]}
+COMPAT_RESULTS = ROOT / "results" / "compat"
 
 
 def _group(name: str) -> list[str]:
@@ -105,19 +109,82 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def cuda(session: nox.Session) -> None:
     """All that needs a GPU, see docs/cuda.md: its tests, and the gate there and on the CPU; arguments go to the gate."""
-    session.install("-e", ".", *_group("test"), *_PINNED)
-    if "True" not in session.run("python", "-c", "import torch; print(torch.cuda.is_available())", silent=True):
-        session.error("no CUDA device is visible to torch: nothing was run on CUDA")
-    gates = [("timm-conformance", "run", "--device", d, "--out", f"results/cuda/{d}") for d in ("cpu", "cuda")]
-    failed = []
-    for command in (*((*gate, *session.posargs) for gate in gates), ("pytest", "-m", "cuda", "--device", "cuda")):
+    session.install("-e", ".", *_group("cuda"), *_PINNED)
+    session.run("python", "-m", "tests.cuda_run", "results/cuda", "--", *session.posargs)
+
+
+@nox.session(name="cuda-bundle")
+def cuda_bundle(session: nox.Session) -> None:
+    """Gather in build/cuda-bundle what tests/cuda_run.sh needs where there is no network; arguments: --python V --torch V."""
+    needed = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"], *_group("cuda")]
+    session.run("python", "-m", "tests.cuda_bundle", "build/cuda-bundle", *session.posargs, "--", *needed)
+
+
+def _project_name(requirement: str) -> str:
+    """The name of a requirement, as package indexes compare names."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]*", requirement)[0]).lower()
+
+
+def _constraints(session: nox.Session, environment: dict) -> tuple[str, ...]:
+    """pip's options for constraints.txt without what the environment itself names."""
+    if not environment.get("constraints", True):
+        return ()
+    named = {_project_name(package) for package in environment["packages"]}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line.startswith("#") or _project_name(line) not in named]
+    path = Path(session.create_tmp()) / "constraints.txt"
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    return ("-c", str(path))
+
+
+def _try_to_install(session: nox.Session, *arguments: str) -> str:
+    """Install with pip; returns why that is not possible, in one line, or nothing."""
+    log = Path(session.create_tmp()) / "pip.log"
+    with open(log, "w", encoding="utf-8") as output:
         try:
-            session.run(*command)
+            command = ("python", "-m", "pip", "install", *arguments)
+            session.run_install(*command, stdout=output, stderr=subprocess.STDOUT)
         except nox.command.CommandFailed:
-            failed.append(" ".join(command))
-    session.run("python", "-m", "tests.cuda_record", "results/cuda")
-    if failed:
-        session.error(f"failed: {'; '.join(failed)}")
+            told = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("ERROR: ")]
+            return told[-1].removeprefix("ERROR: ") if told else "pip failed and gave no reason"
+    return ""
+
+
+@nox.session
+@nox.parametrize("python,environment", [nox.param(e["python"], n, id=n) for n, e in COMPAT.items()])
+def compat(session: nox.Session, environment: str) -> None:
+    """The suite and a core of its tests with other versions, see docs/compatibility.md; arguments: names of environments."""
+    unknown = sorted({*session.posargs} - {*COMPAT})
+    if unknown:
+        session.error(f"no environment is named {', '.join(unknown)}; there are {', '.join(COMPAT)}")
+    if session.posargs and environment not in session.posargs:
+        session.skip("not asked for")
+    told, folder = COMPAT[environment], COMPAT_RESULTS / environment
+    shutil.rmtree(folder, ignore_errors=True)
+    session.notify("compat-page", session.posargs)
+    upgrade = ("--upgrade", "--upgrade-strategy", "eager") if told.get("upgrade") else ()
+    packages = ("-e", ".", *_group("compat"), *told["packages"])
+    missing = _try_to_install(session, *upgrade, *packages, *_constraints(session, told))
+    if missing:
+        folder.mkdir(parents=True)
+        (folder / "missing.txt").write_text(missing + "\n", encoding="utf-8")
+        session.skip(f"{environment} cannot be installed: {missing}")
+    session.run("python", "-m", "tests.compat.record", environment, str(COMPAT_RESULTS))
+
+
+@nox.session(name="compat-page")
+def compat_page(session: nox.Session) -> None:
+    """Compare what `nox -s compat` found with its baseline, and write docs/compatibility.md, if it ran every environment."""
+    session.install("-e", ".", *_PINNED)
+    page = (COMPAT_RESULTS if session.posargs else ROOT / "docs") / "compatibility.md"
+    session.run("python", "-m", "tests.compat", str(COMPAT_RESULTS), str(page))
+
+
+@nox.session(name="compat-matrix", python=False)
+def compat_matrix(session: nox.Session) -> None:
+    """Print the environments of `nox -s compat`, all but the baseline, as the JSON of a CI matrix."""
+    others = list(COMPAT.values())[1:]
+    print(json.dumps({"include": [{"name": e["name"], "python": e["python"]} for e in others]}))
 
 
 @nox.session

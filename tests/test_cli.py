@@ -48,11 +48,12 @@ def test_help_needs_no_torch():
         (["replay", "missing.json", "reference"], "witness missing.json"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_exit_2(args, says):
+def test_a_users_mistake_is_one_line_and_exit_2(capsys, args, says):
     """No traceback: what was wrong, and the nearest thing that exists."""
-    done = CliRunner().invoke(main, args)
-    assert done.exit_code == 2, done.output
-    lines = done.stderr.strip().splitlines()
+    with pytest.raises(SystemExit) as end:
+        main(args)
+    assert end.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert says in lines[0]
 

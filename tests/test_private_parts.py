@@ -7,6 +7,7 @@ functions are asked for by the releases that have them.
 from __future__ import annotations
 
 import ast
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,6 @@ from timm_conformance.check.float64 import InFloat64
 from timm_conformance.check.loading import parameters_on_meta
 from timm_conformance.drawing import hypothesis_internals
 from timm_conformance.errors import UserError
-from timm_conformance.mutation import mutmut_internals
 from timm_conformance.targets import torchvision_shim
 from timm_conformance.targets.skip_init import SkipInit
 
@@ -178,14 +178,21 @@ def test_a_changed_hypothesis_is_one_line(monkeypatch: pytest.MonkeyPatch, chang
 # -- mutmut ------------------------------------------------------------------------------------------------------------
 
 
-def test_mutmut_has_the_operators_that_scores_are_made_with() -> None:
+@pytest.fixture
+def mutmut_internals():
+    """The module, where mutmut is installed: `nox -s compat` runs these tests without it."""
+    pytest.importorskip("mutmut")
+    return importlib.import_module("timm_conformance.mutation.mutmut_internals")
+
+
+def test_mutmut_has_the_operators_that_scores_are_made_with(mutmut_internals) -> None:
     assert {name for name, _, _ in mutmut_internals.operators()} == mutmut_internals.NAMES
 
 
 @pytest.mark.parametrize(
     "change", [lambda table: table[1:], lambda table: [*table, (int, table[0][1])]], ids=["gone", "kind"]
 )
-def test_a_changed_mutmut_is_one_line(monkeypatch: pytest.MonkeyPatch, change) -> None:
+def test_a_changed_mutmut_is_one_line(monkeypatch: pytest.MonkeyPatch, mutmut_internals, change) -> None:
     monkeypatch.setattr(mutmut_internals, "mutation_operators", change(list(mutmut_internals.mutation_operators)))
     with pytest.raises(UserError, match=r"^mutmut \S+ has other operators .*pip install 'mutmut==[^\n]*$"):
         mutmut_internals.operators()

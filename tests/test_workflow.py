@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.compat import environments
 from timm_conformance.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/conformance.yml").read_text(encoding="utf-8"))
 JOBS = WORKFLOW["jobs"]
 NOXFILE = (ROOT / "noxfile.py").read_text(encoding="utf-8")
-SESSIONS = set(re.findall(r"^@nox.session\ndef (\w+)\(", NOXFILE, re.M)) | set(re.findall(r'name="([\w-]+)"', NOXFILE))
+SESSIONS = set(re.findall(r"^@nox.session\n(?:@.*\n)*def (\w+)\(", NOXFILE, re.M)) | set(
+    re.findall(r'name="([\w-]+)"', NOXFILE)
+)
 
 
 def commands():
@@ -32,7 +38,7 @@ def test_every_session_it_runs_exists():
     text = (ROOT / ".github/workflows/conformance.yml").read_text(encoding="utf-8")
     run = {name for names in re.findall(r"nox -s ([\w -]+?)(?= --|\n|\))", text) for name in names.split()}
     assert run <= SESSIONS
-    assert run >= {"lint", "gate", "tests", "releases", "ci-matrix"}
+    assert run >= {"lint", "gate", "tests", "releases", "ci-matrix", "compat-matrix"}
 
 
 def test_every_option_it_gives_is_one():
@@ -69,7 +75,42 @@ def test_every_job_keeps_its_results(job):
     uploads = [s for s in JOBS[job]["steps"] if "upload-artifact" in s.get("uses", "")]
     assert [s["if"] for s in uploads] == ["always()"]
     if job != "releases":
-        assert any("summary.md" in s.get("run", "") and "GITHUB_STEP_SUMMARY" in s["run"] for s in JOBS[job]["steps"])
+        page = "compatibility.md" if job == "compat" else "summary.md"
+        assert any(page in s.get("run", "") and "GITHUB_STEP_SUMMARY" in s["run"] for s in JOBS[job]["steps"])
+
+
+def test_every_environment_is_run_beside_the_baseline():
+    """The matrix is what compat-matrix prints of tests/compat/environments.toml; each has its Python, and the baseline's."""
+    assert "nox -s compat-matrix" in next(s["run"] for s in JOBS["matrix"]["steps"] if s.get("id") == "environments")
+    assert JOBS["matrix"]["outputs"]["environments"] == "${{ steps.environments.outputs.matrix }}"
+    job = JOBS["compat"]
+    assert job["strategy"]["matrix"] == "${{ fromJSON(needs.matrix.outputs.environments) }}"
+    assert job["strategy"]["fail-fast"] is False
+    pythons = [s["with"]["python-version"] for s in job["steps"] if "setup-python" in s.get("uses", "")]
+    assert pythons == ["${{ matrix.python }}"]
+    setup = yaml.safe_load((ROOT / ".github/actions/setup/action.yml").read_text(encoding="utf-8"))
+    first, *others = environments.load().environment
+    assert setup["runs"]["steps"][0]["with"]["python-version"] == first.python
+    (command,) = (s["run"] for s in job["steps"] if "nox" in s.get("run", ""))
+    words = shlex.split(command.replace("${{ matrix.name }}", others[0].name))
+    assert words == [
+        "nox",
+        "-s",
+        f"compat({first.name})",
+        f"compat({others[0].name})",
+        "--",
+        first.name,
+        others[0].name,
+    ]
+
+
+def test_the_matrix_names_every_environment_but_the_baseline():
+    """As nox prints it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nox", "-s", "compat-matrix"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    expected = [{"name": e.name, "python": e.python} for e in environments.load().environment[1:]]
+    assert json.loads(done.stdout) == {"include": expected}
 
 
 def test_a_release_or_a_commit_can_be_validated_by_hand():

@@ -21,7 +21,7 @@ import hypothesis
 
 from ..errors import UserError
 
-SEEN = ("6.132.0", "6.140.0", "6.150.0", "6.160.0", "6.170.15")
+SEEN = ("6.132.0", "6.140.0", "6.150.0", "6.160.0", "6.170.15", "6.170.17")
 UNVARIED = "timm-conformance-unvaried"
 
 

@@ -31,6 +31,7 @@ class Plan:
     replay     whether the stored witnesses are replayed first
     until      ``time.time()`` after which no worker starts, and workers that have judged something start nothing more;
                what was not started is no error
+    cases      folder of the drawn cases, by default a temporary one; a family that has cases there is not drawn
     """
 
     targets: tuple[str, ...]
@@ -43,6 +44,7 @@ class Plan:
     examples: Callable[[str], Path] | None = None
     replay: bool = True
     until: float | None = None
+    cases: Path | None = None
 
     @property
     def over(self) -> bool:

@@ -74,8 +74,8 @@ class WorkerPool:
         self.reports = reports
         self.serial = itertools.count()
         self.environment = environment()
-        self.cases = folder / "cases"
-        self.cases.mkdir()
+        self.cases = plan.cases or folder / "cases"
+        self.cases.mkdir(parents=True, exist_ok=True)
         self.begun: set[str] = set()
         self.forkserver = forkserver.ForkServer(folder, self.environment) if forkserver.AVAILABLE else None
 
