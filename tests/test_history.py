@@ -124,7 +124,11 @@ def test_the_page_tells_every_end_of_a_ledger_entry():
         entry = known_bugs.entry(name)
         assert entry.applies_to(Version(old))
         assert not entry.applies_to(Version(new))
-    ended = {e.id for e in known_bugs.entries if e.releases and not e.names(Version(MODEL_RELEASE)) and e.regime != ["off-cpu"]}
+    ended = {
+        e.id
+        for e in known_bugs.entries
+        if e.releases and not e.names(Version(MODEL_RELEASE)) and e.regime != ["off-cpu"]
+    }
     assert {name for _, _, name in rows} == ended
     assert "| none |" not in text
     assert "no case of the gate shows it" not in text
