@@ -31,7 +31,12 @@ def values(deviation: Deviation, given: Mapping[str, Any], state: str) -> Assert
     if source is not None:
         lines = [f'found = {state}["{name}"]', "bug = not torch.equal(found, want.to(found))"]
         told = 'f"other numbers, off by {float((found - want.to(found)).abs().max()):.3g}" if bug else expected'
-        return Assertion(f"'{name} is {source}'", [*lines, f"got = {told}"], [f"want = {source}"])
+        expected = f"'{name} is {source}'"
+        if (
+            len(expected) > source_code.WIDTH and source == f'checkpoint["{name}"]'
+        ):  # the name once, where twice is too wide
+            expected = f'"{name} is the checkpoint\'s"'
+        return Assertion(expected, [*lines, f"got = {told}"], [f"want = {source}"])
     where = _around(torch.unravel_index(torch.tensor(deviation.worst), want.shape), want)
     numbers = want[where].double().flatten()
     return _numbers(f"{name}{_index(where)}", f'{state}["{name}"]{_index(where)}', numbers, deviation)
