@@ -14,7 +14,7 @@ from timm_conformance.history.candidates import candidates
 from timm_conformance.history.claims import Claim, Evidence, Shown
 from timm_conformance.history.observations import Observed
 from timm_conformance.history.rounds import Rounds
-from timm_conformance.history.search import Seen, Wanted
+from timm_conformance.history.search import Found, Wanted
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, Entry, Ledger, load_ledger
 from timm_conformance.ledger.witnesses import WitnessFile
 from timm_conformance.targets.releases import FIRST_RELEASE
@@ -120,10 +120,10 @@ def test_what_shows_a_claim_on_one_release_is_tried_on_the_others():
     """Each family is searched for once: here it shows on every release but the newest."""
     asked: list[tuple[str, str, bool, int]] = []
 
-    def look(release: str, wanted: list[Wanted]) -> list[Seen]:
+    def look(release: str, wanted: list[Wanted]) -> list[Found]:
         asked.extend((release, one.family, one.search, len(one.cases)) for one in wanted)
         shown = [one for one in wanted if release != "0.9.16" and (one.search or one.cases)]
-        return [Seen(one.entry.id, one.family, SIZE, "patch-grow", CASE) for one in shown]
+        return [Found(one.entry.id, one.family, SIZE, "patch-grow", CASE) for one in shown]
 
     rounds = Rounds(KNOWN, {CLAIMS[3]: set()}, {}, look, 1)
     rounds.complete(CLAIMS, VERSIONS)

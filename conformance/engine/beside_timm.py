@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-from itertools import islice
 
 import torch
 from packaging.version import Version
 
 from ..invariants import Invariant
-from ..ledger.entries import Ledger
+from ..ledger.entries import Ledger, first_covering
 from ..targets.loader import Loader
 from ..targets.target import Target
 from ..trials.problems import Problem
@@ -37,10 +36,10 @@ class BesideTimm:
         """
         if not self._shows(trial, invariant, problem):
             return ""
-        version, family = self.loader.timm_version, trial.family.name
+        version, found = self.loader.timm_version, (problem.kind, problem.tensor)
         known = (e for e in self.ledger.active(Version(version)) if not e.probe)
-        covering = (e for e in known if e.covers(family, invariant.name, problem.kind, problem.tensor, trial.regimes))
-        return f"timm {version} does the same" + "".join(f": {e.id} ({e.title})" for e in islice(covering, 1))
+        entry = first_covering(known, trial.family.name, invariant.name, found, trial.regimes)
+        return f"timm {version} does the same" + (f": {entry.id} ({entry.title})" if entry else "")
 
     def _shows(self, trial: Trial, invariant: Invariant, problem: Problem) -> bool:
         if not self.timm.supports(trial.family):

@@ -16,7 +16,7 @@ from ..drawing.drawing import Drawing
 from ..drawing.strategies import Stratum, strata_of
 from ..families import Family
 from ..invariants import INVARIANTS, Invariant
-from ..ledger.entries import Entry, Ledger
+from ..ledger.entries import Entry, Ledger, first_covering
 from ..ledger.witnesses import WitnessFile
 from ..results import records
 from ..targets.loader import Loader
@@ -56,10 +56,8 @@ class Explorer:
 
     def attribute(self, trial: Trial, invariant: Invariant, problem: Problem) -> Entry | None:
         """The ledger entry a problem belongs to, or None when it is new."""
-        name, family = invariant.name, trial.family.name
-        return next(
-            (e for e in self.entries if e.covers(family, name, problem.kind, problem.tensor, trial.regimes)), None
-        )
+        found = (problem.kind, problem.tensor)
+        return first_covering(self.entries, trial.family.name, invariant.name, found, trial.regimes)
 
     def explore(self, family: Family) -> list[records.Verdict]:
         """The verdicts of every invariant for one family. A :class:`Loads` record of its cases goes to ``note``."""

@@ -13,7 +13,7 @@ from itertools import groupby, pairwise
 
 from packaging.version import Version
 
-from ..ledger.entries import Entry, Ledger
+from ..ledger.entries import Entry, Ledger, first_covering
 from .observations import Observations, Observed
 
 NOTE = "<!-- Written by `python -m timm_conformance.history --write`. -->"
@@ -50,7 +50,8 @@ def fixes(seen: Mapping[str, Observations], known_bugs: Ledger) -> list[Fix]:
         for family in before.keys() & after.keys():
             for number, (was, now) in enumerate(zip(before[family], after[family], strict=True)):
                 for invariant, kind, tensor in _fixed_failures(was, now):
-                    owner = _owner(ending, family, invariant, kind, tensor, was.regimes)
+                    entry = first_covering(ending, family, invariant, (kind, tensor), was.regimes)
+                    owner = entry.id if entry else ""
                     passes = invariant in now.passed
                     if owner or passes:
                         cases.setdefault((owner, kind, tensor, invariant, family), {})[number] = passes
@@ -64,12 +65,6 @@ def _fixed_failures(was: Observed, now: Observed) -> Iterator[tuple[str, str, st
         if invariant in now.passed or invariant in now.failed:
             left = {tuple(problem) for problem in problems} - {tuple(p) for p in now.failed.get(invariant, ())}
             yield from ((invariant, kind, tensor) for kind, tensor in left)
-
-
-def _owner(
-    entries: Iterable[Entry], family: str, invariant: str, kind: str, tensor: str, regimes: frozenset[str]
-) -> str:
-    return next((e.id for e in entries if e.covers(family, invariant, kind, tensor, regimes)), "")
 
 
 def ends(known_bugs: Ledger, versions: Sequence[str]) -> Iterator[tuple[Entry, str, str]]:

@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ..ledger.entries import Ledger
 from ..targets.subprocess_call import call
 from .claims import Cases, Claim, Evidence, Seen
-from .search import Request, Wanted
-from .search import Seen as Found
+from .search import Found, Request, Wanted
 
 # How many cases in an entry's regime to judge before a release is taken not to show it.
 _BUDGET = 60

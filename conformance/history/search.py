@@ -48,7 +48,7 @@ class Request(msgspec.Struct, frozen=True):
     budget: int
 
 
-class Seen(msgspec.Struct, frozen=True):
+class Found(msgspec.Struct, frozen=True):
     """A failure that an entry covers: its signature ``invariant:kind:tensor``, the condition of its regime, and the case."""
 
     entry: str
@@ -58,7 +58,7 @@ class Seen(msgspec.Struct, frozen=True):
     case: Case
 
 
-def look(request: Request) -> list[Seen]:
+def look(request: Request) -> list[Found]:
     """What was seen of what is wanted: for each entry and family all failures of the first case that shows one."""
     target = parse_target(request.target)
     prepare(target)
@@ -69,7 +69,7 @@ def look(request: Request) -> list[Seen]:
         return [seen for wanted in request.wanted for seen in _look(wanted, request.budget, loader)]
 
 
-def _look(wanted: Wanted, budget: int, loader: Loader) -> list[Seen]:
+def _look(wanted: Wanted, budget: int, loader: Loader) -> list[Found]:
     family = FAMILIES[wanted.family]
     if not loader.supports(family):
         return []
@@ -91,7 +91,7 @@ def _meets(entry: Entry, family: Family, case: Case) -> bool:
     return entry.meets(Trial(family, case, nowhere).regimes)
 
 
-def _shown(entry: Entry, family: Family, case: Case, loader: Loader) -> list[Seen]:
+def _shown(entry: Entry, family: Family, case: Case, loader: Loader) -> list[Found]:
     """The failures of a case that the entry covers."""
     trial = Trial(family, case, loader)
     torch.manual_seed(case.contents.seed)
@@ -105,11 +105,11 @@ def _claimed(entry: Entry, family: Family) -> Iterator[str]:
             yield invariant.name
 
 
-def _failures(entry: Entry, invariant: str, trial: Trial) -> Iterator[Seen]:
+def _failures(entry: Entry, invariant: str, trial: Trial) -> Iterator[Found]:
     for problem in judge(INVARIANTS[invariant], trial).problems:
         if entry.covers(trial.family.name, invariant, problem.kind, problem.tensor, trial.regimes):
             failure, regime = f"{invariant}:{problem.kind}:{problem.tensor}", entry.conditions(trial.regimes)[0]
-            yield Seen(entry.id, trial.family.name, failure, regime, trial.case)
+            yield Found(entry.id, trial.family.name, failure, regime, trial.case)
 
 
 if __name__ == "__main__":

@@ -105,6 +105,13 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         return [condition for condition in self.regime if _holds(condition, regimes)]
 
 
+def first_covering(
+    entries: Iterable[Entry], family: str, invariant: str, problem: tuple[str, str], regimes: frozenset[str]
+) -> Entry | None:
+    """The entry that a failure belongs to: the first in the ledger's order that covers it; ``problem`` is its kind and tensor."""
+    return next((entry for entry in entries if entry.covers(family, invariant, *problem, regimes)), None)
+
+
 def _terms(condition: str) -> list[tuple[bool, str]]:
     parts = [part.strip() for part in condition.split("&")]
     return [(not part.startswith("!"), part.lstrip("! ")) for part in parts]

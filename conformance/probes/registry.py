@@ -1,4 +1,4 @@
-"""Finds the probes and asks them, once in each process.
+"""Finds the probes and asks them. A process asks once; workers inherit the answers of the process that forks them.
 
 A probe is a module of this folder. Its name with hyphens is the probe's name. It defines ``LIBRARY``, the name under which the
 library is imported; ``DOES``, what it is asked to do, as the predicate of a sentence; ``measure(device)``, which returns the

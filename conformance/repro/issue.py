@@ -13,7 +13,7 @@ from ..ledger.entries import Entry
 from ..ledger.witnesses import WitnessFile
 from ..targets import releases
 from ..targets.target import parse_target
-from .execution import execute
+from .execution import ScriptRun, execute
 from .verification import Script
 
 
@@ -21,17 +21,21 @@ def issue_text(witness: WitnessFile, entry: Entry | None, script: Script, timeou
     """Markdown text that can be filed as it is, after somebody has read it."""
     ran = script.ran
     title = entry.title if entry else f"{witness.case.family} checkpoint: {ran.got}"
-    happens = (
-        f"Loading a checkpoint of the `{witness.case.family}` format with timm {ran.timm} gives:\n\n```\n{ran.got}\n```"
-    )
+    happens = f"Loading a checkpoint of the `{witness.case.family}` format with timm {ran.timm} gives:\n\n"
+    affected = f"## Releases\n\n{_affected(witness, entry, script, timeout)}"
+    return sections(title, happens, ran, _why(entry, script), affected, script.text)
+
+
+def sections(title: str, happens: str, ran: ScriptRun, why: str, seen_with: str, script: str) -> str:
+    """The sections of an issue in their order; ``seen_with`` is one with its heading, ``happens`` precedes what the run got."""
     parts = [
         f"# {title}",
-        f"## What happens\n\n{happens}",
+        f"## What happens\n\n{happens}```\n{ran.got}\n```",
         f"## What should happen\n\n```\n{ran.expected}\n```",
-        f"## Why\n\n{_why(entry, script)}",
-        f"## Releases\n\n{_affected(witness, entry, script, timeout)}",
-        f"## To reproduce\n\nThe script exits with 1 while the bug is there, and with 0 once it is gone.\n\n"
-        f"```python\n{script.text.rstrip()}\n```",
+        f"## Why\n\n{why}",
+        seen_with,
+        "## To reproduce\n\nThe script exits with 1 while the bug is there, and with 0 once it is gone.\n\n"
+        f"```python\n{script.rstrip()}\n```",
     ]
     return "\n\n".join(parts) + "\n"
 

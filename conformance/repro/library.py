@@ -10,18 +10,18 @@ import sys
 
 from ..cases.regimes import regimes
 from ..errors import UserError, one_line
-from ..ledger.entries import Entry, Ledger
+from ..ledger.entries import Entry, Ledger, first_covering
 from ..ledger.witnesses import WitnessFile
 from ..probes.registry import ProbeAnswer, ask, faults, source_of
 from .execution import ScriptRun
+from .issue import sections
 
 
 def owning_entry(witness: WitnessFile, known_bugs: Ledger) -> Entry | None:
     """The fault of a library that explains a stored failure here; None where the installed libraries have no such fault."""
     found = known_bugs.active(None, faults(ask()))
-    seen = regimes(witness.case, 0)
-    family, invariant = witness.case.family, witness.invariant
-    return next((e for e in found if e.covers(family, invariant, witness.kind, witness.tensor, seen)), None)
+    problem = (witness.kind, witness.tensor)
+    return first_covering(found, witness.case.family, witness.invariant, problem, regimes(witness.case, 0))
 
 
 def library_script(entry: Entry, timeout: float) -> tuple[str, ScriptRun]:
@@ -48,16 +48,8 @@ def library_issue(entry: Entry, script: str, ran: ScriptRun) -> str:
     """Markdown text for the library's own tracker."""
     answer = _answer(entry)
     title, _, explanation = (ast.get_docstring(ast.parse(script)) or "").partition("\n\n")
-    parts = [
-        f"# {title.rstrip('.')}",
-        f"## What happens\n\n```\n{ran.got}\n```",
-        f"## What should happen\n\n```\n{ran.expected}\n```",
-        f"## Why\n\n{explanation}",
-        f"## Versions\n\nSeen with {answer.library} {answer.version}, Python {platform.python_version()}.",
-        "## To reproduce\n\nThe script exits with 1 while the fault is there, and with 0 once it is gone.\n\n"
-        f"```python\n{script.rstrip()}\n```",
-    ]
-    return "\n\n".join(parts) + "\n"
+    versions = f"## Versions\n\nSeen with {answer.library} {answer.version}, Python {platform.python_version()}."
+    return sections(title.rstrip("."), "", ran, explanation, versions, script)
 
 
 def _answer(entry: Entry) -> ProbeAnswer:
