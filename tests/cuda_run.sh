@@ -60,9 +60,10 @@ pack() {
     exit "$code"
 }
 
-[ $# -ge 2 ] || { sed -n 's/^# \{0,1\}//; 2,11p' "$0"; exit 4; }
+[ $# -ge 2 ] || { sed -n '/^set/q; s/^# \{0,1\}//; 2,12p' "$0"; exit 4; }
 limit=${LIMIT:-480}
 python=$(command -v "${PYTHON:-python3}") || { echo "no ${PYTHON:-python3}"; exit 4; }
+ls "$1"/wheels/pip-*.whl > /dev/null 2>&1 || { echo "$1 is no bundle: make one with nox -s cuda-bundle"; exit 4; }
 mkdir -p "$2"
 bundle=$(realpath "$1")
 out=$(realpath "$2")

@@ -22,12 +22,14 @@ from timm_conformance.invariants import INVARIANTS
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
 from timm_conformance.probes import torch_antialias_width_one as probe
 from timm_conformance.probes.registry import ProbeAnswer, ask, faults, probe_names, source_of
+from timm_conformance.reference import load_state_dict
 from timm_conformance.reference.resize import Resampling, axis_matrix
 from timm_conformance.report import html, junit, markdown
 from timm_conformance.results.records import Results
 from timm_conformance.runner import forkserver
 from timm_conformance.targets.loader import Loader
 from timm_conformance.targets.target import MODEL_RELEASE, parse_target
+from timm_conformance.trials.library_results import LIBRARY_RESULTS
 
 NAME = "torch-antialias-width-one"
 KNOWN = load_ledger(DEFAULT_LEDGER)
@@ -129,6 +131,30 @@ def test_a_loader_of_ones_own_that_is_right_apart_from_torch_passes(resizing):
     assert bool(known) is resizing
     assert {v.reason for v in known} <= {f"torch {torch.__version__} {probe.DOES} wrongly"}
     assert {e for v in known for e in v.known} <= {e.id for e in ENTRIES}
+
+
+def reverses_rows(checkpoint, model):
+    """The reference, but positions that become one column come out in reverse order: a bug where torch has its own."""
+    state = load_state_dict(checkpoint, model)
+    return state | {"pos_embed": state["pos_embed"].flip(1)} if model.patch_embed.grid_size[1] == 1 else state
+
+
+def always_bicubic(checkpoint, model):
+    """FlexiViT's tensors resampled like everybody else's."""
+    return load_state_dict(checkpoint, model)
+
+
+@pytest.mark.parametrize(("loader", "family"), [(reverses_rows, "dinov2"), (always_bicubic, "flexivit")])
+def test_a_bug_of_ones_own_is_not_taken_for_torchs(broken, loader, family):
+    """Though it shows in the same tensor, in the same cases: the values are not torch's."""
+    found = run_conformance(loader, families=[family], invariants=["reference-agreement"], timm=MODEL_RELEASE)
+    (verdict,) = found.verdicts
+    assert (verdict.verdict, verdict.known) == ("fail", {})
+
+
+def test_every_probe_knows_what_its_library_returns():
+    """An entry of a dependency could explain no failure of a function otherwise."""
+    assert LIBRARY_RESULTS.keys() == set(probe_names())
 
 
 def test_the_answers_stand_in_every_report(broken, tmp_path):

@@ -39,8 +39,7 @@ def _invariants() -> list[dict[str, Any]]:
 
 def _ledger(path: str | None) -> list[dict[str, Any]]:
     known_bugs = load_ledger(path or DEFAULT_LEDGER)
-    fields = ("id", "kind", "title", "releases", "families", "link", "explanation")
-    return [{name: getattr(e, name) for name in fields} for e in known_bugs.entries]
+    return [{name: getattr(e, name) for name in e.__struct_fields__} for e in known_bugs.entries]
 
 
 def _releases() -> list[dict[str, Any]]:

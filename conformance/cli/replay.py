@@ -36,7 +36,8 @@ def replay_witnesses(names: Sequence[str], *, device: str, jobs: int, timeout: f
     collected = run_plan(plan)
     # Targets run at the same time; their results are printed in the order in which the targets were named.
     for witness in sorted(collected.witnesses, key=lambda w: targets.index(w.target)):
-        surprise = "" if witness.expected else "  (not as the ledger says)"
+        told = witness.remark and (not witness.expected or witness.target.startswith("loader:"))
+        surprise = f"  ({witness.remark})" if told else ""
         line = f"{witness.replay.upper():<15} {witness.target:<16} {witness.id}{surprise}"
         console.print(line + (f": {witness.message}" if witness.message else ""), markup=False, soft_wrap=True)
     if any(w.replay == "error" for w in collected.witnesses):

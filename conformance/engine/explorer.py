@@ -21,6 +21,7 @@ from ..ledger.witnesses import WitnessFile
 from ..results import records
 from ..targets.loader import Loader
 from ..trials.deviations import loaded_case
+from ..trials.library_results import has_library_result
 from ..trials.problems import Problem
 from ..trials.trial import Trial
 from .beside_timm import BesideTimm
@@ -55,9 +56,15 @@ class Explorer:
     # -- judging -----------------------------------------------------------------------------------------------------
 
     def attribute(self, trial: Trial, invariant: Invariant, problem: Problem) -> Entry | None:
-        """The ledger entry a problem belongs to, or None when it is new."""
+        """The ledger entry a problem belongs to, or None when it is new.
+
+        A fault of a library explains a failure of a function under test only where the tensor is the library's wrong result.
+        """
         found = (problem.kind, problem.tensor)
-        return first_covering(self.entries, trial.family.name, invariant.name, found, trial.regimes)
+        entry = first_covering(self.entries, trial.family.name, invariant.name, found, trial.regimes)
+        if entry and self.timm and not has_library_result(trial, entry.probe, problem.tensor):
+            return None
+        return entry
 
     def explore(self, family: Family) -> list[records.Verdict]:
         """The verdicts of every invariant for one family. A :class:`Loads` record of its cases goes to ``note``."""

@@ -53,8 +53,8 @@ class Watch:
         elif isinstance(record, records.Witness) and (
             not record.expected or (record.replay == "fails" and not self.many)
         ):
-            kind = "as the ledger says" if record.expected else "NOT as the ledger says"
-            text = f"  {record.target}  witness {record.id} {record.replay.upper()} ({kind}): {record.message}"
+            remark = f" ({record.remark})" if record.remark else ""
+            text = f"  {record.target}  witness {record.id} {record.replay.upper()}{remark}: {record.message}"
             self._say(text[:200], "dim" if record.expected else "magenta")
 
     def _begin(self, header: records.Header) -> None:

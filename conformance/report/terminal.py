@@ -34,8 +34,9 @@ FEW = 4
 
 def make_console() -> Console:
     """A console as wide as the terminal; where there is none (a log, a pipe), wide enough for the table."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=140)
+    # Without emoji: rich would replace the :radio: in a failure's name.
+    console = Console(highlight=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, emoji=False, width=140)
 
 
 def cell_counts(verdicts: list[Verdict]) -> list[tuple[str, int]]:
@@ -170,7 +171,8 @@ def print_failures(console: Console, results: Results, witnesses: Paths, scripts
         if name in witnesses:
             say(f"    timm-conformance replay {witnesses[name]} {target}")
         if name in scripts:
-            say(f"    {scripts[name]} reproduces it with torch and timm only")
+            with_what = f"torch, timm and {target}" if target.startswith("loader:") else "torch and timm only"
+            say(f"    {scripts[name]} reproduces it with {with_what}")
         if len(alike) > 1:
             say(
                 f"    and {len(alike) - 1} more in the same place: {', '.join(f.fingerprint for _, f in alike[1:])}",
@@ -180,7 +182,11 @@ def print_failures(console: Console, results: Results, witnesses: Paths, scripts
         say(f"E {target}  {f'{count} verdicts' if count else 'cannot start'}: {reason}", "red")
     for witness in results.witnesses:
         if not witness.expected:
-            what = {"fails": "fails outside its ledger range", "fixed": "no longer fails: narrow its ledger range"}
+            own = witness.target.startswith("loader:")
+            what = {
+                "fails": "fails" if own else "fails outside its ledger range",
+                "fixed": "no longer fails: narrow its ledger range",
+            }
             say(
                 f"! {witness.target}  witness {witness.id} {what.get(witness.replay, witness.replay)}: {witness.message}"
             )

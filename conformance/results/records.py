@@ -110,6 +110,13 @@ class Witness(msgspec.Struct, tag="witness", tag_field="type", frozen=True):
     message: str = ""
     fraction: float | None = None
 
+    @property
+    def remark(self) -> str:
+        """What the outcome means; empty where it goes without saying. The ledger says nothing of a function under test."""
+        if self.target.startswith("loader:"):
+            return "a fault of a library explains it" if self.replay == "fails" and self.expected else ""
+        return "as the ledger says" if self.expected else "not as the ledger says"
+
 
 class LoadedCase(msgspec.Struct, frozen=True, omit_defaults=True):
     """A summary of what a loader loaded from one case.

@@ -31,7 +31,8 @@ $ nox -s compat -- baseline torch-2.15
 ```
 
 `tests/compat/environments.toml` lists the environments. The CI workflow runs each of them every night. An environment that
-cannot be installed is skipped and named. The lower bounds in `pyproject.toml` are the oldest versions below.
+cannot be installed is skipped and named. The lower bounds in `pyproject.toml` are the oldest versions below. In the column
+"shim", yes means that torchvision's compiled half does not load there, and the suite stands in for it.
 """
 _HUB = """## Releases of timm and huggingface_hub
 
