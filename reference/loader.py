@@ -12,7 +12,7 @@ from math import isqrt, prod
 import torch
 from torch import Tensor, nn
 
-from . import naflex
+from . import prefix_rows
 from .destination import FIRST, KERNEL, Destination
 from .detect import CLASSIFIERS, detect, unwrap
 from .embeddings import (
@@ -164,8 +164,10 @@ def _positions(
             raise LoadError(f"the {form.name} format has a square of position tokens, not {position.shape[1]}")
         return state, (side, side), 0
     if destination.naflex:
-        stored = naflex.prefix_rows(state, new, claimed, form.prefix_rows)
-        state, position = naflex.fold_prefix_rows(state, stored)
+        stored = prefix_rows.stored_rows(state, new, claimed, form.prefix_rows)
+        state, position = prefix_rows.fold(state, stored)
+    else:
+        prefix_rows.check(state, rows, claimed)
     return state | {_GRID: position}, _source_grid(position.shape[1] - rows, new, claimed, insisted), rows
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from tests.small_vit import GEOMETRY, OPTIONS, image_encoder, model, refusal
 from timm_conformance import reference
 from timm_conformance.cases.case import Geometry
-from timm_conformance.reference import naflex
+from timm_conformance.reference import prefix_rows
 from timm_conformance.reference.loader import Source
 from timm_conformance.trials.problems import exact_differences
 
@@ -114,11 +114,11 @@ def test_rows_of_prefix_tokens_follow_from_the_declared_grid_the_models_or_a_squ
     if rows is None:
         said = f"{total} position tokens, with or without those of {sum(tokens)} prefix tokens, do not say their grid"
         with pytest.raises(reference.LoadError, match=said):
-            naflex.prefix_rows(state, grid, claimed)
+            prefix_rows.stored_rows(state, grid, claimed)
     else:
-        assert naflex.prefix_rows(state, grid, claimed) == rows
-        assert naflex.prefix_rows(state, grid, claimed, stored=True) == tokens
-        assert naflex.prefix_rows(state, grid, claimed, stored=False) == (0, 0)
+        assert prefix_rows.stored_rows(state, grid, claimed) == rows
+        assert prefix_rows.stored_rows(state, grid, claimed, stored=True) == tokens
+        assert prefix_rows.stored_rows(state, grid, claimed, stored=False) == (0, 0)
 
 
 @pytest.mark.parametrize("width", [1, 9])
@@ -127,7 +127,7 @@ def test_a_prefix_token_and_its_row_have_one_shape(width: int) -> None:
     with pytest.raises(
         reference.LoadError, match=rf"have shapes \(1, 1, {width}\) and \(1, 1, 8\), which do not add up"
     ):
-        naflex.fold_prefix_rows(state, (1, 0))
+        prefix_rows.fold(state, (1, 0))
 
 
 def test_a_forwards_own_refusal_passes_through() -> None:

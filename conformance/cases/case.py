@@ -57,7 +57,7 @@ class Case(msgspec.Struct, frozen=True):
     ``arch`` holds the family's own architecture options. ``declared`` says which input size the caller declares for the
     checkpoint: its ``true`` value, none (``absent``), or the registered model's ``default``. ``model_name`` is a registered
     timm model of the family, for loads by ``create_model``. Such a load may ask for other ``in_chans`` and ``num_classes``
-    than the checkpoint's (None: the checkpoint's).
+    than the checkpoint's (None: the checkpoint's), and for a model with other options than ``arch`` has (``asked``).
     """
 
     family: str
@@ -72,6 +72,17 @@ class Case(msgspec.Struct, frozen=True):
     model_name: str = ""
     in_chans: int | None = None
     num_classes: int | None = None
+    asked: dict[str, Any] = {}
+
+    @property
+    def model_arch(self) -> dict[str, Any]:
+        """The options of the model that ``create_model`` is asked for, its number of classes aside."""
+        return {**self.arch, **self.asked}
+
+    @property
+    def other_classes(self) -> bool:
+        """Whether ``create_model`` is asked for another number of classes than the checkpoint's."""
+        return self.num_classes is not None and self.num_classes != self.arch["num_classes"]
 
     @property
     def native(self) -> bool:
@@ -102,5 +113,7 @@ class Case(msgspec.Struct, frozen=True):
             words.append(f"asked for {self.in_chans} channels")
         if self.num_classes is not None:
             words.append(f"asked for {self.num_classes} classes")
+        if self.asked:
+            words.append("asked for " + ", ".join(f"{k}={v}" for k, v in self.asked.items()))
         arch = ", ".join(f"{k}={v}" for k, v in self.arch.items())
         return f"{self.family}: {'; '.join(words)}; {arch}"

@@ -55,15 +55,17 @@ def regimes(case: Case, num_prefix_tokens: int) -> frozenset[str]:
         "patch-non-square": len(set(source.patch_size)) > 1 or len(set(destination.patch_size)) > 1,
         "half-precision": case.dtype != "float32",
         "wrapped": case.wrapper != "bare",
-        "in-chans-1": case.in_chans == 1,
-        "in-chans-3": case.in_chans == 3,
-        "in-chans-4": case.in_chans == 4,
         "classes-0": case.num_classes == 0,
         "classes-other": bool(case.num_classes),
+        "other-classes": case.other_classes,
+        "asked": bool(case.asked),
+        "siglip-model": "siglip" in case.model_name,
         "mistaken-for-224": _mistaken_for_224(case),
         "patch-to-column": _to_line(source.patch_size, destination.patch_size, 1),
         "patch-to-row": _to_line(source.patch_size, destination.patch_size, 0),
         "grid-to-column": _to_line(source.grid_size, destination.grid_size, 1),
         "grid-to-row": _to_line(source.grid_size, destination.grid_size, 0),
     }
+    found |= {f"in-chans-{case.in_chans}"} if case.in_chans else set()
+    found |= {f"asked-{option.replace('_', '-')}" for option in case.asked}
     return frozenset(found | {name for name, holds in flags.items() if holds})

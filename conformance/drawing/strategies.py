@@ -170,13 +170,16 @@ def real_geometries(draw: st.DrawFn, model: RealModel, how: str, family: Family)
 
 _DTYPES = ("float32", *DTYPES)
 _NPZ_DTYPES = ("float32", "float32", *_DTYPES)  # NumPy has no bfloat16
-# None is the checkpoint's own number of classes. Cases in memory are never loaded by create_model and draw none.
-_ASKED_CLASSES = (None, None, 0, 7)
 
 
-def _other_channels(channels: int) -> list[int | None]:
-    """Numbers of input channels to ask for; None is the checkpoint's own number, ``channels``."""
-    return [None, None, *(other for other in (1, 3, 4) if other != channels)]
+def _classes_to_ask(own: int) -> list[int | None]:
+    """Numbers of classes to ask for; None leaves the argument away, ``own`` is the checkpoint's number."""
+    return [None, None, 0, 7, own]
+
+
+def _channels_to_ask(own: int) -> list[int | None]:
+    """Numbers of input channels to ask for; None leaves the argument away, ``own`` is the checkpoint's number."""
+    return [None, None, *(other for other in (1, 3, 4, 12) if other != own)]
 
 
 @st.composite
@@ -213,8 +216,13 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
     written, channels = container != "memory", case.arch.get("in_chans", 3)
     # A loader may assume three channels if the declaration does not give another number.
     known = channels == 3 or case.declared == "true"
+    if not written:  # cases in memory are never loaded by create_model
+        return case
+    asks = family.asks(case.arch) if known else ()
+    if asks and draw(st.sampled_from([False, True, False]), label="ask for other options"):
+        case, known = replace(case, asked=draw(st.sampled_from(asks), label="asked")), False
     return replace(
         case,
-        in_chans=draw(st.sampled_from(_other_channels(channels)), label="in_chans") if written and known else None,
-        num_classes=draw(st.sampled_from(_ASKED_CLASSES), label="num_classes") if written else None,
+        in_chans=draw(st.sampled_from(_channels_to_ask(channels)), label="in_chans") if known else None,
+        num_classes=draw(st.sampled_from(_classes_to_ask(case.arch["num_classes"])), label="num_classes"),
     )

@@ -93,6 +93,7 @@ class Family:
     created_kwargs  arguments of the registered model's function, if they differ from ``model_kwargs``
     filter_kwargs   arguments that timm's model function passes to the loader for ``arch``
     resampling      how kernel and grid are resampled, if that differs from the format's own way
+    asks            what users ask of the model apart from ``arch``: dicts of options that replace some of ``arch``
     first_conv      name of the convolution that reads the image
     forward_arch    hyperparameters of the upstream forward that ``arch`` lacks
 
@@ -140,6 +141,7 @@ class Family:
     created_kwargs: Callable[[Arch], dict[str, Any]] | None = None
     filter_kwargs: Callable[[Arch], dict[str, Any]] = _nothing
     resampling: Callable[[Arch], Resampling | None] = lambda arch: None
+    asks: Callable[[Arch], tuple[dict[str, Any], ...]] = lambda arch: ()
     first_conv: Callable[[Arch], str] = lambda arch: KERNEL
     forward_arch: Callable[[Case], dict[str, Any]] = lambda case: {}
     needs: Callable[[Case], tuple[str, str] | None] = lambda case: None

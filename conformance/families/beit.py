@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ..cases.case import Case, Geometry
-from . import vit
+from . import asks, vit
 from .base import Arch, Family, Shapes, Windows
 
 _TABLE = "relative_position_bias_table"
@@ -58,6 +58,7 @@ def _model_kwargs(arch: Arch) -> dict[str, Any]:
         "num_heads": arch["num_heads"],
         "mlp_ratio": arch["mlp_ratio"],
         "num_classes": arch["num_classes"],
+        "qkv_bias": arch.get("qkv_bias", True),
         "global_pool": arch["global_pool"],
         "init_values": 0.1 if arch["layer_scale"] else 0.0,
         "use_abs_pos_emb": arch["pos_embed"] == "learn",
@@ -65,6 +66,19 @@ def _model_kwargs(arch: Arch) -> dict[str, Any]:
         "use_shared_rel_pos_bias": arch["tables"] == "shared",
         "norm_layer": partial(nn.LayerNorm, eps=1e-6),
     }
+
+
+def _asks(arch: Arch) -> asks.Asks:
+    """The other pool, whose norm BEiT puts after the mean; other tables; and what a Vision Transformer is asked for."""
+    pool = {"global_pool": "token" if arch["global_pool"] == "avg" else "avg"}
+    tables = tuple({"tables": other} for other in ("block", "shared", "none") if other != arch["tables"])
+    return (
+        pool,
+        *tables,
+        *asks.positions(arch),
+        *asks.depths(arch),
+        *asks.flags(arch, qkv_bias=True, layer_scale=False),
+    )
 
 
 def _tags(case: Case) -> frozenset[str]:
@@ -80,6 +94,7 @@ BEIT = Family(
     shapes=_shapes,
     num_prefix_tokens=vit.num_prefix_tokens,
     model_kwargs=_model_kwargs,
+    asks=_asks,
     models=("beit_*", "beitv2_*"),
     module="beit",
     model_class="Beit",

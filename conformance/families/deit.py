@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from . import vit
+from . import asks, vit
 
 # Training checkpoints of facebookresearch/deit are {"model": ...}.
 _WRAPPERS = ("model", "bare", "model.state_dict")
@@ -33,6 +33,7 @@ DEIT_DISTILLED = replace(
     shares_format="",
     architectures=vit.architectures(dist_token=st.just(True)),
     model_class="VisionTransformerDistilled",
+    asks=asks.blocks,
     models=("deit_*_distilled_*",),
     not_models=(),
     unreachable=frozenset({"prefix-0", "prefix-1"}),

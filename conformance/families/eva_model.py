@@ -24,8 +24,10 @@ from functools import partial
 from typing import Any
 
 from ..cases.case import Geometry
+from . import asks
 from .base import Arch, Family, Shapes
-from .vit import num_prefix_tokens, pools_by_average, tokens
+from .shapes import pools_by_average
+from .vit import num_prefix_tokens, tokens
 
 
 def shapes(arch: Arch, geometry: Geometry) -> Shapes:
@@ -157,4 +159,5 @@ family = partial(
     model_kwargs=model_kwargs,
     module="eva",
     model_class="Eva",
+    asks=asks.eva,
 )

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ..cases.case import Case, Geometry
-from . import vit
+from . import asks, vit
 from .base import Arch, Family, Shapes
 
 _BACKBONE = "patch_embed.backbone."
@@ -91,6 +91,7 @@ HYBRID_RESNET = Family(
     num_prefix_tokens=vit.num_prefix_tokens,
     model_kwargs=resnet_kwargs,
     created_kwargs=resnet_created_kwargs,
+    asks=asks.vision_transformer,
     module="vision_transformer_hybrid",
     # Old releases have no function of the hybrids' own.
     filters=("checkpoint_filter_fn", "vision_transformer:checkpoint_filter_fn"),
@@ -145,6 +146,7 @@ MOBILECLIP = Family(
     # The stem is upstream's, whose first convolution is padded by one. timm's own model does not pad, so its output differs
     # although every tensor is right. A loader cannot change that.
     model_kwargs=_mobile_kwargs,
+    asks=asks.vision_transformer,
     module="vision_transformer_hybrid",
     # Old releases have no function of the hybrids' own.
     filters=("checkpoint_filter_fn", "vision_transformer:checkpoint_filter_fn"),

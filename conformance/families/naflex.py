@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ..cases.case import Case
-from . import eva_model, naflex_model, vit
+from . import asks, eva_model, naflex_model, vit
 from .base import Arch
 from .eva import EVA_NATIVE
 from .radio import RADIO
@@ -50,6 +50,7 @@ NAFLEX_VIT = vit.family(
     ),
     model_kwargs=naflex_model.model_kwargs,
     created_kwargs=naflex_model.created_kwargs,
+    asks=asks.naflex,
     models=TIMM_NATIVE.models,
     not_models=TIMM_NATIVE.not_models,
     module="naflexvit",
@@ -128,6 +129,7 @@ NAFLEX_EVA = replace(
     shapes=EVA_NATIVE.shapes,
     model_kwargs=_eva_kwargs,
     created_kwargs=_eva_created_kwargs,
+    asks=asks.naflex,
     models=EVA_NATIVE.models,
     not_models=EVA_NATIVE.not_models,
     models_module="eva",
@@ -144,6 +146,7 @@ NAFLEX_NATIVE = vit.family(
     architectures=_architectures(embed_class=st.just(False), projection=st.just("linear")),
     model_kwargs=naflex_model.model_kwargs,
     created_kwargs=lambda arch: naflex_model.model_kwargs(arch) | naflex_model.NAFLEX,
+    asks=asks.naflex,
     models=TIMM_NATIVE.models,
     not_models=TIMM_NATIVE.not_models,
     module="naflexvit",

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ..cases.case import Case
-from . import naflex_model
+from . import asks, naflex_model
 from .base import KERNEL, Family, State
 from .google_npz import BIG_VISION, GOOGLE_NPZ
 
@@ -35,6 +35,7 @@ def _into_naflex(classic: Family, **more: Any) -> Family:
         first_release="1.0.29",
         model_kwargs=naflex_model.model_kwargs,
         created_kwargs=naflex_model.created_kwargs,
+        asks=asks.naflex,
         module="naflexvit",
         model_class="NaFlexVit",
         models_module="vision_transformer",

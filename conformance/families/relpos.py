@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ..cases.case import Case, Geometry
-from . import vit
+from . import asks, vit
 from .base import Arch, Family, Shapes, Windows
 
 _TABLE = "relative_position_bias_table"
@@ -93,6 +93,7 @@ RELPOS = Family(
     shapes=_shapes,
     num_prefix_tokens=vit.num_prefix_tokens,
     model_kwargs=_model_kwargs,
+    asks=lambda arch: asks.pools(arch, "avg", "token") + asks.depths(arch) + asks.flags(arch, qkv_bias=True),
     models=("vit_relpos_*", "vit_srelpos_*"),
     module="vision_transformer_relpos",
     model_class="VisionTransformerRelPos",

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ..cases.case import Case, Geometry
-from . import vit
+from . import asks, vit
 from .base import Arch, Family, Shapes, State, Windows
 
 _GRID = "pos_embed"
@@ -46,6 +46,7 @@ def _model_kwargs(arch: Arch) -> dict[str, Any]:
         "num_heads": arch["num_heads"],
         "mlp_ratio": arch["mlp_ratio"],
         "num_classes": 0,
+        "qkv_bias": arch.get("qkv_bias", True),
         "use_rel_pos": True,
         "window_size": arch["window_size"],
         "global_attn_indexes": tuple(i for i, side in enumerate(_sides(arch)) if not side),
@@ -93,6 +94,7 @@ SAM = Family(
     shapes=_shapes,
     num_prefix_tokens=vit.num_prefix_tokens,
     model_kwargs=_model_kwargs,
+    asks=lambda arch: asks.depths(arch) + asks.flags(arch, qkv_bias=True),
     models=("samvit_*.sa1b",),
     module="vision_transformer_sam",
     model_class="VisionTransformerSAM",

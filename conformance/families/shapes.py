@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from .base import Arch
+
+
+def pools_by_average(arch: Arch) -> bool:
+    """Whether the final norm comes after pooling (timm's ``fc_norm``)."""
+    return arch.get("fc_norm", arch.get("global_pool", "token") == "avg")
+
 
 class Layout(dict[str, tuple[int, ...]]):
     """Shapes by tensor name, for a model of width ``dim``. Its norms have a bias unless they are RMSNorms (``rms``)."""

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ..cases.case import Case, Geometry, Size
-from . import vit
+from . import asks, vit
 from .base import Arch, Family, Shapes, Windows
 from .shapes import Layout
 
@@ -112,6 +112,7 @@ SWIN = Family(
     shapes=_shapes,
     num_prefix_tokens=vit.num_prefix_tokens,
     model_kwargs=_model_kwargs,
+    asks=lambda arch: asks.flags(arch, qkv_bias=True),
     models=("swin_*",),
     module="swin_transformer",
     model_class="SwinTransformer",

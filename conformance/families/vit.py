@@ -8,8 +8,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ..cases.case import Geometry
+from . import asks
 from .base import Arch, Family, Shapes
-from .shapes import Layout
+from .shapes import Layout, pools_by_average
 
 # Hypothesis shrinks towards the first element, so the simplest choice comes first everywhere.
 ACTIVATIONS = st.sampled_from(["gelu", "quick_gelu"])
@@ -47,11 +48,6 @@ def architectures(
 def num_prefix_tokens(arch: Arch) -> int:
     """Number of class, distillation and register tokens."""
     return int(arch["class_token"]) + int(arch.get("dist_token", False)) + arch["reg_tokens"]
-
-
-def pools_by_average(arch: Arch) -> bool:
-    """Whether the final norm comes after pooling (timm's ``fc_norm``)."""
-    return arch.get("fc_norm", arch.get("global_pool", "token") == "avg")
 
 
 def tokens(arch: Arch, geometry: Geometry) -> Layout:
@@ -163,7 +159,13 @@ def model_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
 
 
 # A family whose models are plain VisionTransformers, described by the functions above.
-family = partial(Family, shapes=shapes, num_prefix_tokens=num_prefix_tokens, model_kwargs=model_kwargs)
+family = partial(
+    Family,
+    shapes=shapes,
+    num_prefix_tokens=num_prefix_tokens,
+    model_kwargs=model_kwargs,
+    asks=asks.vision_transformer,
+)
 
 
 def text_tower(dim: int = 8) -> Shapes:

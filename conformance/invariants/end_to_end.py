@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from ..checkpoints import files, state_dicts
+from ..reference import LoadError
 from ..targets.declared_size import default_size
-from ..targets.models import Unsupported
-from ..targets.scratch import scratch_folder
+from ..trials.asked import moves_position_rows, trained_tensors
 from ..trials.expectation import CLASSIFIERS
+from ..trials.loaded import Blocked
 from ..trials.problems import Problem, raised
 from ..trials.trial import Trial
+from .equivalence import accepted
 from .registry import invariant
 
 
@@ -40,6 +40,12 @@ def _applies(trial: Trial) -> str | None:
         return f"the release has no model {case.model_name}"
     declared = "true" if case.declared == "true" else "default"
     return trial.family.undecidable_grid(replace(case, declared=declared), default_size(case))
+
+
+def _as_saved(trial: Trial) -> str | None:
+    if trial.case.asked:
+        return "the model has other options than the checkpoint: trained-tensors-used judges that"
+    return _applies(trial)
 
 
 # Regimes in which timm's factory changes what the loader returned.
@@ -77,22 +83,15 @@ def _refused(error: Exception) -> Iterator[Problem]:
         "grid-shrink",
         *_ADAPTED,
     ),
-    applies=_applies,
+    applies=_as_saved,
     not_on_functions=_ADAPTED,
 )
 def create_model(trial: Trial) -> Iterator[Problem]:
     case = trial.case
-    with scratch_folder() as folder:
-        upstream = {**trial.upstream, **state_dicts.foreign(trial.family, case)}
-        state = {k: v.to(trial.device) for k, v in upstream.items()}  # a .pth file saved from a GPU stores its device
-        path = files.write(state, case.wrapper, case.container, Path(folder))
-        try:
-            model = trial.loader.create_model(trial.family, case, path)
-        except Unsupported:
-            raise
-        except Exception as error:
-            yield from _refused(error)
-            return
+    model = trial.created_model.outcome
+    if isinstance(model, Exception):
+        yield from _refused(model)
+        return
     got = trial.family.canonical(case, dict(model.state_dict()))
     yield from trial.compare_all(got, trial.created, trial.created_bound)
     if case.num_classes is not None:
@@ -109,3 +108,78 @@ def _classifier(state: dict[str, Tensor], num_classes: int) -> Iterator[Problem]
             yield Problem("classes", name, f"{name} has {len(tensor)} classes, {num_classes} were asked for")
         elif not bool(torch.isfinite(tensor).all()):
             yield Problem("not-finite", name, f"the new {name} holds NaN or Inf")
+
+
+# The final norm before the pool and after it: a loader may put the one's values into the other.
+_MOVED = {"norm": "fc_norm", "fc_norm": "norm"}
+
+
+def _asks_for_another(trial: Trial) -> str | None:
+    case = trial.case
+    if not case.asked and case.num_classes in (None, case.arch["num_classes"]):
+        return "the model has the checkpoint's options and classes: create-model judges that"
+    if case.arch.get("in_chans", 3) != 3 and case.declared != "true":
+        return "the declaration gives another number of channels: create-model judges that"
+    if moves_position_rows(case) and case.declared != "true":
+        return "without the input size, nothing tells rows of prefix tokens from the grid's"
+    return _applies(trial)
+
+
+@invariant(
+    statement=(
+        "A model that `create_model` returns with other options or classes than the checkpoint's holds every trained tensor of "
+        "the image tower, resampled; a classifier of other classes aside. Otherwise the load is refused, and says what does "
+        "not fit."
+    ),
+    catches="tensors dropped by a load that is not strict, or read as something else because the model has other tokens.",
+    regimes=("safetensors", "pth", "native", "resampled", "classes-0", "classes-other", "asked"),
+    applies=_asks_for_another,
+    not_on_functions=("classes-0", "classes-other"),
+)
+def trained_tensors_used(trial: Trial) -> Iterator[Problem]:
+    created = trial.created_model
+    if isinstance(created.outcome, Exception):
+        if not accepted(trial, trial.base):
+            raise Blocked("the model of the checkpoint's own options refuses it as well")
+        if not _says_what(created.outcome, trial):
+            yield raised(created.outcome, "create_model")
+        return
+    got = trial.family.canonical(trial.case, dict(created.outcome.state_dict()))
+    found = list(_unused(trial, got, "\n".join(created.warned)))
+    wanted = trained_tensors(trial)
+    if len(found) == len(wanted):
+        yield Problem("nothing-used", "", f"none of the checkpoint's {len(wanted)} trained tensors is in the model")
+        return
+    alone = {k: v for k, v in wanted.items() if not trial.base.ok or not _same_as_alone(trial, k)}
+    yield from (problem for name, problem in found if problem.kind != "value" or name not in alone)
+
+
+def _unused(trial: Trial, got: Mapping[str, Tensor], warned: str) -> Iterator[tuple[str, Problem]]:
+    """For each trained tensor that is not in the model as it should be: its name and the problem."""
+    for name, (want, bound) in trained_tensors(trial).items():
+        part, _, rest = name.partition(".")
+        moved = got.get(f"{_MOVED.get(part, part)}.{rest}")
+        if name in got:
+            problems = trial.compare(name, _where_known(got[name].cpu(), want), _where_known(want, want), bound)
+            yield from ((name, problem) for problem in problems)
+        elif moved is None or trial.compare(name, moved, want, bound):
+            told = name.removeprefix("patch_embed.") in warned  # a NaFlexViT has another prefix
+            kind, how = ("dropped", "as a warning says") if told else ("dropped-silently", "without a warning")
+            yield name, Problem(kind, name, f"the checkpoint's {name} is not in the model, {how}")
+
+
+def _same_as_alone(trial: Trial, name: str) -> bool:
+    """Whether a model of the checkpoint's own options gets the right tensor; otherwise other invariants report it."""
+    got, want = trial.base.state.get(name), trial.expected[name]
+    return got is not None and not trial.compare(name, got, want, trial.bound(name))
+
+
+def _where_known(tensor: Tensor, want: Tensor) -> Tensor:
+    """``tensor`` with zeros where ``want`` is NaN, which stands for any value."""
+    return tensor.where(~want.isnan(), 0.0) if tensor.shape == want.shape else tensor
+
+
+def _says_what(error: Exception, trial: Trial) -> bool:
+    """Whether a refusal names a tensor, as torch's strict load and the reference do, or an option that was asked for."""
+    known = {*trial.created, *trial.upstream, *trial.case.asked, "Error(s) in loading state_dict"}
+    return isinstance(error, (LoadError, KeyError)) or any(name in str(error) for name in known)

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from ..cases.case import VARIED
 from ..trials import bounds
-from ..trials.loaded import Blocked
+from ..trials.loaded import Blocked, Loaded
 from ..trials.problems import Problem, exact_differences, raised
 from ..trials.trial import Trial
 from .registry import invariant, unless
@@ -84,6 +84,11 @@ def same_outputs(
 def fits(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict has exactly a model's tensor names and shapes."""
     return {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in state.items()}
+
+
+def accepted(trial: Trial, loaded: Loaded) -> bool:
+    """Whether the user gets a loaded model without an exception."""
+    return loaded.ok and (trial.loader.writes_into_model(trial.family) or fits(trial.model(), loaded.raw))
 
 
 def output(model: nn.Module, raw: Mapping[str, Tensor], image: Tensor) -> Tensor:

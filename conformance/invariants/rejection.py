@@ -18,21 +18,16 @@ from ..reference.errors import some
 from ..trials.loaded import Blocked, Loaded
 from ..trials.problems import Problem
 from ..trials.trial import Trial
-from .equivalence import fits
+from .equivalence import accepted, fits
 from .hygiene import checkpoint_changes
 from .registry import invariant, unless
-
-
-def _accepted(trial: Trial, loaded: Loaded) -> bool:
-    """Whether the user gets a loaded model without an exception."""
-    return loaded.ok and (trial.loader.writes_into_model(trial.family) or fits(trial.model(), loaded.raw))
 
 
 def _judge_refusal(trial: Trial) -> Iterator[Problem]:
     if not (trial.base.ok and fits(trial.model(), trial.base.raw)):
         raise Blocked("the whole checkpoint is refused as well")
     loaded, _ = trial.damaged
-    if _accepted(trial, loaded):
+    if accepted(trial, loaded):
         left = [name for name in trial.base.raw if name not in loaded.raw]
         unset = f"; {some(left)} of the model stay as they were" if left else ""
         damage, _ = trial.damage
@@ -69,7 +64,7 @@ def refuses_misfits(trial: Trial) -> Iterator[Problem]:
 )
 def untouched_after_refusal(trial: Trial) -> Iterator[Problem]:
     loaded, touched = trial.damaged
-    if _accepted(trial, loaded):
+    if accepted(trial, loaded):
         raise Blocked("the damaged checkpoint is not refused")
     if touched:
         yield Problem("model-written", "", f"written before the refusal: {some(touched)}")

@@ -146,7 +146,7 @@ class ScriptableCase:
                 yield from self.deviations()
                 return
         yield from self._misfits(got, {k: tuple(v.shape) for k, v in want.items()})
-        own = {k for k in want if k.startswith("head") and self.case.num_classes is not None}
+        own = {k for k in want if k.startswith("head") and self.case.other_classes}
         yield from self._differences(got, {k: v for k, v in want.items() if k not in own})
 
     @property

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .. import reference
 from ..cases.case import Case, Geometry, Size
 from ..checkpoints import files
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..families import Family
 from ..probes.registry import ProbeAnswer, ask, faults
 from .declared_size import declare
@@ -150,7 +150,7 @@ class Loader:
         """
         import timm
 
-        arch = case.arch
+        arch = case.model_arch
         kwargs = model_kwargs(family, arch, created=True)
         for name, (h, w) in family.sizes(arch, case.destination).items():
             # Users write both 224 and (224, 224). The case's seed decides, so that the choice repeats.
@@ -162,17 +162,16 @@ class Loader:
         overlay: dict[str, Any] = {
             "file": str(path),
             "custom_load": family.in_place,
-            "num_classes": arch["num_classes"],
+            "num_classes": case.arch["num_classes"],
         }
         if case.declared == "true":
-            overlay["input_size"] = (arch.get("in_chans", 3), *family.img_size(arch, case.source))
+            overlay["input_size"] = (case.arch.get("in_chans", 3), *family.img_size(case.arch, case.source))
         create = partial(timm.create_model, case.model_name, pretrained_cfg_overlay=overlay, **kwargs)
         if self.target.is_timm:
-            return _supported(create, pretrained=True).to(self.device)
+            return _loaded(create, bool(case.asked)).to(self.device)
         model = _supported(create, pretrained=False).to(self.device)
-        own = case.num_classes is not None
-        more = {"keep_classifier": own} if self.target.kind == "reference" else {}
-        state = self.converted(family, arch, files.read(path), model, **more)
+        more = {"keep_classifier": case.other_classes} if self.target.kind == "reference" else {}
+        state = self.converted(family, case.arch, files.read(path), model, **more)
         model.load_state_dict(state, strict=True)
         return model
 
@@ -194,6 +193,19 @@ def write_in_place(model: nn.Module, path: Path, names: Collection[str]) -> dict
     reader: Any = model
     reader.load_pretrained(str(path), **prefix)
     return {k: v for k, v in model.state_dict().items() if not bool(v.isnan().all())}
+
+
+def _loaded(create: Callable[..., nn.Module], asked: bool) -> nn.Module:
+    """A model with its weights. Raises :class:`Unsupported` if the release cannot build the model asked for without any."""
+    try:
+        return _supported(create, pretrained=True)
+    except Exception:
+        if asked:
+            try:
+                _supported(create, pretrained=False)
+            except Exception as error:
+                raise Unsupported(f"the release cannot build the model asked for: {one_line(error)}") from None
+        raise
 
 
 def _supported(create: Callable[..., nn.Module], pretrained: bool) -> nn.Module:

@@ -129,7 +129,7 @@ class Expectation:
         if case.in_chans is not None:
             first = self.family.first_conv(case.arch)
             state[first] = adapt_input_channels(state[first], case.in_chans)
-        if case.num_classes is not None:
+        if case.other_classes:
             state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIERS)}
         return state
 

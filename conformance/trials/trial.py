@@ -21,6 +21,7 @@ from ..targets.declared_size import declared_size, default_size
 from ..targets.loader import Loader
 from ..targets.models import fill_with_nan
 from . import bounds
+from .creation import Created, create
 from .damage import Damage, apply_damage
 from .expectation import GRID, Expectation
 from .loaded import Blocked, Loaded
@@ -122,6 +123,14 @@ class Trial(Expectation):
     def base(self) -> Loaded:
         """The load of the case itself."""
         return self.load()
+
+    @cached_property
+    def created_model(self) -> Created:
+        """The load of the case by ``create_model``, with foreign tensors beside the image tower's."""
+        upstream = {**self.upstream, **state_dicts.foreign(self.family, self.case)}
+        # A .pth file saved from a GPU stores its device.
+        state = {k: v.to(self.device) for k, v in upstream.items()}
+        return create(self.loader, self.family, self.case, state)
 
     @cached_property
     def state(self) -> dict[str, Tensor]:

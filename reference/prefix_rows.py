@@ -1,6 +1,7 @@
-"""Positions of prefix tokens for a NaFlexViT, whose own positions cover patches only.
+"""The rows of ``pos_embed`` that belong to prefix tokens and not to patches.
 
-A position of a class or register token is a constant that is added to the token. So the two are added when loading.
+A position of a class or register token is a constant that is added to the token. A NaFlexViT's own positions cover patches only,
+so its loader adds the two. Any other model must have such rows where the checkpoint has them.
 
 Source: ``huggingface/pytorch-image-models`` ``timm/models/naflexvit.py: checkpoint_filter_fn``.
 """
@@ -8,7 +9,7 @@ Source: ``huggingface/pytorch-image-models`` ``timm/models/naflexvit.py: checkpo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isqrt
+from math import isqrt, prod
 
 from torch import Tensor
 
@@ -16,9 +17,10 @@ from .errors import LoadError
 
 _GRID = "pos_embed"
 _TOKENS = ("cls_token", "reg_token")
+_ALL_TOKENS = ("cls_token", "dist_token", "reg_token")
 
 
-def prefix_rows(
+def stored_rows(
     state: Mapping[str, Tensor],
     model_grid: tuple[int, int],
     claimed: tuple[int, int] | None,
@@ -50,7 +52,7 @@ def prefix_rows(
     )
 
 
-def fold_prefix_rows(state: Mapping[str, Tensor], counts: tuple[int, ...]) -> tuple[dict[str, Tensor], Tensor]:
+def fold(state: Mapping[str, Tensor], counts: tuple[int, ...]) -> tuple[dict[str, Tensor], Tensor]:
     """The state with the prefix rows of its positions added to its prefix tokens, and the remaining positions.
 
     Raises :class:`LoadError` if tokens and rows have different shapes.
@@ -65,3 +67,19 @@ def fold_prefix_rows(state: Mapping[str, Tensor], counts: tuple[int, ...]) -> tu
             out[name] = out[name] + rows
             position = position[:, count:]
     return out, position
+
+
+def check(state: Mapping[str, Tensor], rows: int, claimed: tuple[int, int] | None) -> None:
+    """Raise :class:`LoadError` if ``pos_embed`` does not begin with the ``rows`` that the model has for its prefix tokens.
+
+    A checkpoint has a row for each prefix token or none. The declared image size tells which, if one reading alone fits it.
+    """
+    stored, total = sum(state[k].shape[1] for k in _ALL_TOKENS if k in state), state[_GRID].shape[1]
+    if rows not in (0, stored):
+        raise LoadError(f"the checkpoint has {stored} prefix tokens, the model has positions for {rows}")
+    if claimed and prod(claimed) == total - (stored - rows) != total - rows:
+        having, other = ("checkpoint", "model") if stored > rows else ("model", "checkpoint")
+        raise LoadError(
+            f"{_GRID} of the {having} begins with rows for its prefix tokens, that of the {other} does not: "
+            "create the model with the checkpoint's no_embed_class"
+        )

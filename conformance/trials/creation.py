@@ -1,0 +1,72 @@
+"""A load by ``timm.create_model``, as a user does it: a checkpoint file, a model by its name, and what timm says meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..cases.case import Case
+from ..checkpoints import files
+from ..families import Family
+from ..targets.loader import Loader
+from ..targets.models import Unsupported
+from ..targets.scratch import scratch_folder
+
+
+@dataclass(frozen=True)
+class Created:
+    """The model, or the exception of a load that was refused, with the warnings of Python and of timm's logger."""
+
+    outcome: nn.Module | Exception
+    warned: tuple[str, ...]
+
+
+def create(loader: Loader, family: Family, case: Case, upstream: Mapping[str, Tensor]) -> Created:
+    """Write ``upstream`` to a file of the case's kind and load it by ``create_model``.
+
+    Raises :class:`Unsupported` if the release cannot be asked for the model.
+    """
+    with scratch_folder() as folder, _listening() as warned:
+        path = files.write(dict(upstream), case.wrapper, case.container, Path(folder))
+        try:
+            model: nn.Module | Exception = loader.create_model(family, case, path)
+        except Unsupported:
+            raise
+        except Exception as error:
+            model = error
+    return Created(model, tuple(warned))
+
+
+class _Listener(logging.Handler):
+    def __init__(self, heard: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._heard = heard
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._heard.append(record.getMessage())
+
+
+@contextmanager
+def _listening() -> Iterator[list[str]]:
+    """The warnings given meanwhile. The loader silences timm's logger otherwise."""
+    heard: list[str] = []
+    logger, listener = logging.getLogger("timm"), _Listener(heard)
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    logger.addHandler(listener)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield heard
+            heard += [str(warning.message) for warning in caught]
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
+        logger.propagate = propagate
