@@ -56,7 +56,8 @@ class Family:
     source          upstream repository and file, for the documentation
     shares_format   name of the ``reference`` format, if it is not the family's own name
     classic         family that loads the same checkpoints into the model they were made for, if ``module`` is another model's
-    first_release   first timm release that converts the format in full
+    first_release   first timm release that converts the format in full; the first of all if the format is ``unread``
+    unread          whether no loader reads the format: only invariants about refusals judge such a family
     models          globs over registered timm model names that use this format; ``not_models`` are exceptions
     module          timm module of the loader; ``model_class`` is the class of its models
     models_module   timm module of the registered models, if they build ``model_class`` only with ``use_naflex``
@@ -115,6 +116,7 @@ class Family:
     model_kwargs: Callable[[Arch], dict[str, Any]]
     models: tuple[str, ...]
     not_models: tuple[str, ...] = ()
+    unread: bool = False
     shares_format: str = ""
     classic: str = ""
     module: str = "vision_transformer"

@@ -36,7 +36,7 @@ def candidates(entry: Entry, family: Family, witness: Case) -> Iterator[Case]:
     changed = filter(None, (_like(witness, family, case) for case in islice(_drawn(family), _CHANGED)))
     pinned = (example.case for example in examples_of(family))
     for case in chain(pinned, changed, _drawn(family)):
-        yield from _aimed(entry, family, case)
+        yield from _aimed(entry, family, witness, case)
 
 
 def _drawn(family: Family) -> Iterator[Case]:
@@ -82,11 +82,22 @@ def _has(family: Family, source: Geometry, destination: Geometry) -> bool:
     )
 
 
-def _aimed(entry: Entry, family: Family, case: Case) -> Iterable[Case]:
-    """The case; if the entry is about damage, the case with seeds that damage what the entry names."""
+def _aimed(entry: Entry, family: Family, witness: Case, case: Case) -> Iterable[Case]:
+    """The case; if the entry is about damage or about other options, the case with those that the entry names."""
+    if all(pattern.startswith("trained-tensors-used:") for pattern in entry.shows):
+        return _with_asks(family, witness, case)
     if not all(pattern.startswith(("refuses-", "untouched-after-refusal:value-changed:")) for pattern in entry.shows):
         return [case]
     return islice(_with_damage(entry, Expectation(family, case)), _SEEDS)
+
+
+def _with_asks(family: Family, witness: Case, case: Case) -> Iterator[Case]:
+    """The case in a file, asked for as the witness is: first with the same options, then with others."""
+    case = replace(case, declared="true", num_classes=witness.num_classes, in_chans=None)
+    if case.container == "memory":
+        case = replace(case, container=family.containers[0])
+    asks = sorted(family.asks(case.arch), key=lambda ask: (ask != witness.asked, ask.keys() != witness.asked.keys()))
+    yield from (replace(case, asked=ask) for ask in asks)
 
 
 def _with_damage(entry: Entry, expectation: Expectation) -> Iterator[Case]:

@@ -19,6 +19,7 @@ from ..cases.case import Case
 from ..cases.fixtures import FIXTURES
 from ..errors import UserError
 from ..families import FAMILIES
+from ..invariants import INVARIANTS
 from ..ledger.entries import Entry, Ledger
 from ..results.records import UNREADABLE
 from .observations import Observations
@@ -81,7 +82,12 @@ def claims(known_bugs: Ledger, versions: Sequence[str]) -> Iterator[Claim]:
         for version in map(Version, versions):
             if entry.applies_to(version):
                 names = (name for name, family in FAMILIES.items() if family.supported_by(version))
-                yield from (Claim(entry.id, name, str(version)) for name in names if entry.concerns(name))
+                yield from (Claim(entry.id, name, str(version)) for name in names if _may_show(entry, name))
+
+
+def _may_show(entry: Entry, family: str) -> bool:
+    """Whether an entry names a family, and an invariant that it names judges the family."""
+    return any(entry.claims(family, i.name) and i.concerns(FAMILIES[family]) for i in INVARIANTS.values())
 
 
 def seen_in(known_bugs: Ledger, observations: Mapping[str, Observations]) -> Seen:

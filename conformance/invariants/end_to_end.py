@@ -135,11 +135,12 @@ def _asks_for_another(trial: Trial) -> str | None:
     regimes=("safetensors", "pth", "native", "resampled", "classes-0", "classes-other", "asked"),
     applies=_asks_for_another,
     not_on_functions=("classes-0", "classes-other"),
+    unread=True,
 )
 def trained_tensors_used(trial: Trial) -> Iterator[Problem]:
     created = trial.created_model
     if isinstance(created.outcome, Exception):
-        if not accepted(trial, trial.base):
+        if not (trial.family.unread or accepted(trial, trial.base)):
             raise Blocked("the model of the checkpoint's own options refuses it as well")
         if not _says_what(created.outcome, trial):
             yield raised(created.outcome, "create_model")
@@ -148,7 +149,10 @@ def trained_tensors_used(trial: Trial) -> Iterator[Problem]:
     found = list(_unused(trial, got, "\n".join(created.warned)))
     wanted = trained_tensors(trial)
     if len(found) == len(wanted):
-        yield Problem("nothing-used", "", f"none of the checkpoint's {len(wanted)} trained tensors is in the model")
+        kind, how = (
+            ("nothing-used", "as a warning says") if created.warned else ("nothing-used-silently", "without a warning")
+        )
+        yield Problem(kind, "", f"none of the checkpoint's {len(wanted)} trained tensors is in the model, {how}")
         return
     alone = {k: v for k, v in wanted.items() if not trial.base.ok or not _same_as_alone(trial, k)}
     yield from (problem for name, problem in found if problem.kind != "value" or name not in alone)

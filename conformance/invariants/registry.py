@@ -53,8 +53,15 @@ def invariant(
     applies: Callable[[Trial], str | None] = lambda trial: None,
     concerns: Callable[[Family], bool] = lambda family: True,
     not_on_functions: tuple[str, ...] = (),
+    unread: bool = False,
 ) -> Callable[[Check], Check]:
-    """Register a check under its own name, hyphenated; its module is its theme. Refuses a name used twice."""
+    """Register a check under its own name, hyphenated; its module is its theme. Refuses a name used twice.
+
+    ``unread`` says that the invariant also judges families that no loader reads.
+    """
+
+    def concerned(family: Family) -> bool:
+        return (unread or not family.unread) and concerns(family)
 
     def register(check: Check) -> Check:
         name = check.__name__.replace("_", "-")
@@ -74,7 +81,7 @@ def invariant(
         if not inspect.isgeneratorfunction(check):
             raise UserError(f"invariant {name} in conformance/invariants/{theme}.py yields nothing: yield a Problem")
         INVARIANTS[name] = Invariant(
-            name, theme, statement, catches, regimes, applies, check, concerns, not_on_functions
+            name, theme, statement, catches, regimes, applies, check, concerned, not_on_functions
         )
         return check
 
