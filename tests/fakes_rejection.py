@@ -30,6 +30,16 @@ def drops_what_is_left_over(checkpoint, model):
     return _before_looking(checkpoint, model, known)
 
 
+def takes_what_fits(checkpoint, model):
+    """Takes the tensors the model has a name for, and puts zeros where the checkpoint has nothing, as if nothing were strict."""
+
+    def fitted(state, into):
+        zeros = {name: torch.zeros(shape) for name, shape in into.shapes.items()}
+        return zeros | {name: tensor for name, tensor in state.items() if name in zeros}
+
+    return _before_looking(checkpoint, model, fitted)
+
+
 def reshapes_what_does_not_fit(checkpoint, model):
     """Makes a tensor of as many numbers fit."""
     look = corrected._complete

@@ -1,9 +1,11 @@
-"""What create-model is asked for beyond the checkpoint, other channels and classes: judged, and told when wrong."""
+"""What create_model is asked for beyond the checkpoint: other channels, classes and options; judged, and told when wrong."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,7 +15,9 @@ from torch import Tensor
 from tests.small_vit import ARCH, OPTIONS, geometry_of
 from timm_conformance import reference
 from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.cases.profiles import PROFILES
 from timm_conformance.drawing.catalogue import models_of
+from timm_conformance.drawing.drawing import Drawing
 from timm_conformance.engine.judging import Judgement, judge
 from timm_conformance.families import FAMILIES
 from timm_conformance.invariants import INVARIANTS
@@ -24,9 +28,14 @@ from timm_conformance.trials.trial import Trial
 KERNEL = "patch_embed.proj.weight"
 
 
+PARTS = ("weight", "bias")
+# A grid whose rows, with the class token's, are as many as those of a square.
+ROW = Geometry((4, 4), (3, 1))
+
+
 @cache
-def loader() -> Loader:
-    return Loader(parse_target("reference"))
+def loader(target: str = "reference") -> Loader:
+    return Loader(parse_target(target))
 
 
 def judged(family: str, **asked: int | None) -> Judgement:
@@ -139,3 +148,104 @@ def test_a_model_that_nobody_can_build_says_nothing_of_a_loader(family, wrapper,
     assert "single pixel of features" in judgement.reason
     larger = msgspec.structs.replace(case, destination=Geometry((1, 1), (1, 2)))
     assert judge(INVARIANTS["strict-load"], Trial(FAMILIES[family], larger, loader())).outcome == "pass"
+
+
+# -- a model with other options than the checkpoint's ------------------------------------------------------------------
+
+
+def used(family: str, target: str = "reference", **fields: Any) -> Judgement:
+    """The judgement of trained-tensors-used on a small case of a family; ``fields`` replace those of the case."""
+    geometry = geometry_of(family)
+    case = Case(
+        family,
+        ARCH | OPTIONS.get(family, {}) | fields.pop("arch", {}),
+        geometry,
+        geometry,
+        wrapper=FAMILIES[family].wrappers[0],
+        container=FAMILIES[family].containers[0],
+        model_name=models_of(FAMILIES[family])[0].name,
+    )
+    case = msgspec.structs.replace(case, **fields)
+    return judge(INVARIANTS["trained-tensors-used"], Trial(FAMILIES[family], case, loader(target)))
+
+
+def kinds(judgement: Judgement) -> set[str]:
+    return {f"{p.kind}:{p.tensor}" for p in judgement.problems}
+
+
+NORM = {"global_pool": "avg", "fc_norm": True}
+BIASES = {"qkv_bias": False}
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "outcome"),
+    [
+        ("deit", {"asked": NORM}, "pass"),  # refused
+        ("deit", {"asked": {"global_pool": "avg", "fc_norm": False}}, "pass"),  # all tensors have their place
+        ("deit", {"asked": {"no_embed_class": True}}, "pass"),
+        ("deit", {"num_classes": 7}, "pass"),
+        ("deit", {}, "not-applicable"),
+        ("deit", {"num_classes": 3}, "not-applicable"),  # the checkpoint's own number, said
+        ("deit", {"asked": {"no_embed_class": True}, "declared": "absent"}, "not-applicable"),
+        ("unknown_layout", {"num_classes": 7, "arch": {"layout": "hugging-face"}}, "pass"),
+    ],
+)
+def test_the_reference_uses_every_trained_tensor_or_refuses(family: str, fields: dict, outcome: str) -> None:
+    found = used(family, **fields)
+    assert (found.outcome, *found.problems) == (outcome,)
+
+
+@pytest.mark.parametrize(
+    ("target", "family", "fields", "found"),
+    [
+        ("timm==1.0.31", "deit", {"asked": NORM}, set()),
+        (
+            "timm==1.0.31",
+            "deit",
+            {"asked": NORM, "num_classes": 7},
+            {"dropped:norm.weight", "dropped:norm.bias"},
+        ),
+        ("timm==1.0.31", "deit", {"asked": BIASES, "num_classes": 0}, {"dropped:blocks.*.attn.qkv.bias"}),
+        (
+            "timm==1.0.31",
+            "deit",
+            {"asked": {"no_embed_class": True}, "destination": Geometry((4, 4), (1, 1))},
+            {"raises-RuntimeError:resample_abs_pos_embed()"},
+        ),
+        (
+            "timm==1.0.31",
+            "deit",
+            {"asked": {"no_embed_class": True}, "source": ROW, "destination": ROW},
+            {"value:pos_embed", "value:cls_token"},
+        ),
+        ("timm==1.0.31", "google_npz", {"asked": {"final_norm": False}}, {f"dropped-silently:norm.{p}" for p in PARTS}),
+        (
+            "timm==1.0.31",
+            "unknown_layout",
+            {"num_classes": 7, "arch": {"layout": "text-tower"}},
+            {"nothing-used:"},
+        ),
+    ],
+)
+def test_what_a_release_drops_misreads_or_refuses_unclearly_is_told(
+    target: str, family: str, fields: dict, found: set[str]
+) -> None:
+    assert kinds(used(family, target, **fields)) == found
+
+
+def test_a_load_that_drops_without_a_word_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What timm logs below a warning nobody sees."""
+    monkeypatch.setattr(logging.Logger, "warning", logging.Logger.info)
+    found = used("deit", "timm==1.0.31", asked=NORM, num_classes=7)
+    assert kinds(found) == {f"dropped-silently:norm.{part}" for part in PARTS}
+
+
+def test_every_ask_is_of_a_model_that_timm_builds() -> None:
+    """An ask that no release can build would never be judged."""
+    builder = loader("timm==1.0.31")
+    for family in FAMILIES.values():
+        arch = next(case.arch for cases in Drawing(PROFILES["smoke"], 0).cases(family).values() for case in cases)
+        for ask in family.asks(arch):
+            geometry = Geometry((4, 4) if family.max_patch > 1 else (1, 1), (4, 4))
+            case = Case(family.name, arch | ask, geometry, geometry)
+            assert builder.model(family, case, geometry, None), (family.name, ask)

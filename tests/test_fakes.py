@@ -146,6 +146,7 @@ FAKES = (
     Fake("swaps_the_two_tokens", "deit_distilled", "native-identity", f"{_NATIVE} prefix-tokens-kept idempotent"),
     # the path a user walks
     Fake("differs_under_create_model", "openai_clip", "create-model"),
+    Fake("takes_what_fits", "openai_clip", "trained-tensors-used", "refuses-incomplete refuses-misfits"),
 )
 
 # A smoke run is small: a mistake that few cases show may need another one.

@@ -71,8 +71,9 @@ _POOLS = ("avg", "token", "avgmax", "max", "map", "")
 
 
 def eva(arch: Arch) -> Asks:
-    """The asks of an Eva."""
-    return pools(arch, *_POOLS) + prefix_tokens(arch) + positions(arch) + blocks(arch)
+    """The asks of an Eva. Its blocks with norms after attention and MLP have no norm of queries and keys."""
+    inside = tuple(ask for ask in blocks(arch) if not (arch.get("post_norm") and "qk_norm" in ask))
+    return pools(arch, *_POOLS) + prefix_tokens(arch) + positions(arch) + inside
 
 
 def vision_transformer(arch: Arch) -> Asks:
