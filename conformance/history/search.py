@@ -15,8 +15,10 @@ from typing import Any
 
 import msgspec
 import torch
+from msgspec.structs import replace
 
 from ..cases.case import Case
+from ..drawing.catalogue import models_of
 from ..engine.judging import judge
 from ..engine.session import judging_settings
 from ..families import FAMILIES, Family
@@ -74,13 +76,15 @@ def _look(wanted: Wanted, budget: int, loader: Loader) -> list[Found]:
     if not loader.supports(family):
         return []
     drawn = islice(_judged(wanted, family, loader), budget) if wanted.search else ()
-    shown = (_shown(wanted.entry, family, case, loader) for case in chain(wanted.cases, drawn))
+    before = (_of_known_model(family, case, loader) for case in wanted.cases)
+    shown = (_shown(wanted.entry, family, case, loader) for case in chain(before, drawn))
     return next(filter(None, shown), [])
 
 
 def _judged(wanted: Wanted, family: Family, loader: Loader) -> Iterator[Case]:
     """Candidates in the entry's regime that the release supports."""
-    for case in candidates(wanted.entry, family, wanted.witness):
+    for candidate in candidates(wanted.entry, family, wanted.witness):
+        case = _of_known_model(family, candidate, loader)
         if _meets(wanted.entry, family, case) and Trial(family, case, loader).undecidable is None:
             yield case
 
@@ -89,6 +93,14 @@ def _meets(entry: Entry, family: Family, case: Case) -> bool:
     """Whether a case is in the entry's regime on a CPU."""
     nowhere: Any = SimpleNamespace(device="cpu")
     return entry.meets(Trial(family, case, nowhere).regimes)
+
+
+def _of_known_model(family: Family, case: Case, loader: Loader) -> Case:
+    """The case with a registered model that the release has, in place of one that it does not have."""
+    if loader.knows_model(case.model_name):
+        return case
+    names = (model.name for model in models_of(family) if family.by_model(model.name).items() <= case.arch.items())
+    return replace(case, model_name=next(filter(loader.knows_model, names), case.model_name))
 
 
 def _shown(entry: Entry, family: Family, case: Case, loader: Loader) -> list[Found]:
