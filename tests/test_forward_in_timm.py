@@ -15,7 +15,7 @@ from timm_conformance.drawing.drawing import Drawing
 from timm_conformance.drawing.strategies import cases, strata_of
 from timm_conformance.engine.explorer import Explorer
 from timm_conformance.engine.judging import judge
-from timm_conformance.families import FAMILIES, Family
+from timm_conformance.families import FAMILIES, READ, Family
 from timm_conformance.invariants import INVARIANTS
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
 from timm_conformance.reference import forward
@@ -48,7 +48,7 @@ def _native(family: Family) -> st.SearchStrategy[Case]:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, f in FAMILIES.items() if n not in _UNLOADED and f.supported_by(Version(MODEL_RELEASE))]
+    "name", [n for n, f in READ.items() if n not in _UNLOADED and f.supported_by(Version(MODEL_RELEASE))]
 )
 def test_a_forward_computes_what_timms_model_computes(name: str, explorer: Explorer) -> None:
     """Or what the ledger says of it; and detected as any checkpoint, it is the same forward."""

@@ -16,7 +16,7 @@ from timm_conformance import reference
 from timm_conformance.cases.case import Case, Geometry
 from timm_conformance.checkpoints import state_dicts
 from timm_conformance.drawing.strategies import cases, strata_of
-from timm_conformance.families import FAMILIES, Family
+from timm_conformance.families import READ, Family
 from timm_conformance.families.base import KERNEL
 from timm_conformance.reference import LoadError
 from timm_conformance.reference.detect import WRAPPERS
@@ -128,7 +128,7 @@ def _line(use: Callable[[], object]) -> str:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+@pytest.mark.parametrize("family", READ.values(), ids=list(READ))
 def test_a_tensor_of_another_shape_is_refused_in_one_line_or_no_matter(family: Family) -> None:
     """Each tensor of a checkpoint in turn, in every format: by the loader, and by the upstream forward."""
 

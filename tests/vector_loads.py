@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from timm_conformance.checkpoints import wrappers
-from timm_conformance.families import FAMILIES
+from timm_conformance.families import FAMILIES, READ
 from timm_conformance.invariants import INVARIANTS
 from timm_conformance.invariants.equivalence import fits
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
@@ -33,7 +33,7 @@ from timm_conformance.vectors.selection import FOLDER, VECTORS_JSON
 
 def documents() -> Iterator[schema.Vectors]:
     """The stored vectors of every family."""
-    for name in FAMILIES:
+    for name in READ:
         yield msgspec.json.decode((FOLDER / name / VECTORS_JSON).read_bytes(), type=schema.Vectors)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..drawing.catalogue import models_of
-from ..families import FAMILIES
+from ..families import READ
 from ..ledger.entries import Entry
 from ..probes.registry import ProbeAnswer
 from ..trials.problems import Problem
@@ -88,7 +88,7 @@ def after_refusal(reason: str, form: str) -> list[str]:
     """Advice for a checkpoint that the reference refuses. ``form`` is its format, empty if unknown."""
     if "pass input_size=" in reason:
         return ["pass --input-size HxW: the image size in pixels that the checkpoint was trained at"]
-    models = [m.name for f in FAMILIES.values() if f.format == form for m in models_of(f)]
+    models = [m.name for f in READ.values() if f.format == form for m in models_of(f)]
     if models and "does not fit the model" in reason:
         return [f"is --model right? checkpoints of {form} are those of {', '.join(models[:_SHOWN])} and their like"]
     return []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..drawing.catalogue import catalogue, models_of
-from ..families import FAMILIES, Family
+from ..families import READ, Family
 from ..reference import Format, LoadError, detect
 
 _SHOWN = 4
@@ -26,7 +26,7 @@ class Recognised:
     @property
     def family(self) -> Family:
         """The likeliest family, or any family of the format if none has such models."""
-        return self.families[0] if self.families else next(f for f in FAMILIES.values() if f.format == self.form.name)
+        return self.families[0] if self.families else next(f for f in READ.values() if f.format == self.form.name)
 
 
 def families_of(form: Format, model: str, module: str) -> list[Family]:
@@ -36,7 +36,7 @@ def families_of(form: Format, model: str, module: str) -> list[Family]:
     first, since it is more specific: FlexiViT before timm's own layout.
     """
     names = {model} | {n for n in catalogue() if n.partition(".")[0] == model}
-    fit = [f for f in FAMILIES.values() if f.format == form.name and f.module == module]
+    fit = [f for f in READ.values() if f.format == form.name and f.module == module]
     named = [f for f in fit if names & {m.name for m in models_of(f)}]
     return sorted(named or fit, key=lambda f: len(models_of(f)))
 

@@ -1,6 +1,6 @@
 """The registry of checkpoint families, collected from every module of this package that defines ``FAMILIES``.
 
-In: cases. Out: ``FAMILIES``, the families by name.
+In: cases. Out: ``FAMILIES``, the families by name, and ``READ``, those of formats that some loader reads.
 May import: errors, cases; ``reference`` only inside functions.
 """
 
@@ -27,5 +27,6 @@ def _discover() -> dict[str, Family]:
 
 
 FAMILIES: dict[str, Family] = _discover()
+READ = {name: family for name, family in FAMILIES.items() if not family.unread}
 
-__all__ = ["FAMILIES", "Family"]
+__all__ = ["FAMILIES", "READ", "Family"]

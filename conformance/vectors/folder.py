@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import EXIT_EXPECTED, EXIT_FAILURE, UserError, choose
-from ..families import FAMILIES
+from ..families import READ
 from ..ledger.entries import DEFAULT_LEDGER, load_ledger
 from ..report.publish import make_folder
 from . import schema
@@ -53,10 +53,7 @@ def _count(made: Mapping[str, FamilyVectors]) -> str:
 def generate(names: Iterable[str] = ()) -> dict[str, FamilyVectors]:
     """The vectors of the named families (none: all). Raises :class:`UserError` for a name that does not exist."""
     entries = load_ledger(DEFAULT_LEDGER).entries
-    return {
-        name: make_vectors(FAMILIES[name], choose_cases(FAMILIES[name]), entries)
-        for name in choose("family", names, FAMILIES)
-    }
+    return {name: make_vectors(READ[name], choose_cases(READ[name]), entries) for name in choose("family", names, READ)}
 
 
 def index(documents: Iterable[schema.Vectors]) -> schema.Index:
@@ -84,7 +81,7 @@ def write(out: Path, made: Mapping[str, FamilyVectors]) -> None:
         for file, tensors in family.files.items():
             (out / name / file).write_bytes(save(tensors))
         (out / name / VECTORS_JSON).write_bytes(schema.encode(family.vectors))
-    stored = (out / name / VECTORS_JSON for name in FAMILIES)
+    stored = (out / name / VECTORS_JSON for name in READ)
     (out / INDEX).write_bytes(schema.encode(index(read(path) for path in stored if path.is_file())))
     (out / JSON_SCHEMA).write_bytes(schema.json_schema())
 
