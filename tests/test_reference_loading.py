@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -119,6 +120,38 @@ def test_rows_of_prefix_tokens_follow_from_the_declared_grid_the_models_or_a_squ
         assert prefix_rows.stored_rows(state, grid, claimed) == rows
         assert prefix_rows.stored_rows(state, grid, claimed, stored=True) == tokens
         assert prefix_rows.stored_rows(state, grid, claimed, stored=False) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("total", "tokens", "rows", "claimed", "said"),
+    [
+        (5, 1, 1, (2, 2), None),
+        (5, 1, 1, None, None),
+        (4, 1, 0, (2, 2), None),
+        (
+            9,
+            1,
+            0,
+            (2, 4),
+            "pos_embed of the checkpoint begins with rows for its prefix tokens, that of the model does not",
+        ),
+        (9, 1, 0, None, None),  # 3x3 without a row, or eight positions and a row: nothing tells
+        (
+            8,
+            1,
+            1,
+            (2, 4),
+            "pos_embed of the model begins with rows for its prefix tokens, that of the checkpoint does not",
+        ),
+        (9, 1, 3, (2, 4), "the checkpoint has 1 prefix tokens, the model has positions for 3"),
+    ],
+    ids=str,
+)
+def test_rows_for_other_prefix_tokens_than_the_models_are_refused(total, tokens, rows, claimed, said):
+    """Where the declared grid tells; a grid is never made of them."""
+    state = {"cls_token": torch.zeros(1, tokens, 8), "pos_embed": torch.zeros(1, total, 8)}
+    with pytest.raises(reference.LoadError, match=said) if said else nullcontext():
+        prefix_rows.check(state, rows, claimed)
 
 
 @pytest.mark.parametrize("width", [1, 9])

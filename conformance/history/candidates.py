@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import cache
 from itertools import chain, islice
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -99,12 +100,15 @@ def _with_asks(family: Family, witness: Case, case: Case) -> Iterator[Case]:
     case = replace(case, declared="true", in_chans=None)
     if case.container == "memory":
         case = replace(case, container=family.containers[0])
-    asks = sorted(family.asks(case.arch), key=lambda ask: (ask != witness.asked, ask.keys() != witness.asked.keys()))
-    for geometry in (None, *(Geometry(case.source.patch_size, grid) for grid in _MISLEADING)):
-        here = case if geometry is None else replace(case, source=geometry, destination=geometry)
+    found: list[dict[str, Any]] = [*family.asks(case.arch), {}]
+    asks = sorted(found, key=lambda ask: (ask != witness.asked, ask.keys() != witness.asked.keys()))
+    grids = [(case.source, case.destination)]
+    for old in (Geometry(case.source.patch_size, grid) for grid in _MISLEADING):
+        square = Geometry(old.patch_size, (2, 2))
+        grids += [(old, new) for new in (old, square) if _has(family, old, new)]
+    for old, new in grids:
         for classes in dict.fromkeys((witness.num_classes, _OTHER_CLASSES)):  # with other classes a load is not strict
-            if geometry is None or _has(family, geometry, geometry):
-                yield from (replace(here, asked=ask, num_classes=classes) for ask in asks)
+            yield from (replace(case, source=old, destination=new, asked=ask, num_classes=classes) for ask in asks)
 
 
 def _with_damage(entry: Entry, expectation: Expectation) -> Iterator[Case]:
