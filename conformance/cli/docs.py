@@ -102,11 +102,12 @@ def families() -> str:
     for f in FAMILIES.values():
         models = models_of(f)
         text = f"{len(models)}, e.g. `{models[0].name}`"
-        layout = f"`{f.shares_format}`" if f.shares_format else "its own"
+        layout = "none that a loader reads" if f.unread else f"`{f.shares_format}`" if f.shares_format else "its own"
+        release = "none" if f.unread else f.first_release
         wrappers = ", ".join(
             f"`{w}`" + (f" ({f.wrapper_since[w]})" if w in f.wrapper_since else "") for w in dict.fromkeys(f.wrappers)
         )
-        lines.append(f"| `{f.name}` | {f.source} | {layout} | {wrappers} | `{f.module}` | {f.first_release} | {text} |")
+        lines.append(f"| `{f.name}` | {f.source} | {layout} | {wrappers} | `{f.module}` | {release} | {text} |")
     return "\n".join(lines) + "\n"
 
 
