@@ -19,11 +19,11 @@ from torch import Tensor
 from timm_conformance.checkpoints import wrappers
 from timm_conformance.families import FAMILIES, READ
 from timm_conformance.invariants import INVARIANTS
-from timm_conformance.invariants.equivalence import fits
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
 from timm_conformance.targets.loader import Loader
 from timm_conformance.targets.models import Unsupported
 from timm_conformance.targets.target import parse_target
+from timm_conformance.trials.acceptance import fits
 from timm_conformance.trials.loaded import Loaded
 from timm_conformance.trials.problems import Problem
 from timm_conformance.trials.trial import Trial

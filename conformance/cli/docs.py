@@ -23,7 +23,7 @@ from packaging.version import Version
 from ..cases.fixtures import CHECKOUT
 from ..drawing.catalogue import models_of
 from ..errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, EXIT_VACUOUS
-from ..families import FAMILIES
+from ..families import FAMILIES, READ
 from ..invariants import INVARIANTS
 from ..ledger.entries import DEFAULT_LEDGER, REPRODUCERS, Entry, load_ledger
 from ..probes.registry import FOLDER as PROBES
@@ -51,7 +51,7 @@ def invariants() -> str:
             f"- **Must meet**: {regimes}",
             f"- **Does not apply**: {why}" if why else "- **Applies** to every case",
         ]
-        if len(concerned) < len(FAMILIES):
+        if concerned not in (list(FAMILIES), list(READ)):
             lines.append(f"- **Families**: {_codes(concerned)}")
         lines.append(f"- **Defined in**: `{module}`")
     return "\n".join(lines) + "\n"

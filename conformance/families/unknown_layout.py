@@ -53,7 +53,7 @@ def _stored(case: Case, state: State) -> State:
 
     if case.arch["layout"] == "text-tower":
         return {name: torch.ones(shape, dtype=state["cls_token"].dtype) for name, shape in vit.text_tower().items()}
-    out = {}
+    out: State = {}
     for name, tensor in state.items():
         pattern, new = next((old, new) for old, new in _LAYOUTS[case.arch["layout"]] if re.match(old, name))
         names = re.sub(pattern, new, name, count=1)

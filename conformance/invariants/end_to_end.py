@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..reference import LoadError
 from ..targets.declared_size import default_size
+from ..trials.acceptance import accepted
 from ..trials.asked import moves_position_rows, trained_tensors
 from ..trials.expectation import CLASSIFIERS
 from ..trials.loaded import Blocked
 from ..trials.problems import Problem, raised
 from ..trials.trial import Trial
-from .equivalence import accepted
 from .registry import invariant
 
 

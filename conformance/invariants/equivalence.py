@@ -11,7 +11,8 @@ from torch.func import functional_call
 
 from ..cases.case import VARIED
 from ..trials import bounds
-from ..trials.loaded import Blocked, Loaded
+from ..trials.acceptance import fits
+from ..trials.loaded import Blocked
 from ..trials.problems import Problem, exact_differences, raised
 from ..trials.trial import Trial
 from .registry import invariant, unless
@@ -79,16 +80,6 @@ def same_outputs(
         return
     bound = bounds.forward(want, _operations(trial), sensitivity, _largest_angle(trial))
     yield from trial.compare("output", got, want, bound, "output")
-
-
-def fits(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict has exactly a model's tensor names and shapes."""
-    return {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in state.items()}
-
-
-def accepted(trial: Trial, loaded: Loaded) -> bool:
-    """Whether the user gets a loaded model without an exception."""
-    return loaded.ok and (trial.loader.writes_into_model(trial.family) or fits(trial.model(), loaded.raw))
 
 
 def output(model: nn.Module, raw: Mapping[str, Tensor], image: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ..checkpoints import wrappers
 from ..families import FAMILIES
+from ..trials.acceptance import fits
 from ..trials.loaded import Blocked
 from ..trials.problems import Problem
 from ..trials.trial import Trial
-from .equivalence import COMPARABLE, fits, output, same_outputs
+from .equivalence import COMPARABLE, output, same_outputs
 from .registry import invariant
 
 

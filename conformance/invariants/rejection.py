@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..checkpoints import wrappers
 from ..reference.errors import some
+from ..trials.acceptance import accepted, fits
 from ..trials.loaded import Blocked, Loaded
 from ..trials.problems import Problem
 from ..trials.trial import Trial
-from .equivalence import accepted, fits
 from .hygiene import checkpoint_changes
 from .registry import invariant, unless
 

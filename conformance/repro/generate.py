@@ -20,12 +20,13 @@ from msgspec.structs import replace
 from .. import reference
 from ..families import FAMILIES
 from ..invariants import INVARIANTS
-from ..invariants.equivalence import fits, output
+from ..invariants.equivalence import output
 from ..invariants.naflex import classic_trial
 from ..ledger.witnesses import WitnessFile
 from ..targets.loader import Loader
 from ..targets.models import Unsupported
 from ..trials import bounds
+from ..trials.acceptance import fits
 from ..trials.trial import Trial
 from . import assertions, script
 from .entry_points import by_function, by_load_pretrained, load_calls
