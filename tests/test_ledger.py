@@ -72,6 +72,19 @@ def test_a_loader_that_is_not_timms_is_excused_by_faults_of_libraries_only():
     assert known_bugs.active(Version("1.0.3"), {"p"}) == []
 
 
+def test_a_family_that_shows_a_bug_later_than_others_is_not_excused_before():
+    """Its failure on an earlier release is new, or its claim would be one that nobody observed."""
+    entry = replace(ENTRY, families=["openai_clip*"], since={"openai_clip_ddp": "0.9.9"})
+    known_bugs = Ledger([entry])
+    named = {
+        release: [
+            f for f in ("openai_clip", "openai_clip_ddp", "mae") if known_bugs.active(Version(release))[0].concerns(f)
+        ]
+        for release in ("0.9.8", "0.9.9")
+    }
+    assert named == {"0.9.8": ["openai_clip"], "0.9.9": ["openai_clip", "openai_clip_ddp"]}
+
+
 def test_a_fault_that_no_release_meets_excuses_no_release():
     """An entry without releases is for loaders that are not timm's."""
     fault = replace(ENTRY, kind="dependency", releases="", probe="p")
@@ -115,6 +128,9 @@ def test_a_view_has_the_kind_of_its_cause():
         ('releases = ">=0.9.0,<1.0.3"', 'releases = ">=1.0.3,<0.9.0"', "no version can satisfy"),
         ('releases = ">=0.9.0,<1.0.3"', 'releases = "about 0.9"', "is no version range"),
         ('families = ["openai_clip", "openai_clip_ddp"]', 'families = ["clip"]', "unknown family 'clip'"),
+        ('kind = "bug"', 'kind = "bug"\nsince = {clip = "0.9.9"}', "unknown family 'clip'"),
+        ('kind = "bug"', 'kind = "bug"\nsince = {openai_clip = "1.0.3"}', "since has '1.0.3', which is no release of"),
+        ('kind = "bug"', 'kind = "bug"\nsince = {openai_clip = "new"}', "since has 'new', which is no release of"),
         ('kind = "bug"', 'kind = "bugg"', "cannot be read.*bugg"),
         ('kind = "bug"', 'kind = "dependency"', "unknown probe ''"),
         ('kind = "bug"', 'kind = "bug"\nprobe = "torch-antialias-width-one"', "a bug needs releases, and no probe"),

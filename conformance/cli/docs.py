@@ -122,6 +122,8 @@ def ledger() -> str:
         where = [f"timm `{e.releases}`"] if e.releases else []
         lines += [f"- {', '.join([e.kind, *where, *_probe(e)])}"]
         lines += [f"- families: {_codes(e.families)}", f"- regime: {' or '.join(f'`{r}`' for r in e.regime)}"]
+        if e.since:
+            lines += ["- " + "; ".join(f"`{family}` since {first}" for family, first in e.since.items())]
         lines += [f"- smallest case: {known_bugs.witnesses[e.id].case.describe()}"]
     return "\n".join(lines) + "\n"
 

@@ -282,7 +282,8 @@ class Explorer:
             return None
         load = INVARIANTS["strict-load"]
         owners = [self.attribute(trial, load, problem) for problem in judge(load, trial).problems]
-        return next((e for e in owners if e not in (None, entry) and e.regime == ["off-cpu"]), None)
+        own = entry.id if entry else ""
+        return next((e for e in owners if e and e.id != own and e.regime == ["off-cpu"]), None)
 
 
 class _Shown(Exception):

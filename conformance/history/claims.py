@@ -81,8 +81,9 @@ def claims(known_bugs: Ledger, versions: Sequence[str]) -> Iterator[Claim]:
     for entry in filter(is_held, known_bugs.entries):
         for version in map(Version, versions):
             if entry.applies_to(version):
+                here = entry.on(version)
                 names = (name for name, family in FAMILIES.items() if family.supported_by(version))
-                yield from (Claim(entry.id, name, str(version)) for name in names if _may_show(entry, name))
+                yield from (Claim(entry.id, name, str(version)) for name in names if _may_show(here, name))
 
 
 def _may_show(entry: Entry, family: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from ..cases.fixtures import FIXTURES
 from ..errors import UserError, unknown
@@ -34,6 +34,7 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     kind         bug, limitation (timm documents it, or nobody promises it) or dependency (another library is at fault)
     releases     the timm releases that have it, as a version specifier; empty for a dependency that no release meets
     families     families it shows in; ``*`` matches any text, ``!name`` takes a family out again
+    since        for some of the families, the first release of the range in which they show it
     shows        signatures ``invariant:kind:tensor`` of its failures; ``*`` and ``?`` match any text
     regime       classes of cases that show it, one of which must hold; ``a & b`` demands both, ``!a`` its absence
     probe        for a dependency: the probe that shows whether the installed library has the fault
@@ -52,6 +53,7 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     link: str = ""
     probe: str = ""
     view_of: str = ""
+    since: dict[str, str] = {}
 
     @cached_property
     def range(self) -> SpecifierSet:
@@ -77,6 +79,11 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     def names(self, release: Version) -> bool:
         """Whether ``releases`` contains a release."""
         return bool(self.releases) and self.range.contains(release, prereleases=True)
+
+    def on(self, release: Version) -> Entry:
+        """The entry as it is on a release of its range: without the families that show it only ``since`` a later one."""
+        later = [f"!{family}" for family, first in self.since.items() if release < Version(first)]
+        return replace(self, families=[*self.families, *later]) if later else self
 
     def concerns(self, family: str) -> bool:
         """Whether the entry names a family; among several patterns the last that matches decides."""
@@ -136,10 +143,11 @@ class Ledger:
     def active(self, release: Version | None, faults: Container[str] = ()) -> list[Entry]:
         """The entries that apply to a release, or with None, to a loader that is not timm's (:meth:`Entry.applies_to`).
 
-        Such a loader may meet a fault of a dependency in any family, whichever families timm meets it in.
+        They name the families that show them there. A loader that is not timm's may meet a fault of a dependency in any family,
+        whichever families timm meets it in.
         """
         found = [e for e in self.entries if e.applies_to(release, faults)]
-        return found if release is not None else [replace(e, families=["*"]) for e in found]
+        return [replace(e, families=["*"]) if release is None else e.on(release) for e in found]
 
     def entry(self, entry_id: str) -> Entry | None:
         """The entry with this id."""
@@ -197,9 +205,22 @@ def _lint(entry: Entry, path: Path) -> None:
             raise UserError(f"{where}: {unknown('probe', entry.probe, probe_names())}")
     elif entry.probe or not entry.releases:
         raise UserError(f"{where}: a {entry.kind} needs releases, and no probe")
-    strange = [f for f in entry.families if not any(fnmatchcase(name, f.lstrip("!")) for name in FAMILIES)]
+    strange = [
+        f for f in (*entry.families, *entry.since) if not any(fnmatchcase(name, f.lstrip("!")) for name in FAMILIES)
+    ]
     if strange or not entry.families:
         raise UserError(f"{where}: " + (f"unknown family {strange[0]!r}" if strange else "names no family"))
+    outside = [first for first in entry.since.values() if not _is_version(first) or not entry.names(Version(first))]
+    if outside:
+        raise UserError(f"{where}: since has {outside[0]!r}, which is no release of {entry.releases}")
     bad = [s for s in entry.shows if s.count(":") < 2]
     if bad or not entry.shows or not entry.regime:
         raise UserError(f"{where}: needs shows = ['invariant:kind:tensor', ...] and regime = [...]")
+
+
+def _is_version(text: str) -> bool:
+    try:
+        Version(text)
+    except InvalidVersion:
+        return False
+    return True
