@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import msgspec
+from msgspec.structs import replace
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -75,12 +76,21 @@ def read(path: Path) -> schema.Vectors:
 
 
 def write(out: Path, made: Mapping[str, FamilyVectors]) -> None:
-    """Write the families' folders, the index of all families in ``out``, and the JSON Schema."""
+    """Write the families' folders, the index of all families in ``out``, and the JSON Schema.
+
+    A stored file that agrees within its tolerances stays as it is, since machines round differently.
+    """
     for name, family in made.items():
-        make_folder(out / name, "-o")
+        folder = make_folder(out / name, "-o")
+        tolerances = _tolerances(family)
+        kept = {}
         for file, tensors in family.files.items():
-            (out / name / file).write_bytes(save(tensors))
-        (out / name / VECTORS_JSON).write_bytes(schema.encode(family.vectors))
+            path = folder / file
+            if path.is_file() and not any(_tensors(path, tensors, tolerances[file])):
+                kept[file] = digest(path.read_bytes())
+            else:
+                path.write_bytes(save(tensors))
+        (folder / VECTORS_JSON).write_bytes(schema.encode(_with_digests(family.vectors, kept)))
     stored = (out / name / VECTORS_JSON for name in READ)
     (out / INDEX).write_bytes(schema.encode(index(read(path) for path in stored if path.is_file())))
     (out / JSON_SCHEMA).write_bytes(schema.json_schema())
@@ -119,10 +129,7 @@ def _of_family(path: Path, made: FamilyVectors) -> Iterator[str]:
         if old.get(where) != new.get(where):
             yield f"{where} is {'other than' if where in old and where in new else 'not'} what is generated"
     digests = {file.file: file.sha256 for file in _files(stored)}
-    tolerances = {name: {k: _LAST_BIT for k in tensors if k.endswith(COMPUTED)} for name, tensors in made.files.items()}
-    for vector in made.vectors.vectors:
-        if isinstance(vector, schema.Valid):
-            tolerances[vector.expected.file] = {k: how.tolerance for k, how in vector.resampled.items()}
+    tolerances = _tolerances(made)
     for name, tensors in made.files.items():
         file = path / name
         if not file.is_file():
@@ -131,6 +138,32 @@ def _of_family(path: Path, made: FamilyVectors) -> Iterator[str]:
             yield f"{path.name}/{name} is another file than {VECTORS_JSON} says: its sha256 differs"
         else:
             yield from (f"{path.name}/{name}: {p}" for p in _tensors(file, tensors, tolerances[name]))
+
+
+def _tolerances(made: FamilyVectors) -> dict[str, dict[str, float]]:
+    """What each tensor of each file may be off by; a tensor that is not named is exact."""
+    found = {name: {k: _LAST_BIT for k in tensors if k.endswith(COMPUTED)} for name, tensors in made.files.items()}
+    for vector in made.vectors.vectors:
+        if isinstance(vector, schema.Valid):
+            found[vector.expected.file] = {k: how.tolerance for k, how in vector.resampled.items()}
+    return found
+
+
+def _with_digests(document: schema.Vectors, kept: Mapping[str, str]) -> schema.Vectors:
+    """The document with the sha256 of these files."""
+
+    def said(file: Any) -> Any:
+        return replace(file, sha256=kept.get(file.file, file.sha256))
+
+    return replace(
+        document,
+        vectors=[
+            replace(v, checkpoint=said(v.checkpoint), expected=said(v.expected))
+            if isinstance(v, schema.Valid)
+            else replace(v, checkpoint=said(v.checkpoint))
+            for v in document.vectors
+        ],
+    )
 
 
 def _files(document: schema.Vectors) -> Iterator[schema.File | schema.Checkpoint]:
