@@ -58,6 +58,7 @@ def regimes(case: Case, num_prefix_tokens: int) -> frozenset[str]:
         "classes-0": case.num_classes == 0,
         "classes-other": bool(case.num_classes),
         "other-classes": case.other_classes,
+        "many-blocks": max(case.arch.get(name, 0) for name in ("depth", "last_depth")) > 10,
         "asked": bool(case.asked),
         "siglip-model": "siglip" in case.model_name,
         "mistaken-for-224": _mistaken_for_224(case),

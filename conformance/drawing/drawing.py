@@ -20,12 +20,12 @@ from ..cases.case import Case
 from ..cases.profiles import Profile
 from ..families import Family
 from .hypothesis_internals import seed_alone
-from .pinned import examples_of
+from .pinned import pinned_cases
 from .strategies import Stratum, cases, strata_of
 
 # Further cases of each stratum in which to look for a regime that was not met. Drawing one takes a twentieth of judging it.
 _EXTRA = 12
-# The stratum of the pinned examples. Nothing is drawn in it.
+# The stratum of the pinned cases. Nothing is drawn in it.
 PINNED = Stratum("pinned", "any", "any")
 
 
@@ -51,13 +51,13 @@ class Drawing:
         return self.until is not None and time.time() >= self.until
 
     def cases(self, family: Family) -> dict[Stratum, list[Case]]:
-        """A family's pinned examples, then its drawn cases, by stratum."""
+        """A family's pinned cases, then its drawn ones, by stratum."""
         strata = {s.name: s for s in (PINNED, *strata_of(family))}
         path = self.folder / f"{family.name}.json" if self.folder else None
         if path is not None and path.is_file():
             stored = msgspec.json.decode(path.read_bytes(), type=dict[str, list[Case]])
             return {strata[name]: drawn for name, drawn in stored.items()}
-        found = {PINNED: [example.case for example in examples_of(family)]}
+        found = {PINNED: pinned_cases(family)}
         found |= {s: self._collect(family, s) for s in strata_of(family)}
         if path is not None:
             scratch = path.with_suffix(f".{os.getpid()}")
@@ -72,7 +72,7 @@ class Drawing:
     def shrink(self, family: Family, stratum: Stratum, visit: Callable[[Case], None]) -> None:
         """Draw the cases of a stratum again, and let Hypothesis shrink the first case for which ``visit`` raises.
 
-        The exception of the smallest such case passes through. Pinned examples are not shrunk.
+        The exception of the smallest such case passes through. Pinned cases are not shrunk.
         """
         if stratum == PINNED:
             return
@@ -123,4 +123,4 @@ class Drawing:
         if self.focused:
             return max(1, round(self.profile.cases * stratum.weight))
         share = self.profile.cases * stratum.weight * family.weight
-        return int(share + (seed % 1000) / 1000)
+        return max(int(share + (seed % 1000) / 1000), stratum.many_blocks)

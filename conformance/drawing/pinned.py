@@ -1,10 +1,13 @@
-"""Pinned examples: cases that every profile judges in addition to those it draws, from ``fixtures/examples/FAMILY.json``.
+"""Pinned cases: those that every profile judges in addition to those it draws.
 
-They are Hypothesis's ``@example`` as data. A random draw hardly ever meets such a case, for example one with as many register
-tokens as a whole grid.
+The examples in ``fixtures/examples/FAMILY.json`` are Hypothesis's ``@example`` as data. A random draw hardly ever meets such a
+case, for example one with as many register tokens as a whole grid. The witnesses of the ledger are pinned, too: a run meets every
+circumstance in which a bug was ever found, on every target and with every ledger.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import msgspec
 
@@ -12,6 +15,7 @@ from ..cases.case import Case
 from ..cases.fixtures import FIXTURES
 from ..errors import UserError
 from ..families import Family
+from ..ledger.witnesses import WITNESSES, read_witness
 
 FOLDER = FIXTURES / "examples"
 
@@ -36,3 +40,14 @@ def examples_of(family: Family) -> list[Example]:
     if strange:
         raise UserError(f"examples {path} have a case of {strange.pop()}")
     return found
+
+
+def pinned_cases(family: Family) -> list[Case]:
+    """A family's examples, then its witnesses; none twice. Raises :class:`UserError` for a file that cannot be read."""
+    cases = [example.case for example in examples_of(family)] + [c for c in _witnesses() if c.family == family.name]
+    return list({case.to_json(): case for case in cases}.values())
+
+
+@cache
+def _witnesses() -> list[Case]:
+    return [read_witness(path).case for path in sorted((FIXTURES / WITNESSES).glob("*.json"))]

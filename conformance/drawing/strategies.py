@@ -21,12 +21,15 @@ MAX_GRID = 8
 # A loader's pseudo-inverse takes up to a second at 32x32 -> 32x32. The resize matrix of a free draw has at most this many
 # entries. Those of the "large" stratum and of real sizes may have more.
 _CHEAP_MATRIX = 4096
+# So many blocks that their numbers have two digits.
+_MANY_BLOCKS = 11
 
 
 @dataclass(frozen=True)
 class Stratum:
     """How patch and grid change. ``sizes`` is "free", "large" or "real" (those of a registered timm model).
 
+    ``many_blocks`` gives every model eleven blocks; at least one case is drawn, whatever the weights.
     ``weight`` multiplies the number of cases that a profile draws. It is high for native sizes, the only ones at which identity
     and forward laws hold. It is low for large patches, whose pseudo-inverse may take a second.
     """
@@ -36,6 +39,7 @@ class Stratum:
     grid: str
     sizes: str = "free"
     weight: float = 1
+    many_blocks: bool = False
 
     @property
     def native(self) -> bool:
@@ -59,6 +63,7 @@ STRATA: tuple[Stratum, ...] = (
     Stratum("real-upward", "grow", "any", "real", weight=0.5),
     Stratum("real-downward", "shrink", "any", "real", weight=0.5),
     Stratum("real-own", "native", "native", "real", weight=0.5),
+    Stratum("many-blocks", "native", "native", weight=0.25, many_blocks=True),
 )
 
 
@@ -190,9 +195,10 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
         source, destination = draw(real_geometries(model, stratum.patch, family))
     else:
         source, destination = draw(free_geometries(stratum, family))
+    arch = draw(family.architectures, label="arch") | family.by_model(model.name)
     case = Case(
         family=family.name,
-        arch=draw(family.architectures, label="arch") | family.by_model(model.name),
+        arch=family.with_blocks(arch, _MANY_BLOCKS) if stratum.many_blocks else arch,
         source=source,
         destination=destination,
         model_name=model.name,

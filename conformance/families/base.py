@@ -34,6 +34,10 @@ def no_tables(arch: Arch, geometry: Geometry) -> Windows:
     return {}
 
 
+def _with_blocks(arch: Arch, count: int) -> dict[str, Any]:
+    return {**arch, "depth": count}
+
+
 def _unchanged(case: Case, state: State) -> State:
     return state
 
@@ -65,6 +69,7 @@ class Family:
     The checkpoints:
 
     architectures   strategy for ``arch``, a flat dict of options that JSON can hold
+    with_blocks     ``arch`` with so many blocks
     by_model        options that follow from a registered model's name
     shapes          timm-layout tensor shapes of a checkpoint of ``arch`` at a geometry
     num_prefix_tokens  number of class, distillation and register tokens of ``arch``
@@ -122,6 +127,7 @@ class Family:
     module: str = "vision_transformer"
     model_class: str = "VisionTransformer"
     models_module: str = ""
+    with_blocks: Callable[[Arch, int], dict[str, Any]] = _with_blocks
     by_model: Callable[[str], dict[str, Any]] = lambda name: {}
     implied: Callable[[Arch], frozenset[str]] = lambda arch: frozenset()
     foreign: Callable[[Arch], Shapes] = _nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 from hypothesis import strategies as st
@@ -20,7 +21,10 @@ _HIDDEN = 512  # channels of v2's network for biases
 
 
 def _architectures(**options: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Options of ``depth`` stages of one block. ``embed_dim`` and ``num_heads`` are the first's; each stage doubles them."""
+    """Options of ``depth`` stages of one block, the last one of ``last_depth`` if that is given.
+
+    ``embed_dim`` and ``num_heads`` are the first stage's; each further stage doubles them.
+    """
     return vit.architectures(
         class_token=st.just(False),
         global_pool=st.just("avg"),
@@ -37,9 +41,34 @@ def _windows(arch: Arch, geometry: Geometry) -> list[Size]:
     return [(min(h, _WINDOW), min(w, _WINDOW)) for h, w in sides]
 
 
+def _depths(arch: Arch) -> tuple[int, ...]:
+    """Number of blocks of each stage."""
+    return (1,) * (arch["depth"] - 1) + (arch.get("last_depth", 1),)
+
+
 def _tables(arch: Arch, geometry: Geometry) -> Windows:
-    windows = _windows(arch, geometry)
-    return {f"layers.{n}.blocks.0.attn.relative_position_bias_table": window for n, window in enumerate(windows)}
+    return {
+        f"layers.{stage}.blocks.{block}.attn.relative_position_bias_table": window
+        for stage, (window, depth) in enumerate(zip(_windows(arch, geometry), _depths(arch)))
+        for block in range(depth)
+    }
+
+
+def _block(out: Layout, block: str, dim: int, heads: int, window: Size, arch: Arch, v2: bool) -> None:
+    out.norm(f"{block}norm1", dim)
+    out.linear(f"{block}attn.qkv", 3 * dim, dim, arch["qkv_bias"] and not v2)
+    out.linear(f"{block}attn.proj", dim, dim)
+    if v2:
+        out[f"{block}attn.logit_scale"] = (heads, 1, 1)
+        out.linear(f"{block}attn.cpb_mlp.0", _HIDDEN, 2)
+        out.linear(f"{block}attn.cpb_mlp.2", heads, _HIDDEN, bias=False)
+        if arch["qkv_bias"]:
+            out[f"{block}attn.q_bias"] = out[f"{block}attn.v_bias"] = (dim,)
+    else:
+        out[f"{block}attn.relative_position_bias_table"] = (prod(2 * side - 1 for side in window), heads)
+    out.norm(f"{block}norm2", dim)
+    out.linear(f"{block}mlp.fc1", dim * arch["mlp_ratio"], dim)
+    out.linear(f"{block}mlp.fc2", dim, dim * arch["mlp_ratio"])
 
 
 def _shapes(arch: Arch, geometry: Geometry, v2: bool = False) -> Shapes:
@@ -48,26 +77,13 @@ def _shapes(arch: Arch, geometry: Geometry, v2: bool = False) -> Shapes:
     out["patch_embed.proj.weight"] = (dim, 3, *geometry.patch_size)
     out["patch_embed.proj.bias"] = (dim,)
     out.norm("patch_embed.norm")
-    for stage, (h, w) in enumerate(_windows(arch, geometry)):
-        dim, heads = arch["embed_dim"] * 2**stage, arch["num_heads"] * 2**stage
-        block = f"layers.{stage}.blocks.0."
+    for stage, (window, depth) in enumerate(zip(_windows(arch, geometry), _depths(arch))):
+        dim = arch["embed_dim"] * 2**stage
         if stage:
             out.linear(f"layers.{stage}.downsample.reduction", dim, 2 * dim, bias=False)
             out.norm(f"layers.{stage}.downsample.norm", dim if v2 else 2 * dim)
-        out.norm(f"{block}norm1", dim)
-        out.linear(f"{block}attn.qkv", 3 * dim, dim, arch["qkv_bias"] and not v2)
-        out.linear(f"{block}attn.proj", dim, dim)
-        if v2:
-            out[f"{block}attn.logit_scale"] = (heads, 1, 1)
-            out.linear(f"{block}attn.cpb_mlp.0", _HIDDEN, 2)
-            out.linear(f"{block}attn.cpb_mlp.2", heads, _HIDDEN, bias=False)
-            if arch["qkv_bias"]:
-                out[f"{block}attn.q_bias"] = out[f"{block}attn.v_bias"] = (dim,)
-        else:
-            out[f"{block}attn.relative_position_bias_table"] = ((2 * h - 1) * (2 * w - 1), heads)
-        out.norm(f"{block}norm2", dim)
-        out.linear(f"{block}mlp.fc1", dim * arch["mlp_ratio"], dim)
-        out.linear(f"{block}mlp.fc2", dim, dim * arch["mlp_ratio"])
+        for number in range(depth):
+            _block(out, f"layers.{stage}.blocks.{number}.", dim, arch["num_heads"] * 2**stage, window, arch, v2)
     out.norm("norm", dim)
     if arch["num_classes"]:
         out.linear("head.fc", arch["num_classes"], dim)
@@ -77,7 +93,7 @@ def _shapes(arch: Arch, geometry: Geometry, v2: bool = False) -> Shapes:
 def _model_kwargs(arch: Arch) -> dict[str, Any]:
     return {
         "embed_dim": arch["embed_dim"],
-        "depths": (1,) * arch["depth"],
+        "depths": _depths(arch),
         "num_heads": tuple(arch["num_heads"] * 2**stage for stage in range(arch["depth"])),
         "mlp_ratio": arch["mlp_ratio"],
         "num_classes": arch["num_classes"],
@@ -113,6 +129,7 @@ SWIN = Family(
     num_prefix_tokens=vit.num_prefix_tokens,
     model_kwargs=_model_kwargs,
     asks=lambda arch: asks.flags(arch, qkv_bias=True),
+    with_blocks=lambda arch, count: {**arch, "last_depth": count},
     models=("swin_*",),
     module="swin_transformer",
     model_class="SwinTransformer",

@@ -30,7 +30,14 @@ COMPARABLE = unless(
 @invariant(
     statement="At the native geometry, loading gives back the encoded state bit for bit, square or not.",
     catches="tensors swapped, transposed, fused in the wrong order, dropped, rounded or resampled without need.",
-    regimes=("native", "destination-grid-non-square", "patch-non-square", "half-precision", "declared-absent"),
+    regimes=(
+        "native",
+        "destination-grid-non-square",
+        "patch-non-square",
+        "half-precision",
+        "declared-absent",
+        "many-blocks",
+    ),
     applies=_NATIVE,
 )
 def native_identity(trial: Trial) -> Iterator[Problem]:

@@ -169,11 +169,12 @@ class ScriptableCase:
             if found is None or found.shape != right.shape or not right.is_floating_point():
                 continue
             error = (found.double() - right.double()).abs().nan_to_num(float("inf"))
-            over = error - self._bound(key, right)
+            bound = torch.broadcast_to(self._bound(key, right), error.shape)
+            over = error - bound
             if bool((over > 0).any()):
                 worst = int(over.argmax())
-                bound = float((error - over).flatten()[worst])
-                yield Deviation("value", key, found, right, worst, float(error.flatten()[worst]), bound)
+                allowed = float(bound.flatten()[worst])
+                yield Deviation("value", key, found, right, worst, float(error.flatten()[worst]), allowed)
 
     def _bound(self, key: str, tensor: Tensor) -> Tensor:
         """Largest difference of two correct loads of a tensor, neither of which is exact; elementwise if the bound is."""
