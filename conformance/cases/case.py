@@ -80,6 +80,11 @@ class Case(msgspec.Struct, frozen=True):
         return {**self.arch, **self.asked}
 
     @property
+    def asks_for_naflex(self) -> bool:
+        """Whether a NaFlexViT is asked for in place of the checkpoint's own class."""
+        return bool(self.asked.get("use_naflex"))
+
+    @property
     def other_classes(self) -> bool:
         """Whether ``create_model`` is asked for another number of classes than the checkpoint's."""
         return self.num_classes is not None and self.num_classes != self.arch["num_classes"]

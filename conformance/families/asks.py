@@ -12,6 +12,7 @@ from .base import Arch
 from .shapes import pools_by_average
 
 Asks = tuple[dict[str, Any], ...]
+NAFLEX = {"use_naflex": True}
 
 _AVERAGING = ("avg", "avgmax", "max")
 
@@ -70,15 +71,25 @@ def blocks(arch: Arch) -> Asks:
 _POOLS = ("avg", "token", "avgmax", "max", "map", "")
 
 
-def eva(arch: Arch) -> Asks:
-    """The asks of an Eva. Its blocks with norms after attention and MLP have no norm of queries and keys."""
+def encoder(arch: Arch) -> Asks:
+    """The asks of any encoder of one stage. Blocks with norms after attention and MLP have no norm of queries and keys."""
     inside = tuple(ask for ask in blocks(arch) if not (arch.get("post_norm") and "qk_norm" in ask))
     return pools(arch, *_POOLS) + prefix_tokens(arch) + positions(arch) + inside
 
 
+def eva(arch: Arch) -> Asks:
+    """The asks of an Eva; one of them is a NaFlexViT in its place."""
+    return (*encoder(arch), NAFLEX)
+
+
+def pre_norm(arch: Arch) -> Asks:
+    """The asks of a VisionTransformer whose function builds no NaFlexViT."""
+    return encoder(arch) + flags(arch, pre_norm=False)
+
+
 def vision_transformer(arch: Arch) -> Asks:
-    """The asks of a VisionTransformer."""
-    return eva(arch) + flags(arch, pre_norm=False)
+    """The asks of a VisionTransformer; one of them is a NaFlexViT in its place."""
+    return (*pre_norm(arch), NAFLEX)
 
 
 def naflex(arch: Arch) -> Asks:

@@ -18,6 +18,7 @@ DEIT = vit.family(
     first_release="0.9.0",
     architectures=vit.architectures(),
     filter_kwargs=lambda arch: {"adapt_layer_scale": True},
+    asks=asks.pre_norm,
     module="deit",
     models=("deit_*_patch16_*",),
     not_models=("*_distilled_*",),

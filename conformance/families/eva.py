@@ -213,15 +213,8 @@ EVA_NATIVE_ROPE = eva_model.family(
 # -- OpenCLIP ----------------------------------------------------------------------------------------------------------
 
 
-def _trunk_tags(case: Case) -> frozenset[str]:
-    return frozenset({"head-trunk" if case.arch["num_classes"] else "head-none"})
-
-
-EVA_OPENCLIP_TRUNK = eva_model.family(
-    name="eva_openclip_trunk",
-    source="mlfoundations/open_clip src/open_clip/timm_model.py",
-    first_release="0.9.0",
-    architectures=vit.architectures(
+def _trunk(**options: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return vit.architectures(
         mlp_ratio=st.sampled_from([2, 8 / 3]),
         global_pool=st.just("token"),
         qkv_fused=st.booleans(),
@@ -230,15 +223,37 @@ EVA_OPENCLIP_TRUNK = eva_model.family(
         scale_attn=st.booleans(),
         rope=st.just("cat"),
         ref_grid=st.just(16),
-    ),
+        **options,
+    )
+
+
+def _trunk_tags(case: Case) -> frozenset[str]:
+    head = case.arch.get("head") or ("trunk" if case.arch["num_classes"] else "none")
+    return frozenset({f"head-{head}"} | ({"no-positions"} if case.arch.get("pos_embed") == "none" else set()))
+
+
+EVA_OPENCLIP_TRUNK = eva_model.family(
+    name="eva_openclip_trunk",
+    source="mlfoundations/open_clip src/open_clip/timm_model.py",
+    first_release="0.9.0",
+    architectures=_trunk(pos_embed=st.sampled_from(["learn"] * 5 + ["none"])),
     models=("eva02_*_clip_*",),
     not_models=("eva02_enormous_*",),
     wrappers=("bare", "state_dict", "model", "module"),
     foreign=text_tower,
     tags=_trunk_tags,
-    own_regimes=frozenset({"head-trunk", "head-none"}),
+    own_regimes=frozenset({"head-trunk", "head-none", "no-positions"}),
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
     weight=0.22,
 )
 
-FAMILIES = (EVA, EVA_CLIP, EVA_NATIVE, EVA_NATIVE_ROPE, EVA_OPENCLIP_TRUNK)
+EVA_OPENCLIP_PROJECTION = replace(
+    EVA_OPENCLIP_TRUNK,
+    name="eva_openclip_projection",
+    architectures=_trunk(num_classes=st.integers(1, 5), head=st.sampled_from(["proj", "proj+bias"])),
+    implied=lambda arch: frozenset({"head.bias"} if arch["head"] == "proj" else ()),
+    own_regimes=frozenset({"head-proj", "head-proj+bias"}),
+    weight=0.22,
+)
+
+FAMILIES = (EVA, EVA_CLIP, EVA_NATIVE, EVA_NATIVE_ROPE, EVA_OPENCLIP_TRUNK, EVA_OPENCLIP_PROJECTION)

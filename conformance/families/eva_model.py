@@ -108,7 +108,7 @@ def created_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
     split, scaled = arch.get("swiglu") == "split", arch.get("scale_mlp", False)
     by_average, final = pools_by_average(arch), arch.get("final_norm", True)
     side, scale = arch.get("ref_grid"), arch.get("layer_scale")
-    return {
+    kwargs = {
         "embed_dim": arch["embed_dim"],
         "depth": arch["depth"],
         "num_heads": arch["num_heads"],
@@ -149,6 +149,9 @@ def created_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
         "attn_pool_mlp_ratio": arch.get("pool_mlp_ratio"),
         "dynamic_img_size": arch.get("dynamic_img_size", False),
     }
+    if arch.get("use_naflex"):  # a NaFlexViT has no such norms, and derives concatenated frequencies from use_rot_pos_emb
+        kwargs = {k: v for k, v in kwargs.items() if (k, v) not in (("use_post_norm", False), ("rope_type", "cat"))}
+    return kwargs
 
 
 # A family whose models are Evas, described by the functions above.

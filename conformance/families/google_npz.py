@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from ..cases.case import NPZ, Case
-from . import hybrid, vit
+from . import asks, hybrid, vit
 from .base import Arch, Shapes
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ GOOGLE_NPZ_STEM = replace(
     shapes=hybrid.resnet_shapes,
     model_kwargs=hybrid.resnet_kwargs,
     created_kwargs=hybrid.resnet_created_kwargs,
+    asks=asks.pre_norm,
     module="vision_transformer_hybrid",
     models=("vit_*_r_s16_*",),
     first_conv=hybrid.resnet_first_conv,

@@ -91,7 +91,7 @@ HYBRID_RESNET = Family(
     num_prefix_tokens=vit.num_prefix_tokens,
     model_kwargs=resnet_kwargs,
     created_kwargs=resnet_created_kwargs,
-    asks=asks.vision_transformer,
+    asks=asks.pre_norm,
     module="vision_transformer_hybrid",
     # Old releases have no function of the hybrids' own.
     filters=("checkpoint_filter_fn", "vision_transformer:checkpoint_filter_fn"),
@@ -146,7 +146,7 @@ MOBILECLIP = Family(
     # The stem is upstream's, whose first convolution is padded by one. timm's own model does not pad, so its output differs
     # although every tensor is right. A loader cannot change that.
     model_kwargs=_mobile_kwargs,
-    asks=asks.vision_transformer,
+    asks=asks.pre_norm,
     module="vision_transformer_hybrid",
     # Old releases have no function of the hybrids' own.
     filters=("checkpoint_filter_fn", "vision_transformer:checkpoint_filter_fn"),

@@ -114,7 +114,7 @@ def _eva_created_kwargs(arch: Arch) -> dict[str, Any]:
     """Arguments as a user of the Eva model writes them. The model derives the others from pooling and ``use_rot_pos_emb``."""
     classic = eva_model.created_kwargs({**arch, "no_embed_class": not arch["embed_class"]})
     said = {k: v for k, v in classic.items() if k not in ("use_post_norm", "use_post_transformer_norm", "rope_type")}
-    return said | naflex_model.projection(arch) | naflex_model.NAFLEX
+    return said | naflex_model.projection(arch) | asks.NAFLEX
 
 
 NAFLEX_EVA = replace(
@@ -145,7 +145,7 @@ NAFLEX_NATIVE = vit.family(
     first_release="1.0.16",
     architectures=_architectures(embed_class=st.just(False), projection=st.just("linear")),
     model_kwargs=naflex_model.model_kwargs,
-    created_kwargs=lambda arch: naflex_model.model_kwargs(arch) | naflex_model.NAFLEX,
+    created_kwargs=lambda arch: naflex_model.model_kwargs(arch) | asks.NAFLEX,
     asks=asks.naflex,
     models=TIMM_NATIVE.models,
     not_models=TIMM_NATIVE.not_models,

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from ..cases.case import Case
-from . import vit
+from . import asks, vit
 from .base import KERNEL, Arch, State
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 GRID = "pos_embed"
-NAFLEX = {"use_naflex": True}
 _EMBEDS = "embeds."
 _TOKENS = ("cls_token", "reg_token")
 
@@ -157,4 +156,4 @@ def model_kwargs(arch: Arch) -> dict[str, Any]:
 def created_kwargs(arch: Arch) -> dict[str, Any]:
     """Arguments as a user of the classic model writes them."""
     classic = vit.model_kwargs({**arch, "no_embed_class": not arch["embed_class"]})
-    return classic | projection(arch) | NAFLEX
+    return classic | projection(arch) | asks.NAFLEX

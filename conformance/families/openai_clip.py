@@ -1,12 +1,17 @@
-"""OpenAI CLIP and OpenCLIP image towers, bare and from DistributedDataParallel: the family of timm issue #2120."""
+"""OpenAI CLIP and OpenCLIP image towers, bare and from DistributedDataParallel: the family of timm issue #2120.
+
+OpenCLIP's towers with options that OpenAI's lack are a family of their own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import strategies as st
 
+from ..cases.case import Case
 from . import vit
 from .base import Arch, Shapes
 
@@ -48,4 +53,41 @@ OPENAI_CLIP_DDP = replace(
     weight=0.22,
 )
 
-FAMILIES = (OPENAI_CLIP, OPENAI_CLIP_DDP)
+
+
+@st.composite
+def _with_options(draw: st.DrawFn) -> dict[str, Any]:
+    """Options of which OpenAI's towers have none: no norm before the blocks, layer scale, the patches' mean."""
+    pre_norm = draw(st.booleans(), label="pre_norm")
+    pool = draw(st.sampled_from(["avg", "token"]), label="global_pool")
+    return draw(
+        vit.architectures(
+            num_classes=st.integers(1, 6),
+            pre_norm=st.just(pre_norm),
+            # A tower with the norm and without layer scale has the same tensors as OpenAI's.
+            layer_scale=st.just(True) if pre_norm else st.booleans(),
+            global_pool=st.just(pool),
+            fc_norm=st.booleans() if pool == "avg" else st.just(False),
+            act=vit.ACTIVATIONS,
+        )
+    )
+
+
+def _tags(case: Case) -> frozenset[str]:
+    arch = case.arch
+    flags = {"no-pre-norm": not arch["pre_norm"], "layer-scale": arch["layer_scale"], "norm-after-pool": arch["fc_norm"]}
+    return frozenset(name for name, holds in flags.items() if holds)
+
+
+OPENCLIP_TOWER = replace(
+    OPENAI_CLIP,
+    name="openclip_tower",
+    source="mlfoundations/open_clip src/open_clip/model.py: CLIPVisionCfg; src/open_clip/transformer.py",
+    architectures=_with_options(),
+    implied=lambda arch: frozenset({"head.bias"} | (set() if arch["pre_norm"] else {"patch_embed.proj.bias"})),
+    tags=_tags,
+    own_regimes=frozenset({"no-pre-norm", "layer-scale", "norm-after-pool"}),
+    weight=0.22,
+)
+
+FAMILIES = (OPENAI_CLIP, OPENAI_CLIP_DDP, OPENCLIP_TOWER)

@@ -9,6 +9,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
+from ..families import naflex_model
 from ..reference import LoadError
 from ..targets.declared_size import default_size
 from ..trials.acceptance import accepted
@@ -145,7 +146,8 @@ def trained_tensors_used(trial: Trial) -> Iterator[Problem]:
         if not _says_what(created.outcome, trial):
             yield raised(created.outcome, "create_model")
         return
-    got = trial.family.canonical(trial.case, dict(created.outcome.state_dict()))
+    canonical = naflex_model.canonical if trial.case.asks_for_naflex else trial.family.canonical
+    got = canonical(trial.case, dict(created.outcome.state_dict()))
     found = list(_unused(trial, got, "\n".join(created.warned)))
     wanted = trained_tensors(trial)
     if len(found) == len(wanted):

@@ -21,6 +21,7 @@ from ..cases.case import Case, Geometry, Size
 from ..checkpoints import files
 from ..errors import UserError, one_line
 from ..families import Family
+from ..families.asks import NAFLEX
 from ..probes.registry import ProbeAnswer, ask, faults
 from .declared_size import declare
 from .models import Unsupported, build, fill_with_nan, model_kwargs
@@ -152,6 +153,7 @@ class Loader:
 
         arch = case.model_arch
         kwargs = model_kwargs(family, arch, created=True)
+        kwargs |= NAFLEX if case.asks_for_naflex else {}
         for name, (h, w) in family.sizes(arch, case.destination).items():
             # Users write both 224 and (224, 224). The case's seed decides, so that the choice repeats.
             kwargs[name] = h if h == w and case.contents.seed % 2 else (h, w)
@@ -169,7 +171,7 @@ class Loader:
         create = partial(timm.create_model, case.model_name, pretrained_cfg_overlay=overlay, **kwargs)
         if self.target.is_timm:
             return _loaded(create, bool(case.asked)).to(self.device)
-        model = _supported(create, pretrained=False).to(self.device)
+        model = (_empty(create) if case.asked else _supported(create, pretrained=False)).to(self.device)
         more = {"keep_classifier": case.other_classes} if self.target.kind == "reference" else {}
         state = self.converted(family, case.arch, files.read(path), model, **more)
         model.load_state_dict(state, strict=True)
@@ -201,11 +203,16 @@ def _loaded(create: Callable[..., nn.Module], asked: bool) -> nn.Module:
         return _supported(create, pretrained=True)
     except Exception:
         if asked:
-            try:
-                _supported(create, pretrained=False)
-            except Exception as error:
-                raise Unsupported(f"the release cannot build the model asked for: {one_line(error)}") from None
+            _empty(create)
         raise
+
+
+def _empty(create: Callable[..., nn.Module]) -> nn.Module:
+    """A model without weights. Raises :class:`Unsupported` if the release cannot build it."""
+    try:
+        return _supported(create, pretrained=False)
+    except Exception as error:
+        raise Unsupported(f"the release cannot build the model asked for: {one_line(error)}") from None
 
 
 def _supported(create: Callable[..., nn.Module], pretrained: bool) -> nn.Module:

@@ -23,7 +23,8 @@ def prefix_tokens(arch: Arch) -> list[Token]:
 
 def position_rows(arch: Arch) -> list[Token]:
     """The prefix tokens that have a row of ``pos_embed``."""
-    return [] if arch.get("no_embed_class") or arch.get("pos_embed") == "none" else prefix_tokens(arch)
+    none = arch.get("no_embed_class") or arch.get("use_naflex") or arch.get("pos_embed") == "none"
+    return [] if none else prefix_tokens(arch)
 
 
 def moves_position_rows(case: Case) -> bool:
@@ -36,10 +37,11 @@ def trained_tensors(expected: Expectation) -> dict[str, tuple[Tensor, Tensor]]:
     """The tensors of :attr:`.Expectation.created` as the model asked for holds them, with their bounds; NaN means any value.
 
     A row of ``pos_embed`` for a prefix token that has none in the model is added to the token. A model of more register tokens
-    has those of the checkpoint first.
+    has those of the checkpoint first. What the format does not store is not trained.
     """
     case = expected.case
-    found = {name: (tensor, expected.created_bound(name)) for name, tensor in expected.created.items()}
+    stored = expected.created.keys() - expected.family.implied(case.arch)
+    found = {name: (expected.created[name], expected.created_bound(name)) for name in sorted(stored)}
     old, new = position_rows(case.arch), position_rows(case.model_arch)
     if GRID in found and moves_position_rows(case):
         found |= _with_rows(found, old, new, prefix_tokens(case.model_arch))

@@ -9,6 +9,7 @@ tokens, separate projections, and rotary positions, of which ``rope.freqs`` are 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -141,14 +142,25 @@ EVA = Format("eva", "", (SAME,), is_eva, _forward)
 EVA_CLIP = EVA.prefixed("visual.", "eva_clip")
 
 # mlfoundations/open_clip src/open_clip/timm_model.py: without a projection of its own the head is the trunk's classifier.
+_IN_TRUNK = Rename("visual.trunk.{rest}", "{rest}")
+_PROJECTION = (Rename("visual.head.proj.{p}", "head.{p}"), Fill("head.bias", like="head.weight"))
+
+
+def _is_trunk(state: State, projection: bool) -> bool:
+    return is_eva(strip(state, "visual.trunk.")) and ("visual.head.proj.weight" in state) == projection
+
+
 EVA_OPENCLIP_TRUNK = Format(
     name="eva_openclip_trunk",
     namespace="visual.",
-    rules=(
-        Rename("visual.trunk.{rest}", "{rest}"),
-        Rename("visual.head.proj.{p}", "head.{p}"),
-        Fill("head.bias", like="head.weight"),
-    ),
-    evidence=lambda state: is_eva(strip(state, "visual.trunk.")),
+    rules=(_IN_TRUNK,),
+    evidence=lambda state: _is_trunk(state, projection=False),
     forward=_trunk_forward,
+)
+
+EVA_OPENCLIP_PROJECTION = replace(
+    EVA_OPENCLIP_TRUNK,
+    name="eva_openclip_projection",
+    rules=(*_PROJECTION, _IN_TRUNK),
+    evidence=lambda state: _is_trunk(state, projection=True),
 )

@@ -122,7 +122,8 @@ class Format:
     ``resampling`` is how the format's kernel and position grid are resized. With ``windowed``, positions are a square grid of
     which a model reads the top left part (RADIO). With ``square_windows``, relative position tables have square windows, even
     if the model's are not (Swin). ``prefix_rows`` tells whether positions begin with rows for the prefix tokens (None: the
-    format allows both).
+    format allows both). With ``norm_follows_model``, the final norm has one name, and the model says whether it comes before
+    the pool or after it.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Format:
     windowed: bool = False
     square_windows: bool = False
     prefix_rows: bool | None = None
+    norm_follows_model: bool = False
 
     def decode(self, state_dict: Mapping[str, Tensor], facts: Facts = Facts()) -> StateDict:
         """Upstream tensors to timm's layout, at the checkpoint's own geometry. Raises :class:`LoadError`."""
