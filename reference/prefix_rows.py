@@ -80,6 +80,6 @@ def check(state: Mapping[str, Tensor], rows: int, claimed: tuple[int, int] | Non
     if claimed and prod(claimed) == total - (stored - rows) != total - rows:
         having, other = ("checkpoint", "model") if stored > rows else ("model", "checkpoint")
         raise LoadError(
-            f"{_GRID} of the {having} begins with rows for its prefix tokens, that of the {other} does not: "
-            "create the model with the checkpoint's no_embed_class"
+            f"{total} position tokens: {_GRID} of the {having} begins with rows for its prefix tokens, that of the {other} does "
+            "not; create the model with the checkpoint's no_embed_class, or pass the checkpoint's input_size=(height, width)"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 from msgspec.structs import replace
@@ -15,7 +16,9 @@ from timm_conformance.drawing.drawing import PINNED, Drawing
 from timm_conformance.drawing.pinned import examples_of
 from timm_conformance.errors import UserError
 from timm_conformance.families import FAMILIES
+from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
 from timm_conformance.targets.declared_size import declare, declared_size, default_size
+from timm_conformance.trials.trial import Trial
 
 STORED = sorted(path.stem for path in pinned.FOLDER.glob("*.json"))
 NEWEST = Version("1.0.31")
@@ -43,9 +46,24 @@ def test_every_profile_judges_examples(profile, tmp_path):
     """Also when the cases are read from the folder that workers share; a family without any draws as ever."""
     family = FAMILIES["radio"]
     drawing = Drawing(dataclasses.replace(PROFILES[profile], cases=1), seed=5, folder=tmp_path)
+    known = load_ledger(DEFAULT_LEDGER)
+    witness = known.witnesses["radio-positions-transposed"].case
+    assert known.entry("radio-positions-transposed").pinned
     for _ in range(2):
-        assert drawing.cases(family)[PINNED] == [example.case for example in examples_of(family)] != []
-    assert drawing.cases(FAMILIES["openai_clip"])[PINNED] == []
+        assert drawing.cases(family)[PINNED] == [*(example.case for example in examples_of(family)), witness]
+    assert drawing.cases(FAMILIES["aimv2"])[PINNED] == []
+
+
+@pytest.mark.parametrize("profile", ["smoke", "gate"])
+def test_every_profile_meets_the_regimes_of_every_known_bug(profile):
+    """By a stratum or a pinned case, whatever the ledger of the run is. A run on a CPU is never off it."""
+    met, nowhere = set(), SimpleNamespace(device="cpu")
+    entries = [e for e in load_ledger(DEFAULT_LEDGER).entries if "off-cpu" not in " ".join(e.regime)]
+    for family in FAMILIES.values():
+        own = [e for e in entries if e.concerns(family.name)]
+        for cases in Drawing(PROFILES[profile], 0, focused=False).cases(family).values():
+            met |= {e.id for case in cases for e in own if e.meets(Trial(family, case, nowhere).regimes)}
+    assert [e.id for e in entries if e.id not in met] == []
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Pinned cases: those that every profile judges in addition to those it draws.
 
 The examples in ``fixtures/examples/FAMILY.json`` are Hypothesis's ``@example`` as data. A random draw hardly ever meets such a
-case, for example one with as many register tokens as a whole grid. The witnesses of the ledger are pinned, too: a run meets every
-circumstance in which a bug was ever found, on every target and with every ledger.
+case, for example one with as many register tokens as a whole grid. So are the witnesses of ledger entries that say ``pinned``:
+every run meets their circumstances, on every target and with every ledger.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..cases.case import Case
 from ..cases.fixtures import FIXTURES
 from ..errors import UserError
 from ..families import Family
-from ..ledger.witnesses import WITNESSES, read_witness
+from ..ledger.entries import DEFAULT_LEDGER, load_ledger
 
 FOLDER = FIXTURES / "examples"
 
@@ -43,11 +43,12 @@ def examples_of(family: Family) -> list[Example]:
 
 
 def pinned_cases(family: Family) -> list[Case]:
-    """A family's examples, then its witnesses; none twice. Raises :class:`UserError` for a file that cannot be read."""
+    """A family's examples, then its pinned witnesses; none twice. Raises :class:`UserError` for a file that cannot be read."""
     cases = [example.case for example in examples_of(family)] + [c for c in _witnesses() if c.family == family.name]
     return list({case.to_json(): case for case in cases}.values())
 
 
 @cache
 def _witnesses() -> list[Case]:
-    return [read_witness(path).case for path in sorted((FIXTURES / WITNESSES).glob("*.json"))]
+    known_bugs = load_ledger(DEFAULT_LEDGER)
+    return [known_bugs.witnesses[entry.id].case for entry in known_bugs.entries if entry.pinned]

@@ -57,7 +57,7 @@ def _combination(patch: str, grid: str) -> Stratum:
 
 
 STRATA: tuple[Stratum, ...] = (
-    Stratum("native", "native", "native", weight=3),
+    Stratum("native", "native", "native", weight=2.5),
     *(_combination(p, g) for p in _RELATIONS for g in (*_RELATIONS, "equal-count") if (p, g) != ("native", "native")),
     Stratum("large", "any", "any", "large", weight=0.5),
     Stratum("real-upward", "grow", "any", "real", weight=0.5),

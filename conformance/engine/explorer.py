@@ -249,7 +249,7 @@ class Explorer:
         """
         entry = self.ledger.entry(entry_id)
         owner = next((e for e in self.entries if e.id == entry_id), None)
-        must_fail = owner is not None and self.loader.release is not None
+        must_fail = owner is not None and self.loader.release is not None and owner.concerns(family.name)
         if not self.loader.supports(family):
             return records.Witness(
                 self.target, entry_id, "not-applicable", True, "the release does not know the format"

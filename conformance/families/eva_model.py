@@ -149,7 +149,9 @@ def created_kwargs(arch: Arch, eps: float = 1e-6) -> dict[str, Any]:
         "attn_pool_mlp_ratio": arch.get("pool_mlp_ratio"),
         "dynamic_img_size": arch.get("dynamic_img_size", False),
     }
-    if arch.get("use_naflex"):  # a NaFlexViT has no such norms, and derives concatenated frequencies from use_rot_pos_emb
+    if arch.get(
+        "use_naflex"
+    ):  # a NaFlexViT has no such norms, and derives concatenated frequencies from use_rot_pos_emb
         kwargs = {k: v for k, v in kwargs.items() if (k, v) not in (("use_post_norm", False), ("rope_type", "cat"))}
     return kwargs
 

@@ -198,7 +198,7 @@ NAFLEX_RADIO = replace(
     square_grids="always",
     canonical=naflex_model.canonical,
     unreachable=RADIO.unreachable
-    | {"safetensors", "pth", "in-chans-1", "in-chans-4", "classes-0", "classes-other"}
+    | {"safetensors", "pth", "in-chans-1", "in-chans-4", "classes-0", "classes-other", "asked"}
     | {"destination-grid-non-square", "grid-mixed", "equal-count-other-shape"},
     weight=0.22,
 )

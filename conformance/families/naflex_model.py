@@ -83,10 +83,12 @@ def undecidable_patch(case: Case) -> str | None:
     for asked in {3, case.in_chans or 3}:
         if h * w * 3 == new_h * new_w * asked and (h, w, 3) != (new_h, new_w, asked):
             return "a linear kernel with as many columns as the model's, of another patch"
-        side = isqrt(h * w * 3 // asked)
-        if asked != 3 and side * side * asked == h * w * 3:
+    if (h, w) == (new_h, new_w):
+        return None
+    for asked in {case.in_chans or 3} - {3}:
+        if isqrt(h * w * 3 // asked) ** 2 * asked == h * w * 3:
             return "a linear kernel that is also one of the model's channels, of a square patch"
-    return None if h == w or (h, w) == (new_h, new_w) else "a linear kernel of a non-square patch"
+    return None if h == w else "a linear kernel of a non-square patch"
 
 
 def misread_tokens(case: Case) -> int | None:

@@ -54,7 +54,6 @@ OPENAI_CLIP_DDP = replace(
 )
 
 
-
 @st.composite
 def _with_options(draw: st.DrawFn) -> dict[str, Any]:
     """Options of which OpenAI's towers have none: no norm before the blocks, layer scale, the patches' mean."""
@@ -75,7 +74,11 @@ def _with_options(draw: st.DrawFn) -> dict[str, Any]:
 
 def _tags(case: Case) -> frozenset[str]:
     arch = case.arch
-    flags = {"no-pre-norm": not arch["pre_norm"], "layer-scale": arch["layer_scale"], "norm-after-pool": arch["fc_norm"]}
+    flags = {
+        "no-pre-norm": not arch["pre_norm"],
+        "layer-scale": arch["layer_scale"],
+        "norm-after-pool": arch["fc_norm"],
+    }
     return frozenset(name for name, holds in flags.items() if holds)
 
 

@@ -90,11 +90,12 @@ def _has(family: Family, source: Geometry, destination: Geometry) -> bool:
 
 def _aimed(entry: Entry, family: Family, witness: Case, case: Case) -> Iterable[Case]:
     """The case; if the entry is about damage or about other options, the case with those that the entry names."""
-    if all(pattern.startswith("trained-tensors-used:") for pattern in entry.shows):
-        return _with_asks(family, witness, case)
-    if not all(pattern.startswith(("refuses-", "untouched-after-refusal:value-changed:")) for pattern in entry.shows):
+    asks = [p.startswith("trained-tensors-used:") for p in entry.shows]
+    damages = [p.startswith(("refuses-", "untouched-after-refusal:value-changed:")) for p in entry.shows]
+    if not all(either or other for either, other in zip(asks, damages)):
         return [case]
-    return islice(_with_damage(entry, Expectation(family, case)), _SEEDS)
+    damaged = islice(_with_damage(entry, Expectation(family, case)), _SEEDS) if any(damages) else ()
+    return chain(damaged, _with_asks(family, witness, case) if any(asks) else ())
 
 
 def _with_asks(family: Family, witness: Case, case: Case) -> Iterator[Case]:

@@ -37,6 +37,7 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     since        for some of the families, the first release of the range in which they show it
     shows        signatures ``invariant:kind:tensor`` of its failures; ``*`` and ``?`` match any text
     regime       classes of cases that show it, one of which must hold; ``a & b`` demands both, ``!a`` its absence
+    pinned       whether every profile judges the witness, since its draws hardly ever meet such a case
     probe        for a dependency: the probe that shows whether the installed library has the fault
     view_of      the entry that has the same cause, if another invariant shows it
     explanation  two sentences: what happens, and why
@@ -54,6 +55,7 @@ class Entry(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
     probe: str = ""
     view_of: str = ""
     since: dict[str, str] = {}
+    pinned: bool = False
 
     @cached_property
     def range(self) -> SpecifierSet:

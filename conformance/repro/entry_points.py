@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ..families.asks import NAFLEX
+from ..families.base import Arch
 from ..targets.models import Unsupported, model_class, model_kwargs
 from . import script, source_code
 from .script import Call
@@ -19,7 +21,7 @@ Convert = Callable[[str], str]
 
 def load_calls(scripted: ScriptableCase) -> Iterator[tuple[Call, str]]:
     """Every way to load the checkpoint, the most usual first, each with the code for the loaded tensors."""
-    for call in _by_create_model(scripted):
+    for call in by_create_model(scripted):
         yield call, "model.state_dict()"
     found = by_function(scripted)
     if found is None:
@@ -30,15 +32,15 @@ def load_calls(scripted: ScriptableCase) -> Iterator[tuple[Call, str]]:
         yield call, "state"
 
 
-def _options(scripted: ScriptableCase, created: bool) -> dict[str, Any]:
-    """Constructor arguments of the case that the target's release has, as the family gives them."""
-    family, arch = scripted.family, scripted.case.arch
+def _options(scripted: ScriptableCase, arch: Arch, created: bool) -> dict[str, Any]:
+    """Constructor arguments of ``arch`` that the target's release has, as the family gives them."""
+    family = scripted.family
     known = model_kwargs(family, arch, created)
     given = ((created and family.created_kwargs) or family.model_kwargs)(arch)
     return {k: given[k] for k in known}
 
 
-def _by_create_model(scripted: ScriptableCase) -> Iterator[Call]:
+def by_create_model(scripted: ScriptableCase) -> Iterator[Call]:
     """Loads by ``create_model``, from memory and from a file, if its arguments can express the case."""
     case, family, loader = scripted.case, scripted.family, scripted.loader
     if not (loader.target.is_timm and case.model_name and loader.knows_model(case.model_name)):
@@ -47,20 +49,22 @@ def _by_create_model(scripted: ScriptableCase) -> Iterator[Call]:
         return
     import timm
 
-    arch = case.arch
+    arch, model_arch = case.arch, case.model_arch
     overlay: dict[str, Any] = {"custom_load": True} if family.in_place else {}
     if case.declared == "true":
         overlay["input_size"] = (arch.get("in_chans", 3), *family.img_size(arch, case.source))
     overlay["num_classes"] = arch["num_classes"]
 
     def build(options: dict[str, Any]) -> torch.nn.Module:
-        resolved = {k: v for k, v in model_kwargs(family, arch, created=True).items() if k in options}
+        resolved = {k: v for k, v in model_kwargs(family, model_arch, created=True).items() if k in options}
+        resolved |= NAFLEX if case.asks_for_naflex else {}
         plainly = {k: v for k, v in overlay.items() if k != "custom_load"}
         return timm.create_model(case.model_name, pretrained_cfg_overlay=plainly, **scripted.sizes, **resolved)
 
     names = source_code.Names()
     with contextlib.suppress(Unsupported, TypeError):  # a release without such a model, options without a name
-        options = source_code.minimal_options(build, _options(scripted, created=True))
+        options = source_code.minimal_options(build, _options(scripted, model_arch, created=True))
+        options |= NAFLEX if case.asks_for_naflex else {}
         if case.num_classes is not None:
             options["num_classes"] = case.num_classes
         prepare = [f'name = "{case.model_name}"', *names.options(options)]
@@ -147,7 +151,7 @@ def _model(scripted: ScriptableCase) -> tuple[source_code.Names, Call]:
         resolved = {k: v for k, v in model_kwargs(family, arch).items() if k in options}
         return model_class(family)(**scripted.sizes, **resolved)
 
-    options = source_code.minimal_options(build, _options(scripted, created=False))
+    options = source_code.minimal_options(build, _options(scripted, arch, created=False))
     built = names.imported(f"timm.models.{family.module}", family.model_class)
     sizes = ", ".join(f"{k}={source_code.size(v)}" for k, v in scripted.sizes.items())
     prepare = [*names.options(options), f"model = {built}({sizes}, **options)"]

@@ -28,8 +28,8 @@ from ..targets.models import Unsupported
 from ..trials import bounds
 from ..trials.acceptance import fits
 from ..trials.trial import Trial
-from . import assertions, script
-from .entry_points import by_function, by_load_pretrained, load_calls
+from . import asked, assertions, script
+from .entry_points import by_create_model, by_function, by_load_pretrained, load_calls
 from .script import About, Assertion
 from .scriptable_case import Circumstances, ScriptableCase, matches
 from .substitute import can_substitute, reference_substituted
@@ -59,7 +59,7 @@ def shows(attempt: Attempt, witness: WitnessFile, loader: Loader) -> bool:
     with reference_substituted(family, witness.case.arch, loader):
         code, said = run_here(attempt.text)
     # A bug of the model, or of the factory that adapts it, stays the same with another loader.
-    elsewhere = witness.invariant == "create-model" or witness.invariant.endswith("-forward")
+    elsewhere = witness.invariant in ("create-model", "trained-tensors-used") or witness.invariant.endswith("-forward")
     return code == 0 or (elsewhere and re.search(attempt.pattern, said) is not None)
 
 
@@ -92,7 +92,7 @@ def _circumstances(witness: WitnessFile, loader: Loader) -> Iterator[Circumstanc
     case, name = witness.case, witness.invariant
     damaged = INVARIANTS[name].theme == "rejection"
     plainest = Circumstances(case, damaged=witness.tensor if damaged else None)
-    bare = {k: 0 for k in ("depth", "stages") if case.arch.get(k)}
+    bare = {k: 0 for k in ("depth", "stages") if case.arch.get(k) and k not in case.asked}
     if bare:  # most bugs are outside the blocks, and blocks make a script long
         yield dataclasses.replace(plainest, case=replace(case, arch=case.arch | bare))
     if name == "foreign-keys-ignored":
@@ -101,7 +101,7 @@ def _circumstances(witness: WitnessFile, loader: Loader) -> Iterator[Circumstanc
         yield Circumstances(case, shuffled=True)
     if name == "wrapper-transparent" and (other := Trial(FAMILIES[case.family], case, loader).other_wrapper):
         yield Circumstances(replace(case, wrapper=other))
-    if name == "create-model" and case.container == "safetensors":
+    if name == "trained-tensors-used" or (name == "create-model" and case.container == "safetensors"):
         plainest = Circumstances(replace(case, wrapper="bare"))
     yield plainest
     if not damaged:
@@ -115,6 +115,10 @@ def _scripts(witness: WitnessFile, scripted: ScriptableCase, about: About) -> It
     name = witness.invariant
     if INVARIANTS[name].theme == "rejection":
         yield from _refusals(witness, scripted, about)
+    elif name == "trained-tensors-used":
+        for assertion, pattern in asked.assertions_of(witness, scripted):
+            for call in by_create_model(scripted):
+                yield Attempt(script.text(about, scripted.code, call, assertion), pattern)
     elif witness.kind.startswith("raises-"):
         yield from _raised(witness, scripted, about)
     elif name.endswith("-forward"):

@@ -1,0 +1,77 @@
+"""Scripts for a model that is asked for with other options than the checkpoint's: what of the file is not in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ..families import naflex_model
+from ..ledger.witnesses import WitnessFile
+from ..trials.asked import trained_tensors
+from ..trials.problems import star_block_numbers
+from . import assertions
+from .script import Assertion
+from .scriptable_case import Deviation, ScriptableCase
+
+_EXPECTED = '"the trained tensors in the model, or a refusal that says what does not fit"'
+
+
+def assertions_of(witness: WitnessFile, scripted: ScriptableCase) -> Iterator[tuple[Assertion, str]]:
+    """What a script asserts of the created model, and a pattern of its output."""
+    if witness.kind.startswith("raises-"):
+        name = witness.kind.removeprefix("raises-")
+        yield Assertion(_EXPECTED, ("got, bug = 'a model', False",), raised=f'type(error).__name__ == "{name}"'), name
+        return
+    if scripted.family.unread:
+        yield _nowhere(list(scripted.given)[:3]), "nowhere in it$"
+        return
+    wanted = trained_tensors(scripted.trial)
+    if witness.kind.startswith("nothing-used"):
+        names = list(wanted)
+    else:
+        names = [name for name in wanted if star_block_numbers(name) == witness.tensor]
+    if witness.kind == "value" and names:
+        yield from _values(scripted, names[0], *wanted[names[0]])
+    # A tensor that is resampled has no values of its own in the file.
+    stored = [key for name in names if (key := _stored(scripted.trial.upstream, wanted[name][0]))]
+    if stored:
+        yield _nowhere(stored[:3]), "nowhere in it$"
+
+
+def _stored(upstream: Mapping[str, Tensor], want: Tensor) -> str | None:
+    """The name in the checkpoint of the tensor that has these values, beside others or not."""
+    return next((k for k, v in upstream.items() if bool(torch.isin(want, v).all())), None)
+
+
+def _nowhere(names: list[str]) -> Assertion:
+    """That none of these tensors of the checkpoint has one of its values in the model."""
+    before = ["names = [", *(f'    "{name}",' for name in names), "]"]
+    lines = [
+        "held = torch.cat([tensor.flatten().float() for tensor in model.state_dict().values()])",
+        "given = torch.cat([checkpoint[name].flatten().float() for name in names])",
+        "bug = not bool(torch.isin(given[given != 0], held).any())",
+        'got = f"a model, and {\' and \'.join(names)} nowhere in it" if bug else "a model that holds them"',
+    ]
+    return Assertion(_EXPECTED, lines, before, raised="False")
+
+
+def _values(scripted: ScriptableCase, name: str, want: Tensor, bound: Tensor) -> Iterator[tuple[Assertion, str]]:
+    """That a tensor holds other numbers than the checkpoint's."""
+    created = scripted.trial.created_model.outcome
+    if isinstance(created, Exception):
+        return
+    canonical = naflex_model.canonical if scripted.case.asks_for_naflex else scripted.family.canonical
+    own = dict(created.state_dict())
+    got = canonical(scripted.case, own).get(name)
+    if name not in own or got is None or got.shape != want.shape or bool(want.isnan().any()):
+        return
+    allowed = torch.broadcast_to(bound, want.shape)
+    error = (got.double() - want.double()).abs()
+    worst = int((error - allowed).argmax())
+    off, most = float(error.flatten()[worst]), float(allowed.flatten()[worst])
+    if off > most:
+        deviation = Deviation("value", name, got, want, worst, off, most)
+        assertion = assertions.values(deviation, scripted.given, "model.state_dict()")
+        yield Assertion(**{**vars(assertion), "raised": "False"}), f"got: +(?:other numbers|{name})"
