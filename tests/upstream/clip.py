@@ -38,10 +38,11 @@ def openai_clip() -> Upstream:
     )
 
 
-def _open_clip(quick_gelu: bool, **changes: Any) -> Upstream:
+def _open_clip(quick_gelu: bool, options: dict[str, Any] | None = None, **changes: Any) -> Upstream:
+    """A tower of open_clip; ``options`` are those of its ``CLIPVisionCfg``."""
     import open_clip
 
-    vision = {"image_size": 16, "patch_size": 4, "width": 32, "layers": 2, "head_width": 16}
+    vision = {"image_size": 16, "patch_size": 4, "width": 32, "layers": 2, "head_width": 16, **(options or {})}
     model = open_clip.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=_TEXT, quick_gelu=quick_gelu)
     randomise(model)
     made: dict[str, Any] = {
@@ -70,6 +71,29 @@ def open_clip_quick_gelu() -> Upstream:
 def open_clip_ddp() -> Upstream:
     """A training checkpoint of several processes."""
     return _open_clip(quick_gelu=False, family="openai_clip_ddp")
+
+
+def open_clip_clipa() -> Upstream:
+    """A tower as CLIPA's: no norm before the blocks, the mean of the patches, the last norm after it."""
+    options = {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
+    return _tower(options, pre_norm=False, layer_scale=False, global_pool="avg", fc_norm=True)
+
+
+def open_clip_layer_scale() -> Upstream:
+    """A tower with layer scale."""
+    return _tower({"ls_init_value": 1e-4}, pre_norm=True, layer_scale=True, global_pool="token", fc_norm=False)
+
+
+def open_clip_norm_before_mean() -> Upstream:
+    """A tower without a norm before the blocks that takes the mean of the patches after its last norm."""
+    options = {"no_ln_pre": True, "ls_init_value": 1e-4, "pool_type": "avg"}
+    return _tower(options, pre_norm=False, layer_scale=True, global_pool="avg", fc_norm=False)
+
+
+def _tower(options: dict[str, Any], **arch: Any) -> Upstream:
+    own = {**TINY, "num_classes": 24, "act": "gelu", **arch}
+    known = "openclip-tower-options-refused"
+    return _open_clip(quick_gelu=False, options=options, family="openclip_tower", arch=own, known=known)
 
 
 def siglip_model(embed_dim: int, proj: str, bias: bool = False, text_width: int = 16) -> torch.nn.Module:
@@ -153,6 +177,9 @@ BUILDERS = (
     open_clip,
     open_clip_quick_gelu,
     open_clip_ddp,
+    open_clip_clipa,
+    open_clip_layer_scale,
+    open_clip_norm_before_mean,
     siglip,
     siglip_ddp,
     trunk_projection,
