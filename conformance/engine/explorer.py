@@ -98,15 +98,18 @@ class Explorer:
         return records.Verdict(self.target, family.name, invariant.name, "not-applicable", reason=reason)
 
     def _judge_unmet_regimes(self, family: Family, tallies: dict[str, Tally]) -> None:
-        """Judge further cases for regimes that the drawn cases did not contain, until every regime is met or none is found."""
+        """Judge further cases for regimes that the drawn cases did not contain, until every regime is met or none is found.
+
+        No case is sought of a regime in which a reported failure left nothing to judge: the next one would end the same way.
+        """
 
         def unmet(trial: Trial | None = None) -> list[Invariant]:
             """The invariants that still lack a regime; with a trial, only those that lack one of its regimes and can judge it."""
             wanting = []
             for invariant in self._concerned(tallies):
-                met = tallies[invariant.name].regimes
-                wanted = invariant.regimes_on(self.loader.target.kind)
-                missing = {r for r in wanted if not met[r] and family.reaches(r, invariant.name)}
+                tally = tallies[invariant.name]
+                wanted = set(invariant.regimes_on(self.loader.target.kind)) - tally.excused
+                missing = {r for r in wanted if not tally.regimes[r] and family.reaches(r, invariant.name)}
                 if missing and (trial is None or (missing & trial.regimes and not inapplicable(invariant, trial))):
                     wanting.append(invariant)
             return wanting
