@@ -51,7 +51,7 @@ class Destination:
             embeds: Any = model.embeds
             patch_size: tuple[int, int] = tuple(embeds.patch_size)
             last = getattr(embeds, "channels_last", True)
-            facts = Facts(embeds.in_chans, patch_size, channels_last=last)
+            facts = Facts(embeds.in_chans, patch_size, channels_last=last, fc_norm="fc_norm.weight" in tensors)
             classic = NAFLEX_NATIVE.decode({k: v.to("meta") for k, v in tensors.items()}, facts)
             shapes = {k: tuple(v.shape) for k, v in classic.items()}
             grid_size: tuple[int, int] = tuple(embeds.pos_embed_grid_size or (1, 1))
@@ -74,7 +74,8 @@ class Destination:
             k: model.get_submodule(k.removesuffix(_TABLE).rstrip(".")) for k in shapes if k.endswith(_TABLE)
         }
         windows = {k: tuple(owner.window_size) for k, owner in owners.items()}
-        return cls(shapes, patch, tuple(grid), stride, windows, _floating(tensors), Facts(shapes[first][1], patch))
+        facts = Facts(shapes[first][1], patch, fc_norm="fc_norm.weight" in shapes)
+        return cls(shapes, patch, tuple(grid), stride, windows, _floating(tensors), facts)
 
 
 def _floating(tensors: Mapping[str, Tensor]) -> frozenset[str]:

@@ -5,7 +5,6 @@ Every format goes through the same resampling after its own conversion. timm 0.9
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt, prod
@@ -30,8 +29,8 @@ from .resize import Resampling
 
 _GRID = "pos_embed"
 _AXIS_TABLES = (".rel_pos_h", ".rel_pos_w")
-# A model without these biases loads a checkpoint in which they are zeros (DINOv3, OpenCLIP's towers).
-_ZERO_BIASES = (".q_bias", ".v_bias", "patch_embed.proj.bias")
+# A model without query and value biases loads a checkpoint in which these biases are zeros (DINOv3).
+_ATTENTION_BIASES = (".q_bias", ".v_bias")
 # Dtypes of weights. float8 is not among them, since its values need a scale.
 _WEIGHTS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -113,8 +112,6 @@ def _read(
     state_dict = unwrap(checkpoint)
     form = detect(state_dict, destination.shapes)
     state = form.decode(state_dict, destination.facts)
-    if form.norm_follows_model and "fc_norm.weight" in destination.shapes and "norm.weight" not in destination.shapes:
-        state = {re.sub(r"^norm\.", "fc_norm.", name): tensor for name, tensor in state.items()}
     representation = [k for k in state_dict if k.startswith("pre_logits")]
     if representation and "head.weight" in state and "head.weight" in destination.shapes and not keep_classifier:
         raise LoadError(
@@ -217,7 +214,7 @@ def _for_model(state: dict[str, Tensor], destination: Destination) -> dict[str, 
     for head in CLASSIFIERS:
         if not any(name.startswith(head) for name in shapes):
             state = {k: v for k, v in state.items() if not k.startswith(head)}
-    state = {k: v for k, v in state.items() if k in shapes or not (k.endswith(_ZERO_BIASES) and _is_zero(v))}
+    state = {k: v for k, v in state.items() if k in shapes or not (k.endswith(_ATTENTION_BIASES) and _is_zero(v))}
     names = (("missing", [k for k in shapes if k not in state]), ("unexpected", [k for k in state if k not in shapes]))
     if any(found for _, found in names):
         raise LoadError("checkpoint does not fit the model: " + "; ".join(f"{t}: {some(n)}" for t, n in names if n))

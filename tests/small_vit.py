@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from timm_conformance.cases.case import Case, Geometry, Size
 from timm_conformance.checkpoints import state_dicts
 from timm_conformance.families import FAMILIES, Family
+from timm_conformance.families.shapes import pools_by_average
 from timm_conformance.reference import FORMATS, Facts, LoadError, load_state_dict
 
 GEOMETRY = Geometry((4, 4), (2, 2))
@@ -109,7 +110,7 @@ class Model(nn.Module):
 def facts_of(arch: Mapping[str, Any], geometry: Geometry) -> Facts:
     """What a model of ``arch`` tells a loader."""
     chans, last = arch.get("in_chans", 3), arch.get("projection") != "channels-first"
-    return Facts(in_chans=chans, patch_size=geometry.patch_size, num_heads=arch["num_heads"], channels_last=last)
+    return Facts(chans, geometry.patch_size, arch["num_heads"], channels_last=last, fc_norm=pools_by_average(arch))
 
 
 def image_encoder(source: Geometry, family: str = "timm_native", **options: Any) -> tuple[dict[str, Tensor], Case]:

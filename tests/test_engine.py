@@ -56,7 +56,7 @@ def drawn(family, stratum, count=15):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_drawn_cases_keep_to_their_bounds(name):
-    """Patches 1 to 32, free grids 1 to 8, widths 8 to 48, depth 1 to 3; decidable; JSON both ways; reachable regimes."""
+    """Patches 1 to 32, free grids 1 to 8, widths 8 to 48, depth 1 to 3 or 11; decidable; JSON both ways; reachable regimes."""
     family, met = FAMILIES[name], set()
     top = MAX_GRID * family.grid_multiple
     for stratum in strata_of(family):
@@ -65,7 +65,8 @@ def test_drawn_cases_keep_to_their_bounds(name):
                 assert all(1 <= p <= MAX_PATCH for p in geometry.patch_size)
                 assert stratum.sizes == "real" or all(1 <= g <= top for g in geometry.grid_size)
             assert 8 <= case.arch["embed_dim"] <= 48
-            assert case.arch["depth"] in (1, 2, 3)
+            assert case.arch["depth"] in ((11, 3) if stratum.many_blocks else (1, 2, 3))
+            assert ("many-blocks" in regimes(case, 0)) == stratum.many_blocks
             assert Case.from_json(case.to_json()) == case
             met |= regimes(case, family.num_prefix_tokens(case.arch)) | family.tags(case)
     assert not met & family.unreachable

@@ -127,7 +127,11 @@ def test_a_view_has_the_kind_of_its_cause():
     [
         ('releases = ">=0.9.0,<1.0.3"', 'releases = ">=1.0.3,<0.9.0"', "no version can satisfy"),
         ('releases = ">=0.9.0,<1.0.3"', 'releases = "about 0.9"', "is no version range"),
-        ('families = ["openai_clip", "openai_clip_ddp"]', 'families = ["clip"]', "unknown family 'clip'"),
+        (
+            'families = ["openai_clip", "openai_clip_ddp", "openclip_tower"]',
+            'families = ["clip"]',
+            "unknown family 'clip'",
+        ),
         ('kind = "bug"', 'kind = "bug"\nsince = {clip = "0.9.9"}', "unknown family 'clip'"),
         ('kind = "bug"', 'kind = "bug"\nsince = {openai_clip = "1.0.3"}', "since has '1.0.3', which is no release of"),
         ('kind = "bug"', 'kind = "bug"\nsince = {openai_clip = "new"}', "since has 'new', which is no release of"),

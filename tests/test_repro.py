@@ -34,7 +34,7 @@ from timm_conformance.targets.target import MODEL_RELEASE, parse_target
 BOOK = load_ledger(DEFAULT_LEDGER)
 OLD, NEW = "0.9.16", MODEL_RELEASE
 # About 60: what reads a file, or shows a forward, has a few more.
-_LONGEST = 70
+_LONGEST = 80
 _RELPOS = ("relpos-rows-pass-for-square", "relpos-rows-pass-for-square-reloaded")
 
 
@@ -43,6 +43,7 @@ def active(release: str) -> list[Stored]:
         Stored(e.id, BOOK.witnesses[e.id], e.title, [e.explanation])
         for e in BOOK.active(Version(release), faults(ask()))
         if e.regime != ["off-cpu"]  # they do not show on the CPU
+        and e.concerns(BOOK.witnesses[e.id].case.family)
     ]
 
 

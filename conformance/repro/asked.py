@@ -47,7 +47,7 @@ def _stored(upstream: Mapping[str, Tensor], want: Tensor) -> str | None:
 
 def _nowhere(names: list[str]) -> Assertion:
     """That none of these tensors of the checkpoint has one of its values in the model."""
-    before = ["names = [", *(f'    "{name}",' for name in names), "]"]
+    before = [f'names = ["{names[0]}"]'] if len(names) == 1 else ["names = [", *(f'    "{n}",' for n in names), "]"]
     lines = [
         "held = torch.cat([tensor.flatten().float() for tensor in model.state_dict().values()])",
         "given = torch.cat([checkpoint[name].flatten().float() for name in names])",

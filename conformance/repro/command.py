@@ -36,7 +36,7 @@ def repro(
             f"{library.id}: exit code 1, got {ran.got}; the fault is the library's, so no timm is in it", err=True
         )
     else:
-        chosen = parse_target(target or _default_target(name, entry))
+        chosen = parse_target(target or _default_target(name, entry, witness.case.family))
         prepare(chosen)
         script = verified_script(name, witness, entry, chosen, timeout, traced=issue)
         text = issue_text(witness, entry, script, timeout) if issue else script.text
@@ -76,14 +76,18 @@ def _subject(subject: str, known_bugs: Ledger) -> tuple[str, WitnessFile, Entry 
     raise unknown("ledger entry, issue or witness file", subject, [e.id for e in known_bugs.entries])
 
 
-def _default_target(name: str, entry: Entry | None) -> str:
-    """The newest of a run's default targets that has an entry's bug; if none has, the newest release that does."""
+def _default_target(name: str, entry: Entry | None, family: str) -> str:
+    """The newest of a run's default targets that has an entry's bug in a family; if none has, the newest release that does."""
     if entry is None:
         raise UserError(f"{name}: which target does it fail on? Name it with --target, for example timm==1.0.31")
-    usual = [t for t in DEFAULT_TARGETS if t.startswith("timm==") and entry.names(Version(t.removeprefix("timm==")))]
+
+    def shows(version: Version) -> bool:
+        return entry.names(version) and entry.on(version).concerns(family)
+
+    usual = [t for t in DEFAULT_TARGETS if t.startswith("timm==") and shows(Version(t.removeprefix("timm==")))]
     if usual:
         return usual[-1]
-    having = [v for v in releases.cached() if entry.names(Version(v))]
+    having = [v for v in releases.cached() if shows(Version(v))]
     if not having:
         having, _ = releases.matching(entry.releases)
     return f"timm=={having[-1]}"

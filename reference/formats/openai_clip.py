@@ -105,7 +105,7 @@ OPENCLIP_TOWER = replace(
         *tower("visual."),
         Rename(f"visual.{BLOCK}ls_{{n}}.gamma", "blocks.{i}.ls{n}.gamma"),
         # OpenCLIP's convolution never has a bias; timm's has one where no norm follows it.
-        Fill("patch_embed.proj.bias", like="patch_embed.proj.weight"),
+        Fill("patch_embed.proj.bias", like="patch_embed.proj.weight", unless="norm_pre.weight"),
     ),
     evidence=lambda state: _is_tower(state) and _has_options(state),
 )

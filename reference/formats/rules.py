@@ -45,13 +45,15 @@ class Facts:
     """Properties of the model that the tensors do not give.
 
     ``in_chans`` and ``patch_size`` are needed to decode linear kernels. ``num_heads`` is needed to encode Flax attention, whose
-    kernels have an axis for heads. ``channels_last`` is the order in which a NaFlexViT flattens patches.
+    kernels have an axis for heads. ``channels_last`` is the order in which a NaFlexViT flattens patches. ``fc_norm`` says whether
+    the final norm comes after the pool.
     """
 
     in_chans: int = 3
     patch_size: tuple[int, int] | None = None
     num_heads: int = 1
     channels_last: bool = True
+    fc_norm: bool = False
 
 
 def _same(tensor: Tensor, facts: Facts) -> Tensor:
@@ -91,11 +93,12 @@ class Fold:
 class Fill:
     """A timm tensor that the format does not store: one zero for each row of ``like``, with its dtype and device.
 
-    Encoding leaves it out.
+    A model with the tensor ``unless`` has no such tensor. Encoding leaves it out.
     """
 
     timm: str
     like: str
+    unless: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,8 +170,10 @@ class Format:
         if unknown:
             raise LoadError(f"the {self.name} format has no tensor named {some(unknown)}")
         for rule in self.rules:
-            if isinstance(rule, Fill) and rule.like in out and rule.timm not in out:
+            if isinstance(rule, Fill) and rule.like in out and not {rule.timm, rule.unless} & out.keys():
                 out[rule.timm] = out[rule.like].new_zeros(out[rule.like].shape[:1])
+        if self.norm_follows_model and facts.fc_norm:
+            out = {re.sub(r"^norm\.", "fc_norm.", name): tensor for name, tensor in out.items()}
         return out
 
     def _decoded(self, keys: tuple[str, ...], tensors: list[Tensor], decode: Callable[..., Any], facts: Facts) -> Any:
