@@ -186,8 +186,8 @@ def test_what_is_no_test_is_not_named(planted, code):
     ("family", "texts"),
     [
         ("openai_clip", {"module.visual.class_embedding"}),
-        ("perception_encoder", {"attn_pool.probe", "ls_1.gamma"}),
-        ("openclip_trunk", {"visual.head.proj.weight"}),
+        ("perception_encoder", {"attn_pool.probe"}),
+        ("openclip_trunk", {"module.visual.trunk.pos_embed"}),
     ],
 )
 def test_a_family_taken_away_is_named(monkeypatch, newest, family, texts):

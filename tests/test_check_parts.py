@@ -102,7 +102,7 @@ def test_stored_tensors_alone_are_nudged():
 @pytest.mark.parametrize(
     ("family", "keys"),
     [
-        ("openai_clip", ["visual.class_embedding"]),
+        ("openai_clip", ["visual.class_embedding", "visual.ln_pre.weight"]),
         ("dinov2", ["cls_token", "mask_token", "patch_embed.proj.weight"]),
         ("google_npz", ["Transformer/posembed_input/pos_embedding", "embedding/kernel"]),
         ("beit3", ["beit3.*"]),

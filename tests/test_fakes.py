@@ -92,7 +92,12 @@ FAKES = (
     Fake("interpolates_the_class_row", "openai_clip", "prefix-tokens-kept", _ROWS),
     Fake("resamples_the_class_token", "openai_clip", "prefix-tokens-kept", "transpose-symmetric no-early-return"),
     # relative position tables
-    Fake("resizes_tables_that_fit", "beit", "rel-pos-identity", f"{_NATIVE} idempotent no-early-return linear"),
+    Fake(
+        "resizes_tables_that_fit",
+        "beit",
+        "rel-pos-identity",
+        f"{_NATIVE} idempotent no-early-return linear device-kept",
+    ),
     Fake("tables_like_images", "beit", "rel-pos-neighbours", "rel-pos-agreement no-early-return"),
     Fake("tables_by_column_rule", "beit", "rel-pos-transposed", "rel-pos-neighbours rel-pos-agreement no-early-return"),
     Fake(

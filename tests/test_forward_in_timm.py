@@ -24,8 +24,8 @@ from timm_conformance.targets.target import MODEL_RELEASE, parse_target
 from timm_conformance.trials.trial import Trial
 
 _TOKENS = 36
-# No release loads these, as the ledger has it; their forward is timm_native's.
-_UNLOADED = ("ijepa_without_ddp", "mae_pretraining")
+# No release loads these, as the ledger has it. Their forward is that of timm_native, openai_clip or eva_openclip_trunk.
+_UNLOADED = ("ijepa_without_ddp", "mae_pretraining", "openclip_tower", "eva_openclip_projection")
 
 
 # The release the gate takes models from, and what is known of it.

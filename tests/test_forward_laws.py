@@ -19,6 +19,7 @@ from timm_conformance.cases.case import Case
 from timm_conformance.cases.profiles import profile
 from timm_conformance.drawing.drawing import Drawing
 from timm_conformance.families import FAMILIES
+from timm_conformance.reference import FORMATS
 from timm_conformance.reference.relative import transpose_bias_table
 from timm_conformance.reference.stems import TIMM, UPSTREAM, Constants
 from timm_conformance.trials.expectation import Expectation
@@ -91,12 +92,13 @@ def test_a_norm_inside_the_attention_of_an_eva_has_two_names(end):
 def test_a_projection_beside_the_trunk_reads_its_features():
     """mlfoundations/open_clip src/open_clip/timm_model.py: head.proj(trunk(image))."""
     network = Network("eva_openclip_trunk")
+    projection = FORMATS["eva_openclip_projection"]
     trunk = {k: v for k, v in network.state.items() if not k.startswith("visual.trunk.head.")}
     features, generator = network(trunk), torch.Generator().manual_seed(1)
     weight = torch.randn(5, features.shape[1], generator=generator, dtype=torch.float64)
     projected = trunk | {"visual.head.proj.weight": weight}
     torch.testing.assert_close(network(projected), features @ weight.T)
-    decoded = network.format.decode(projected)
+    decoded = projection.decode(projected)
     assert torch.equal(decoded["head.weight"], weight)
     assert torch.equal(decoded["head.bias"], torch.zeros(5, dtype=torch.float64))
 

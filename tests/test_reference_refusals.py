@@ -38,7 +38,7 @@ def test_an_ambiguous_checkpoint_is_refused_with_formats_and_keys() -> None:
     state = {"visual.class_embedding": T, "visual.trunk.patch_embed.proj.weight": T}
     text = refusal(state, model(GEOMETRY))
     assert "ambiguous" in text
-    assert "openai_clip, openclip_trunk" in text
+    assert "openclip_tower, openclip_trunk" in text
     assert "keys seen: visual.class_embedding, visual.trunk.patch_embed.proj.weight" in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,9 @@ def assertions_of(witness: WitnessFile, scripted: ScriptableCase) -> Iterator[tu
     if witness.kind == "value" and names:
         yield from _values(scripted, names[0], *wanted[names[0]])
     # A tensor that is resampled has no values of its own in the file.
-    stored = [key for name in names if (key := _stored(scripted.trial.upstream, wanted[name][0]))]
+    given: Mapping[str, Any] = scripted.given  # may be nested
+    tensors = {key: value for key, value in given.items() if torch.is_tensor(value)}
+    stored = [key for name in names if (key := _stored(tensors, wanted[name][0]))]
     if stored:
         yield _nowhere(stored[:3]), "nowhere in it$"
 
