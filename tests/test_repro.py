@@ -34,7 +34,7 @@ from timm_conformance.targets.target import MODEL_RELEASE, parse_target
 BOOK = load_ledger(DEFAULT_LEDGER)
 OLD, NEW = "0.9.16", MODEL_RELEASE
 # About 60: what reads a file, or shows a forward, has a few more.
-_LONGEST = 80
+_LONGEST = 70
 _RELPOS = ("relpos-rows-pass-for-square", "relpos-rows-pass-for-square-reloaded")
 
 

@@ -141,7 +141,6 @@ EVA = Format("eva", "", (SAME,), is_eva, _forward)
 
 EVA_CLIP = EVA.prefixed("visual.", "eva_clip")
 
-# mlfoundations/open_clip src/open_clip/timm_model.py: without a projection of its own the head is the trunk's classifier.
 _IN_TRUNK = Rename("visual.trunk.{rest}", "{rest}")
 _PROJECTION = (Rename("visual.head.proj.{p}", "head.{p}"), Fill("head.bias", like="head.weight"))
 
@@ -150,6 +149,7 @@ def _is_trunk(state: State, projection: bool) -> bool:
     return is_eva(strip(state, "visual.trunk.")) and ("visual.head.proj.weight" in state) == projection
 
 
+# mlfoundations/open_clip src/open_clip/timm_model.py: without a projection of its own the head is the trunk's classifier.
 EVA_OPENCLIP_TRUNK = Format(
     name="eva_openclip_trunk",
     namespace="visual.",
