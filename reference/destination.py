@@ -46,7 +46,7 @@ class Destination:
     @classmethod
     def of(cls, model: nn.Module) -> Destination:
         """Read a timm VisionTransformer, or anything with its attributes. Raises :class:`LoadError`."""
-        tensors = model.state_dict()
+        tensors = model.state_dict(keep_vars=True)
         if NAFLEX_NATIVE.evidence(tensors):
             embeds: Any = model.embeds
             patch_size: tuple[int, int] = tuple(embeds.patch_size)

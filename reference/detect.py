@@ -56,7 +56,7 @@ def _holds_tensors(entry: object) -> bool:
     Each dict is visited once per level, since dicts may hold each other.
     """
     level = [entry]
-    for _ in range(_MAX_NESTING):
+    for _ in range(_MAX_NESTING if entry is not None else 0):
         dicts = {id(e): e for e in level if isinstance(e, Mapping)}.values()
         if any(isinstance(v, Tensor) for e in dicts for v in e.values()):
             return True

@@ -29,7 +29,8 @@ _MANY_BLOCKS = 11
 class Stratum:
     """How patch and grid change. ``sizes`` is "free", "large" or "real" (those of a registered timm model).
 
-    ``many_blocks`` gives every model eleven blocks; at least one case is drawn, whatever the weights.
+    ``many_blocks`` gives every model eleven blocks, and no other options than the checkpoint's; at least one case is drawn,
+    whatever the weights.
     ``weight`` multiplies the number of cases that a profile draws. It is high for native sizes, the only ones at which identity
     and forward laws hold. It is low for large patches, whose pseudo-inverse may take a second.
     """
@@ -224,7 +225,7 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
     known = channels == 3 or case.declared == "true"
     if not written:  # cases in memory are never loaded by create_model
         return case
-    asks = family.asks(case.arch) if known else ()
+    asks = family.asks(case.arch) if known and not stratum.many_blocks else ()
     if asks and draw(st.sampled_from([False, True, False]), label="ask for other options"):
         case, known = replace(case, asked=draw(st.sampled_from(asks), label="asked")), False
     return replace(

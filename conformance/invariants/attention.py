@@ -12,7 +12,7 @@ from torch import Tensor
 from ..checkpoints import wrappers
 from ..trials.problems import Problem, exact_differences
 from ..trials.trial import Trial
-from .registry import invariant, unless
+from .registry import both, few_blocks, invariant, unless
 
 # Buffers of rotary embeddings, of a block or of the whole model. timm's own `rope.freqs` is a learnt parameter.
 _ROPE = re.compile(r"(^|.*\.)rope(_embed)?\.(?!freqs$).+")
@@ -28,7 +28,7 @@ def _rope_buffers(trial: Trial) -> list[str]:
     ),
     catches="buffers of another grid passed on to a strict load, or mistaken for parameters.",
     regimes=("native", "resampled"),
-    applies=unless(lambda t: bool(_rope_buffers(t)), "the checkpoint holds no rotary buffers"),
+    applies=both(unless(lambda t: bool(_rope_buffers(t)), "the checkpoint holds no rotary buffers"), few_blocks),
 )
 def rope_buffers_ignored(trial: Trial) -> Iterator[Problem]:
     base, buffers = trial.state, set(_rope_buffers(trial))

@@ -15,15 +15,18 @@ from ..trials.acceptance import fits
 from ..trials.loaded import Blocked
 from ..trials.problems import Problem, exact_differences, raised
 from ..trials.trial import Trial
-from .registry import invariant, unless
+from .registry import both, few_blocks, invariant, unless
 
 # Attention is quadratic: three float64 passes over the 1369 tokens of DINOv2's native grid take as long as fifty cases.
 _TOKENS = 600
 
 _NATIVE = unless(lambda t: t.case.native, "holds at the native geometry only")
-COMPARABLE = unless(
-    lambda t: t.case.native and t.case.contents.kind in VARIED and t.case.source.tokens <= _TOKENS,
-    "needs the native geometry, tokens that vary (LayerNorm divides by their variance), and no more than 600 of them",
+COMPARABLE = both(
+    unless(
+        lambda t: t.case.native and t.case.contents.kind in VARIED and t.case.source.tokens <= _TOKENS,
+        "needs the native geometry, tokens that vary (LayerNorm divides by their variance), and no more than 600 of them",
+    ),
+    few_blocks,
 )
 
 

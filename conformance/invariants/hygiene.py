@@ -12,7 +12,7 @@ from ..checkpoints import wrappers
 from ..trials.loaded import Blocked
 from ..trials.problems import Problem, exact_differences
 from ..trials.trial import Trial
-from .registry import invariant, unless
+from .registry import both, few_blocks, invariant, unless
 
 _IN_MEMORY = unless(
     lambda t: not t.family.in_place, "the loader reads a file straight into the model: there is no dict to leave alone"
@@ -99,9 +99,12 @@ def dtype_kept(trial: Trial) -> Iterator[Problem]:
     statement="Every loaded tensor is on the checkpoint's device; the meta device included, at the native geometry.",
     catches="tensors created on the CPU, device-less constants, round trips through NumPy.",
     regimes=("native",),
-    applies=unless(
-        lambda t: (t.case.native or t.device != "cpu") and not t.family.in_place,
-        "on the CPU alone a device cannot get lost: meta needs a native case, and no file can be on it",
+    applies=both(
+        unless(
+            lambda t: (t.case.native or t.device != "cpu") and not t.family.in_place,
+            "on the CPU alone a device cannot get lost: meta needs a native case, and no file can be on it",
+        ),
+        few_blocks,
     ),
 )
 def device_kept(trial: Trial) -> Iterator[Problem]:

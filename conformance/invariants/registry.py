@@ -13,6 +13,7 @@ from ..trials.problems import Problem
 from ..trials.trial import Trial
 
 Check = Callable[[Trial], Iterator[Problem]]
+Applies = Callable[[Trial], str | None]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Invariant:
     statement: str
     catches: str
     regimes: tuple[str, ...]
-    applies: Callable[[Trial], str | None]
+    applies: Applies
     check: Check
     concerns: Callable[[Family], bool] = lambda family: True
     not_on_functions: tuple[str, ...] = ()
@@ -50,7 +51,7 @@ def invariant(
     statement: str,
     catches: str,
     regimes: tuple[str, ...] = (),
-    applies: Callable[[Trial], str | None] = lambda trial: None,
+    applies: Applies = lambda trial: None,
     concerns: Callable[[Family], bool] = lambda family: True,
     not_on_functions: tuple[str, ...] = (),
     unread: bool = False,
@@ -88,6 +89,17 @@ def invariant(
     return register
 
 
-def unless(condition: Callable[[Trial], bool], reason: str) -> Callable[[Trial], str | None]:
+def unless(condition: Callable[[Trial], bool], reason: str) -> Applies:
     """An ``applies`` that holds only where ``condition`` does, with the reason where it does not."""
     return lambda trial: None if condition(trial) else reason
+
+
+few_blocks = unless(
+    lambda trial: "many-blocks" not in trial.regimes,
+    "the case has many blocks, and native-identity compares every tensor of theirs by name",
+)
+
+
+def both(first: Applies, second: Applies) -> Applies:
+    """An ``applies`` that holds where two others do, with the reason of the first that does not."""
+    return lambda trial: first(trial) or second(trial)

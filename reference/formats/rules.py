@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..resize import BICUBIC_ANTIALIAS, Resampling
 
 StateDict = dict[str, Tensor]
 
+_KEYS = 65536
 _FIELDS = {"i": r"\d+", "n": r"\d", "p": "weight|bias", "rest": ".+", "any": ".+"}
 
 
@@ -33,7 +34,7 @@ def _regex(pattern: str) -> re.Pattern[str]:
     return re.compile(text)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=_KEYS)
 def match(pattern: str, key: str) -> Mapping[str, str] | None:
     """The values of the pattern's fields in ``key``, or None if the pattern does not match the whole key."""
     found = _regex(pattern).fullmatch(key)
@@ -83,11 +84,6 @@ class Fold:
     decode: Callable[..., tuple[Tensor, ...]]
     encode: Callable[..., tuple[Tensor, ...]]
 
-    def group(self, key: str, side: tuple[str, ...], present: Mapping[str, Tensor]) -> Mapping[str, str] | None:
-        """The fields with which ``key`` is one of this rule's tensors on ``side``; None if it is not, or if one is absent."""
-        found = next((f for f in (match(pattern, key) for pattern in side) if f is not None), None)
-        return found if found is not None and all(k.format(**found) in present for k in side) else None
-
 
 @dataclass(frozen=True)
 class Fill:
@@ -116,6 +112,36 @@ Rule = Rename | Fold | Fill | Drop
 
 
 @dataclass(frozen=True)
+class _Use:
+    """A rule that handles a key, with the names of the tensors that it takes and gives."""
+
+    rule: Rule
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+
+
+def _patterns(rule: Rule) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The patterns of a rule's upstream and timm tensors."""
+    if isinstance(rule, Fold):
+        return rule.upstream, rule.timm
+    upstream = () if isinstance(rule, Fill) else (rule.upstream,)
+    return upstream, () if isinstance(rule, Drop) else (rule.timm,)
+
+
+def _uses(rules: tuple[Rule, ...], decoding: bool, key: str) -> tuple[_Use, ...]:
+    """The rules that handle a key, in their order, up to the first that needs no other tensor beside it."""
+    found = []
+    for rule in rules:
+        takes, gives = _patterns(rule) if decoding else _patterns(rule)[::-1]
+        fields = next((f for f in (match(pattern, key) for pattern in takes) if f is not None), None)
+        if fields is not None:
+            found.append(_Use(rule, *(tuple(p.format(**fields) for p in side) for side in (takes, gives))))
+            if not isinstance(rule, Fold):
+                break
+    return tuple(found)
+
+
+@dataclass(frozen=True)
 class Format:
     """One checkpoint format.
 
@@ -140,33 +166,26 @@ class Format:
     prefix_rows: bool | None = None
     norm_follows_model: bool = False
 
+    @cached_property
+    def _uses(self) -> Callable[[bool, str], tuple[_Use, ...]]:
+        return lru_cache(maxsize=_KEYS)(partial(_uses, self.rules))
+
     def decode(self, state_dict: Mapping[str, Tensor], facts: Facts = Facts()) -> StateDict:
         """Upstream tensors to timm's layout, at the checkpoint's own geometry. Raises :class:`LoadError`."""
         out: StateDict = {}
-        folded: set[str] = set()
+        taken: set[str] = set()
         unknown = []
-        for key, tensor in state_dict.items():
-            if key in folded or not key.startswith(self.namespace):
+        for key in state_dict:
+            if key in taken or not key.startswith(self.namespace):
                 continue
-            for rule in self.rules:
-                if isinstance(rule, Fill):
-                    continue
-                if isinstance(rule, Fold):
-                    fields = rule.group(key, rule.upstream, state_dict)
-                    if fields is not None:
-                        names = tuple(k.format(**fields) for k in rule.upstream)
-                        folded.update(names)
-                        made = self._decoded(names, [state_dict[k] for k in names], rule.decode, facts)
-                        out.update(zip((k.format(**fields) for k in rule.timm), made))
-                        break
-                    continue
-                fields = match(rule.upstream, key)
-                if fields is not None:
-                    if isinstance(rule, Rename):
-                        out[rule.timm.format(**fields)] = self._decoded((key,), [tensor], rule.decode, facts)
-                    break
-            else:
+            use = _first_whole(self._uses(True, key), state_dict)
+            if use is None:
                 unknown.append(key)
+                continue
+            taken.update(use.takes)
+            if isinstance(use.rule, (Rename, Fold)):
+                made = self._decoded(use.takes, [state_dict[k] for k in use.takes], use.rule.decode, facts)
+                out.update(zip(use.gives, made if isinstance(use.rule, Fold) else (made,)))
         if unknown:
             raise LoadError(f"the {self.name} format has no tensor named {some(unknown)}")
         for rule in self.rules:
@@ -189,30 +208,18 @@ class Format:
     def encode(self, state: Mapping[str, Tensor], facts: Facts = Facts()) -> StateDict:
         """timm's layout to upstream tensors, the exact inverse of :meth:`decode`. Raises :class:`LoadError`."""
         out: StateDict = {}
-        folded: set[str] = set()
-        for key, tensor in state.items():
-            if key in folded:
+        taken: set[str] = set()
+        for key in state:
+            if key in taken:
                 continue
-            for rule in self.rules:
-                if isinstance(rule, Drop) or (isinstance(rule, Fill) and rule.timm != key):
-                    continue
-                if isinstance(rule, Fill):
-                    break
-                if isinstance(rule, Fold):
-                    fields = rule.group(key, rule.timm, state)
-                    if fields is not None:
-                        names = tuple(k.format(**fields) for k in rule.timm)
-                        folded.update(names)
-                        made = rule.encode(*(state[k] for k in names), facts)
-                        out.update(zip((k.format(**fields) for k in rule.upstream), made))
-                        break
-                    continue
-                fields = match(rule.timm, key)
-                if fields is not None:
-                    out[rule.upstream.format(**fields)] = rule.encode(tensor, facts)
-                    break
-            else:
+            use = _first_whole(self._uses(False, key), state)
+            if use is None:
                 raise LoadError(f"the {self.name} format has no place for {key}")
+            taken.update(use.takes)
+            if isinstance(use.rule, (Rename, Fold)):
+                encode: Callable[..., Any] = use.rule.encode
+                made = encode(*(state[k] for k in use.takes), facts)
+                out.update(zip(use.gives, made if isinstance(use.rule, Fold) else (made,)))
         for rule in self.rules:
             if not isinstance(rule, Drop) or rule.make is None:
                 continue
@@ -243,6 +250,11 @@ class Format:
             evidence=lambda state: self.evidence(strip(state, prefix)),
             forward=lambda state, image, arch: self.forward(strip(state, prefix), image, arch),
         )
+
+
+def _first_whole(uses: tuple[_Use, ...], present: Mapping[str, Tensor]) -> _Use | None:
+    """The first use of which all tensors are present; None if there is none."""
+    return next((use for use in uses if all(key in present for key in use.takes)), None)
 
 
 def _blocks(pattern: str, state: Mapping[str, Tensor]) -> list[str]:
