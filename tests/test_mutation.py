@@ -126,6 +126,13 @@ def test_mutants_differ_from_the_function_and_from_each_other():
     assert all(m.source != Function("here:doubled", doubled).source for m in mutants)
 
 
+def test_a_function_may_be_mutated_from_some_line_on():
+    """What comes before, another door's part, is another question."""
+    first, *_ = mutants = list(mutants_of(Function("here:doubled", doubled, mutated_from="return 0")))
+    assert {m.before for m in mutants} == {"return 0"}
+    assert first.line == doubled.__code__.co_firstlineno + 4
+
+
 def test_the_lines_of_a_case_say_which_mutants_it_comes_past():
     """Of a compound statement the condition counts, not what is in it."""
     first = doubled.__code__.co_firstlineno

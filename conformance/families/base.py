@@ -23,6 +23,8 @@ Windows = dict[str, tuple[int, ...]]
 State = dict[str, "Tensor"]
 
 KERNEL = "patch_embed.proj.weight"
+# Sizes that timm takes as one number too, if they are square.
+PIXELS = ("img_size", "patch_size")
 
 
 def _nothing(arch: Arch) -> dict[str, Any]:
@@ -94,6 +96,7 @@ class Family:
 
     model_kwargs    constructor arguments of the destination model; a string ``"module:name"`` names an object of the
                     target's timm, a pair of such a string and a dict names it with these arguments bound
+    more_sizes      constructor arguments that follow from the geometry, beside ``img_size`` and ``patch_size``
     filters         names of the loader's function in timm's releases, newest first; "module:name" for another module
     canonical       converts a loaded state to VisionTransformer's names and layout: the inverse of the model's own
     created_kwargs  arguments of the registered model's function, if they differ from ``model_kwargs``
@@ -145,6 +148,7 @@ class Family:
     misread_tokens: Callable[[Case], int | None] = lambda case: None
     tables: Callable[[Arch, Geometry], Windows] = no_tables
     filters: tuple[str, ...] = ("checkpoint_filter_fn",)
+    more_sizes: Callable[[Geometry], dict[str, Size]] = lambda geometry: {}
     canonical: Callable[[Case, State], State] = _unchanged
     created_kwargs: Callable[[Arch], dict[str, Any]] | None = None
     filter_kwargs: Callable[[Arch], dict[str, Any]] = _nothing
@@ -192,8 +196,9 @@ class Family:
         return h * stride, w * stride
 
     def sizes(self, arch: Arch, geometry: Geometry) -> dict[str, Size]:
-        """The arguments ``img_size`` and ``patch_size`` of a model of ``arch`` at ``geometry``."""
-        return {"img_size": self.img_size(arch, geometry), "patch_size": geometry.patch_size}
+        """The arguments of a model of ``arch`` that follow from ``geometry``: ``img_size``, ``patch_size`` and ``more_sizes``."""
+        own = {"img_size": self.img_size(arch, geometry), "patch_size": geometry.patch_size}
+        return own | self.more_sizes(geometry)
 
     def undecidable_grid(self, case: Case, default_input_size: Size) -> str | None:
         """Why no loader could know the source grid, or None if a loader can.

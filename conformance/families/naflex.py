@@ -163,6 +163,27 @@ NAFLEX_NATIVE = vit.family(
     weight=0.22,
 )
 
+
+def _registered_kwargs(arch: Arch) -> dict[str, Any]:
+    """Arguments without a grid, which :attr:`Family.more_sizes` gives: these models have one of 16x16 unless they are told."""
+    return {k: v for k, v in naflex_model.model_kwargs(arch).items() if k != _GRID_SIZE}
+
+
+_GRID_SIZE = "pos_embed_grid_size"
+
+NAFLEX_REGISTERED = replace(
+    NAFLEX_NATIVE,
+    name="naflex_registered",
+    shares_format="naflex_native",
+    model_kwargs=_registered_kwargs,
+    created_kwargs=None,
+    more_sizes=lambda geometry: {_GRID_SIZE: geometry.grid_size},
+    models=("naflexvit_*",),
+    not_models=("*_radio_*", "*_parfac_*"),  # a grid of 128x128 positions; a table for each axis
+    models_module="",
+    weight=0.15,
+)
+
 # -- RADIO -------------------------------------------------------------------------------------------------------------
 
 
@@ -204,4 +225,4 @@ NAFLEX_RADIO = replace(
 )
 
 
-FAMILIES = (NAFLEX_VIT, NAFLEX_EVA, NAFLEX_NATIVE, NAFLEX_RADIO)
+FAMILIES = (NAFLEX_VIT, NAFLEX_EVA, NAFLEX_NATIVE, NAFLEX_REGISTERED, NAFLEX_RADIO)

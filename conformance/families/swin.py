@@ -103,6 +103,7 @@ def _model_kwargs(arch: Arch) -> dict[str, Any]:
 
 
 def _v2_kwargs(arch: Arch) -> dict[str, Any]:
+    """Arguments for ``arch``. A ``pretrained_window`` of 0, as of the models trained at one size, means the window itself."""
     return _model_kwargs(arch) | {"pretrained_window_sizes": (arch["pretrained_window"],) * arch["depth"]}
 
 
@@ -118,6 +119,17 @@ def _other_window(case: Case) -> str | None:
         if old != new and rows[0] == rows[1]:
             return "a table with as many rows as the model's, of another window"
     return None
+
+
+def _no_scale(case: Case) -> str | None:
+    """Why no loaded model could be run: upstream divides offsets by the window's side less one, which is 0 for a side of 1."""
+    sides = {side for window in _windows(case.arch, case.source) for side in window}
+    alone = case.native and not case.arch["pretrained_window"] and 1 in sides
+    return (
+        "a window with a side of one token, and no pretrained_window_sizes: its offsets have no scale"
+        if alone
+        else None
+    )
 
 
 SWIN = Family(
@@ -166,13 +178,14 @@ SWIN_V2 = replace(
     SWIN,
     name="swin_v2",
     source="microsoft/Swin-Transformer models/swin_transformer_v2.py",
-    architectures=_architectures(pretrained_window=st.sampled_from([8, 12])),
+    architectures=_architectures(pretrained_window=st.sampled_from([8, 12, 0])),
     shapes=lambda arch, geometry: _shapes(arch, geometry, v2=True),
     model_kwargs=_v2_kwargs,
     models=("swinv2_*",),
     module="swin_transformer_v2",
     model_class="SwinTransformerV2",
     tables=lambda arch, geometry: {},
+    undecidable=_no_scale,
     weight=0.3,
 )
 

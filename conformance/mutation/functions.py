@@ -19,14 +19,20 @@ from ..targets.loader import Loader
 from ..targets.models import Unsupported, model_class
 
 _BODY = ("__code__", "__defaults__", "__kwdefaults__")
+# create_model's own part, from the line with this text on: the classifier and whether the load is strict.
+_FACTORY = ("timm.models._builder", "load_pretrained", "classifiers = pretrained_cfg")
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function of the loader, by the name ``module:function`` without its package."""
+    """A function of the loader, by the name ``module:function`` without its package.
+
+    Only what follows the first line with the text ``mutated_from`` is mutated.
+    """
 
     name: str
     function: FunctionType
+    mutated_from: str = ""
 
     @property
     def source(self) -> str:
@@ -37,6 +43,11 @@ class Function:
     def line(self) -> int:
         """The line of its ``def`` in the file."""
         return self._written[1]
+
+    @property
+    def first_mutated(self) -> int:
+        """The line of the file from which on it is mutated."""
+        return self.line + next(n for n, text in enumerate(self.source.splitlines()) if self.mutated_from in text)
 
     @cached_property
     def _written(self) -> tuple[str, int]:
@@ -69,8 +80,8 @@ class Function:
 def loader_functions(loader: Loader) -> list[Function]:
     """The functions with which a target loads checkpoints.
 
-    For timm: its filter functions and ``load_pretrained``, and what these call in its models and layers. For a user's function:
-    that function, and what it calls in its package. For the reference: every function.
+    For timm: its filter functions and ``load_pretrained``, and what these call in its models and layers; and what ``create_model``
+    does around them. For a user's function: that function, and what it calls in its package. For the reference: every function.
     """
     if loader.target.kind == "reference":
         return _named(_defined("timm_conformance.reference"), "timm_conformance.reference.")
@@ -78,7 +89,9 @@ def loader_functions(loader: Loader) -> list[Function]:
         assert loader.function is not None
         package = loader.target.value.split(":")[0].split(".")[0]
         return _named(_called([inspect.unwrap(loader.function)], (package,)), f"{package}.")
-    return _named(_called(list(_entries(loader)), ("timm.models", "timm.layers")), "timm.")
+    module, name, text = _FACTORY
+    factory = Function(f"{module.removeprefix('timm.')}:{name}", getattr(importlib.import_module(module), name), text)
+    return [factory, *_named(_called(list(_entries(loader)), ("timm.models", "timm.layers")), "timm.")]
 
 
 def _entries(loader: Loader) -> Iterator[FunctionType]:

@@ -21,7 +21,9 @@ def mutants_of(function: Function) -> Iterator[Mutant]:
             continue
         if behaviour not in seen:
             seen.add(behaviour)
-            yield _mutant(function, operator, source)
+            mutant = _mutant(function, operator, source)
+            if mutant.line >= function.first_mutated:
+                yield mutant
 
 
 def _behaviour(function: FunctionType) -> tuple:

@@ -78,7 +78,7 @@ def by_create_model(scripted: ScriptableCase) -> Iterator[Call]:
 
 def _create_model(scripted: ScriptableCase) -> str:
     case = scripted.case
-    given = {k: source_code.size(v) for k, v in scripted.sizes.items()}
+    given = {k: source_code.size(k, v) for k, v in scripted.sizes.items()}
     if case.in_chans is not None or "in_chans" in case.arch:
         given["in_chans"] = str(case.in_chans or case.arch["in_chans"])
     arguments = ", ".join(["name", "pretrained=True", "pretrained_cfg_overlay=overlay", *map("=".join, given.items())])
@@ -153,7 +153,7 @@ def _model(scripted: ScriptableCase) -> tuple[source_code.Names, Call]:
 
     options = source_code.minimal_options(build, _options(scripted, arch, created=False))
     built = names.imported(f"timm.models.{family.module}", family.model_class)
-    sizes = ", ".join(f"{k}={source_code.size(v)}" for k, v in scripted.sizes.items())
+    sizes = ", ".join(f"{k}={source_code.size(k, v)}" for k, v in scripted.sizes.items())
     prepare = [*names.options(options), f"model = {built}({sizes}, **options)"]
     model: Any = scripted.original.model()
     if hasattr(model, "pretrained_cfg"):

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..families.base import PIXELS
+
 WIDTH = 118
 _CASTS = {"float16": "half", "bfloat16": "bfloat16"}
 # Largest number of entries of a dict that get a line each. More are grouped by the beginning of their names.
@@ -102,9 +104,9 @@ def evaluate(code: str) -> dict[str, Tensor]:
     return scope["checkpoint"]
 
 
-def size(pair: tuple[int, int]) -> str:
-    """Code for a patch or image size: one number if it is square."""
-    return str(pair[0]) if pair[0] == pair[1] else f"({pair[0]}, {pair[1]})"
+def size(name: str, pair: tuple[int, int]) -> str:
+    """Code for a size: one number if it is that of a square patch or image."""
+    return str(pair[0]) if name in PIXELS and pair[0] == pair[1] else f"({pair[0]}, {pair[1]})"
 
 
 class Names:

@@ -22,6 +22,7 @@ from ..checkpoints import files
 from ..errors import UserError, one_line
 from ..families import Family
 from ..families.asks import NAFLEX
+from ..families.base import PIXELS
 from ..probes.registry import ProbeAnswer, ask, faults
 from .declared_size import declare
 from .models import Unsupported, build, fill_with_nan, model_kwargs
@@ -156,7 +157,7 @@ class Loader:
         kwargs |= NAFLEX if case.asks_for_naflex else {}
         for name, (h, w) in family.sizes(arch, case.destination).items():
             # Users write both 224 and (224, 224). The case's seed decides, so that the choice repeats.
-            kwargs[name] = h if h == w and case.contents.seed % 2 else (h, w)
+            kwargs[name] = h if name in PIXELS and h == w and case.contents.seed % 2 else (h, w)
         if case.in_chans is not None or "in_chans" in arch:
             kwargs["in_chans"] = case.in_chans or arch["in_chans"]
         if case.num_classes is not None:
