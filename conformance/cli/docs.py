@@ -11,7 +11,7 @@ import json
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ import msgspec
 from packaging.version import Version
 
 from ..cases.fixtures import CHECKOUT
-from ..drawing.catalogue import models_of
 from ..errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, EXIT_VACUOUS
 from ..families import FAMILIES, READ
 from ..invariants import INVARIANTS
@@ -29,20 +28,19 @@ from ..ledger.entries import DEFAULT_LEDGER, REPRODUCERS, Entry, load_ledger
 from ..probes.registry import FOLDER as PROBES
 from ..results.records import Record
 from ..targets.target import MODEL_RELEASE
+from .families_page import NOTE, codes, families
 from .main import main as command_line
-
-_NOTE = "<!-- Written by `python -m timm_conformance.cli.docs` from the registries: edit those, not this page. -->\n"
 
 
 def invariants() -> str:
     """Every invariant: its statement, what a violation looks like, the regimes it must have met, when it does not apply."""
-    lines = ["# Invariants", "", _NOTE]
+    lines = ["# Invariants", "", NOTE]
     lines += [
         f"{len(INVARIANTS)} invariants. A run exits with 3 if an invariant judged no case, or missed a regime that it must meet.",
         "No invariant applies to a case whose right answer no loader could know, or to one that a release does not support.",
     ]
     for item in INVARIANTS.values():
-        regimes = _codes(item.regimes)
+        regimes = codes(item.regimes)
         module = f"conformance/invariants/{item.theme}.py"
         concerned = [name for name, family in FAMILIES.items() if item.concerns(family)]
         lines += ["", f"## `{item.name}`", "", item.statement, "", f"- **Catches**: {item.catches}"]
@@ -52,7 +50,7 @@ def invariants() -> str:
             f"- **Does not apply**: {why}" if why else "- **Applies** to every case",
         ]
         if concerned not in (list(FAMILIES), list(READ)):
-            lines.append(f"- **Families**: {_codes(concerned)}")
+            lines.append(f"- **Families**: {codes(concerned)}")
         lines.append(f"- **Defined in**: `{module}`")
     return "\n".join(lines) + "\n"
 
@@ -88,40 +86,17 @@ def _texts(value: ast.expr | None, names: dict[str, Any]) -> Iterator[str]:
             yield from reasons(names[name])
 
 
-def families() -> str:
-    """Every family: its upstream source, the first timm release that reads it, the registered models that use it."""
-    lines = [
-        "# Checkpoint families",
-        "",
-        _NOTE,
-        "A family that shares the layout of another family differs from it in loader options, wrappers or models.",
-        "",
-        "| family | upstream source | layout | wrappers and prefixes | timm module | first release | timm models |",
-    ]
-    lines += ["|---|---|---|---|---|---|---|"]
-    for f in FAMILIES.values():
-        models = models_of(f)
-        text = f"{len(models)}, e.g. `{models[0].name}`"
-        layout = "none that a loader reads" if f.unread else f"`{f.shares_format}`" if f.shares_format else "its own"
-        release = "none" if f.unread else f.first_release
-        wrappers = ", ".join(
-            f"`{w}`" + (f" ({f.wrapper_since[w]})" if w in f.wrapper_since else "") for w in dict.fromkeys(f.wrappers)
-        )
-        lines.append(f"| `{f.name}` | {f.source} | {layout} | {wrappers} | `{f.module}` | {release} | {text} |")
-    return "\n".join(lines) + "\n"
-
-
 def ledger() -> str:
     """Every known bug, with its range and explanation."""
     known_bugs = load_ledger(DEFAULT_LEDGER)
-    lines = ["# Known bugs", "", _NOTE]
+    lines = ["# Known bugs", "", NOTE]
     lines += ["What the fields mean and how to add an entry: [ledger-format.md](ledger-format.md)."]
     for e in known_bugs.entries:
         link = f" ([upstream]({e.link}))" if e.link else ""
         lines += ["", f"## `{e.id}`", "", f"{e.title}{link}.", "", e.explanation.strip().replace("\n", " "), ""]
         where = [f"timm `{e.releases}`"] if e.releases else []
         lines += [f"- {', '.join([e.kind, *where, *_probe(e)])}"]
-        lines += [f"- families: {_codes(e.families)}", f"- regime: {' or '.join(f'`{r}`' for r in e.regime)}"]
+        lines += [f"- families: {codes(e.families)}", f"- regime: {' or '.join(f'`{r}`' for r in e.regime)}"]
         if e.since:
             lines += ["- " + "; ".join(f"`{family}` since {first}" for family, first in e.since.items())]
         lines += [f"- smallest case: {known_bugs.witnesses[e.id].case.describe()}"]
@@ -163,7 +138,7 @@ def findings() -> str:
     known_bugs = load_ledger(DEFAULT_LEDGER)
     live = [e for e in known_bugs.entries if e.names(release)]
     causes = [e for e in live if not e.view_of]
-    lines = [f"# Findings in timm {release}", "", _NOTE]
+    lines = [f"# Findings in timm {release}", "", NOTE]
     lines += [
         f"timm {release} has {_counts(causes)} in the [ledger](ledger.md). Ledger entries with one cause count once.",
         "",
@@ -179,7 +154,7 @@ def findings() -> str:
             lines[-1] += "".join(f", {text}" for text in _probe(e))
             for view in (v for v in live if v.view_of == e.id):
                 lines += [f"- Same cause: [`{view.id}`](ledger.md#{view.id}). {view.title}"]
-            lines += [f"- Families: {_codes(name for name in FAMILIES if e.concerns(name))}"]
+            lines += [f"- Families: {codes(name for name in FAMILIES if e.concerns(name))}"]
             lines += [f"- Smallest case: {known_bugs.witnesses[e.id].case.describe()}"]
             lines += [f"- Upstream: <{e.link}>"] if e.link else []
             lines += [f"- Script: {_script(e.script)}, or `timm-conformance repro {e.id}`"] if e.script else []
@@ -196,11 +171,6 @@ def findings() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _codes(names: Iterable[str]) -> str:
-    """Names as code, separated by commas."""
-    return ", ".join(f"`{name}`" for name in names)
-
-
 EXITS = {
     EXIT_EXPECTED: "as expected: everything is as the ledger says",
     EXIT_FAILURE: "a new failure, or a ledger entry that no longer fails",
@@ -209,7 +179,7 @@ EXITS = {
 }
 
 
-def exit_codes() -> str:
+def exitcodes() -> str:
     """The exit codes, as a table."""
     return "\n".join(
         ["| exit code | meaning |", "|---|---|", *(f"| {code} | {text} |" for code, text in EXITS.items())]
@@ -218,13 +188,13 @@ def exit_codes() -> str:
 
 def commands() -> str:
     """Every command with its arguments, options and defaults, taken from its help text."""
-    lines = ["# Commands", "", _NOTE, "```"]
+    lines = ["# Commands", "", NOTE, "```"]
     contexts = {
         name: click.Context(command, info_name=name, parent=click.Context(command_line, info_name="timm-conformance"))
         for name, command in command_line.commands.items()
     }
     lines += [" ".join([c.command_path, *c.command.collect_usage_pieces(c)]) for c in contexts.values()]
-    lines += ["```", "", exit_codes(), "", "A target is `timm==VERSION`, `path:DIR`, `installed`, `reference` or"]
+    lines += ["```", "", exitcodes(), "", "A target is `timm==VERSION`, `path:DIR`, `installed`, `reference` or"]
     lines += ["`loader:MODULE:FUNCTION`; `loader:MODULE:FUNCTION@TIMM` names the timm whose models it fills."]
     for name, context in contexts.items():
         lines += ["", f"## `{name}`", "", inspect.cleandoc(context.command.help or "")]

@@ -62,6 +62,7 @@ class Family:
     source          upstream repository and file, for the documentation
     shares_format   name of the ``reference`` format, if it is not the family's own name
     classic         family that loads the same checkpoints into the model they were made for, if ``module`` is another model's
+    ambiguity       what a file of the format does not say, the upstream rule for it, and who follows it; for the documentation
     first_release   first timm release that converts the format in full; the first of all if the format is ``unread``
     unread          whether no loader reads the format: only invariants about refusals judge such a family
     models          globs over registered timm model names that use this format; ``not_models`` are exceptions
@@ -124,6 +125,7 @@ class Family:
     model_kwargs: Callable[[Arch], dict[str, Any]]
     models: tuple[str, ...]
     not_models: tuple[str, ...] = ()
+    ambiguity: str = ""
     unread: bool = False
     shares_format: str = ""
     classic: str = ""

@@ -37,6 +37,10 @@ def _beside(arch: Arch) -> Shapes:
 RADIO = vit.family(
     name="radio",
     source="NVlabs/RADIO radio/vit_patch_generator.py",
+    ambiguity=(
+        "upstream resizes the square grid of its file to the longer side of the model's and reads the top left part. timm "
+        "does the same with upstream's file, and a NaFlexViT with the grid that it keeps."
+    ),
     first_release="1.0.31",
     architectures=vit.architectures(
         reg_tokens=st.integers(1, 4),
@@ -80,6 +84,10 @@ RADIO_NATIVE = replace(
     name="radio_native",
     source="huggingface/pytorch-image-models timm/models/vision_transformer.py (RADIO in timm's names)",
     shares_format="timm_native",
+    ambiguity=(
+        "what timm has saved holds the grid of one model only, which need not be a square any more. Upstream has no rule for "
+        "it, and timm stretches it to the next model's. On square grids both files resample to the same, on others they cannot."
+    ),
     implied=lambda arch: frozenset(),
     foreign=lambda arch: {},
     square_patch="",

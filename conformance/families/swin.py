@@ -135,6 +135,9 @@ def _no_scale(case: Case) -> str | None:
 SWIN = Family(
     name="swin",
     source="microsoft/Swin-Transformer models/swin_transformer.py",
+    ambiguity=(
+        "upstream's windows are square, so a table of as many rows as a square's is one. A table that timm has saved need not be."
+    ),
     first_release="0.9.8",
     architectures=_architectures(),
     shapes=_shapes,
@@ -185,6 +188,7 @@ SWIN_V2 = replace(
     module="swin_transformer_v2",
     model_class="SwinTransformerV2",
     tables=lambda arch, geometry: {},
+    ambiguity="",
     undecidable=_no_scale,
     weight=0.3,
 )

@@ -19,7 +19,7 @@ OTHER_LAYOUTS = (
     "*tinyclip*",
     "*dinov2*",
     "*tipsv2*",
-    "*siglip*",
+    "*siglip_[!g]*",
     "*radio*",
     "*ijepa*",
     "*rpn*",
@@ -31,6 +31,8 @@ def _native(draw: st.DrawFn) -> dict:
     pool = draw(st.sampled_from(["token", "avg", "map"]), label="global_pool")
     # timm 1.0.16 changed whether an attention pool reads prefix tokens. A checkpoint does not say it, and no upstream has both.
     prefix = pool != "map"
+    # SigLIP's towers pooled by average keep the norm before the pool (vit_*_siglip_gap_*).
+    norms = {"fc_norm": st.sampled_from([True, False])} if pool == "avg" else {}
     base = vit.architectures(
         class_token=st.just(True) if pool == "token" else st.booleans() if prefix else st.just(False),
         reg_tokens=st.integers(0, 3) if prefix else st.just(0),
@@ -45,6 +47,7 @@ def _native(draw: st.DrawFn) -> dict:
         pos_embed=st.sampled_from(["learn"] * 6 + ["none"]),
         dynamic_img_size=st.sampled_from([False, False, True]),
         in_chans=st.sampled_from([3, 3, 3, 3, 1, 4]),
+        **norms,
     )
     return draw(base)
 

@@ -80,8 +80,9 @@ class Function:
 def loader_functions(loader: Loader) -> list[Function]:
     """The functions with which a target loads checkpoints.
 
-    For timm: its filter functions and ``load_pretrained``, and what these call in its models and layers; and what ``create_model``
-    does around them. For a user's function: that function, and what it calls in its package. For the reference: every function.
+    For timm: its filter functions and ``load_pretrained``, what these call in its models and layers, and the part of
+    ``create_model`` that loads what they return. For a user's function: that function, and what it calls in its package. For
+    the reference: every function.
     """
     if loader.target.kind == "reference":
         return _named(_defined("timm_conformance.reference"), "timm_conformance.reference.")

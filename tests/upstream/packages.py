@@ -45,9 +45,14 @@ def fetch(folder: Path) -> None:
     stamp.write_bytes(wanted)
 
 
+def unpacked() -> Path:
+    """The folder of the unpacked packages."""
+    return Path(os.environ[VARIABLE])
+
+
 def load(name: str, *, without_init: tuple[str, ...] = ()) -> types.ModuleType:
     """Module ``name`` of an unpacked package, whose top-level package and ``without_init`` are treated as plain folders."""
-    folder = Path(os.environ[VARIABLE])
+    folder = unpacked()
     for package in (name.partition(".")[0], *without_init):
         if package not in sys.modules:
             _install(package).__path__ = [str(folder / package.replace(".", "/"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,7 +27,7 @@ from timm_conformance.targets.target import MODEL_RELEASE, parse_target
 from timm_conformance.trials import bounds
 from timm_conformance.trials.problems import exact_differences
 
-from . import beit3, clip, dino, flax_vit, masked, mobileclip, packages, radio
+from . import beit3, clip, configurations, dino, flax_vit, masked, mobileclip, packages, radio
 from .model import Upstream
 
 if packages.VARIABLE not in os.environ:
@@ -162,3 +163,8 @@ def kept(form: Format, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def test_the_page_says_which_families_are_compared(loaders: dict[str, Loader]) -> None:
     """Those of its first table; `tests/test_docs.py` asks for the others."""
     assert {build().family for build in BUILDERS.values()} == compared_families()
+
+
+def test_the_published_configurations_are_those_of_the_snapshot():
+    """Refresh ``fixtures/configurations.json`` with ``python -m tests.upstream.configurations``."""
+    assert configurations.snapshot() == json.loads(configurations.PATH.read_text(encoding="utf-8"))
