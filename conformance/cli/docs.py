@@ -179,7 +179,7 @@ EXITS = {
 }
 
 
-def exitcodes() -> str:
+def exit_codes() -> str:
     """The exit codes, as a table."""
     return "\n".join(
         ["| exit code | meaning |", "|---|---|", *(f"| {code} | {text} |" for code, text in EXITS.items())]
@@ -194,7 +194,7 @@ def commands() -> str:
         for name, command in command_line.commands.items()
     }
     lines += [" ".join([c.command_path, *c.command.collect_usage_pieces(c)]) for c in contexts.values()]
-    lines += ["```", "", exitcodes(), "", "A target is `timm==VERSION`, `path:DIR`, `installed`, `reference` or"]
+    lines += ["```", "", exit_codes(), "", "A target is `timm==VERSION`, `path:DIR`, `installed`, `reference` or"]
     lines += ["`loader:MODULE:FUNCTION`; `loader:MODULE:FUNCTION@TIMM` names the timm whose models it fills."]
     for name, context in contexts.items():
         lines += ["", f"## `{name}`", "", inspect.cleandoc(context.command.help or "")]

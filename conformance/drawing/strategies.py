@@ -213,7 +213,7 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
         case,
         dtype=draw(st.sampled_from(_NPZ_DTYPES if family.in_place else _DTYPES), label="dtype"),
         contents=Contents(
-            draw(st.sampled_from(["normal", "normal", *(VARIED if stratum.native else CONTENTS)]), label="contents"),
+            draw(st.sampled_from(["normal", "normal", *(VARIED if case.native else CONTENTS)]), label="contents"),
             draw(st.integers(0, 999), label="seed"),
         ),
         wrapper=draw(st.sampled_from(family.wrappers), label="wrapper"),

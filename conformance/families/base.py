@@ -97,7 +97,8 @@ class Family:
 
     model_kwargs    constructor arguments of the destination model; a string ``"module:name"`` names an object of the
                     target's timm, a pair of such a string and a dict names it with these arguments bound
-    more_sizes      constructor arguments that follow from the geometry, beside ``img_size`` and ``patch_size``
+    more_sizes      arguments of the registered model's function that follow from the geometry, beside ``img_size`` and
+                    ``patch_size``
     filters         names of the loader's function in timm's releases, newest first; "module:name" for another module
     canonical       converts a loaded state to VisionTransformer's names and layout: the inverse of the model's own
     created_kwargs  arguments of the registered model's function, if they differ from ``model_kwargs``
@@ -198,9 +199,12 @@ class Family:
         return h * stride, w * stride
 
     def sizes(self, arch: Arch, geometry: Geometry) -> dict[str, Size]:
-        """The arguments of a model of ``arch`` that follow from ``geometry``: ``img_size``, ``patch_size`` and ``more_sizes``."""
-        own = {"img_size": self.img_size(arch, geometry), "patch_size": geometry.patch_size}
-        return own | self.more_sizes(geometry)
+        """The arguments ``img_size`` and ``patch_size`` of a model of ``arch`` at ``geometry``."""
+        return {"img_size": self.img_size(arch, geometry), "patch_size": geometry.patch_size}
+
+    def created_sizes(self, arch: Arch, geometry: Geometry) -> dict[str, Size]:
+        """All arguments of the registered model's function that follow from ``geometry``."""
+        return self.sizes(arch, geometry) | self.more_sizes(geometry)
 
     def undecidable_grid(self, case: Case, default_input_size: Size) -> str | None:
         """Why no loader could know the source grid, or None if a loader can.

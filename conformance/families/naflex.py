@@ -175,8 +175,7 @@ NAFLEX_REGISTERED = replace(
     NAFLEX_NATIVE,
     name="naflex_registered",
     shares_format="naflex_native",
-    model_kwargs=_registered_kwargs,
-    created_kwargs=None,
+    created_kwargs=_registered_kwargs,
     more_sizes=lambda geometry: {_GRID_SIZE: geometry.grid_size},
     models=("naflexvit_*",),
     not_models=("*_radio_*", "*_parfac_*"),  # a grid of 128x128 positions; a table for each axis

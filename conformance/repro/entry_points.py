@@ -59,7 +59,7 @@ def by_create_model(scripted: ScriptableCase) -> Iterator[Call]:
         resolved = {k: v for k, v in model_kwargs(family, model_arch, created=True).items() if k in options}
         resolved |= NAFLEX if case.asks_for_naflex else {}
         plainly = {k: v for k, v in overlay.items() if k != "custom_load"}
-        return timm.create_model(case.model_name, pretrained_cfg_overlay=plainly, **scripted.sizes, **resolved)
+        return timm.create_model(case.model_name, pretrained_cfg_overlay=plainly, **scripted.created_sizes, **resolved)
 
     names = source_code.Names()
     with contextlib.suppress(Unsupported, TypeError):  # a release without such a model, options without a name
@@ -78,7 +78,7 @@ def by_create_model(scripted: ScriptableCase) -> Iterator[Call]:
 
 def _create_model(scripted: ScriptableCase) -> str:
     case = scripted.case
-    given = {k: source_code.size(k, v) for k, v in scripted.sizes.items()}
+    given = {k: source_code.size(k, v) for k, v in scripted.created_sizes.items()}
     if case.in_chans is not None or "in_chans" in case.arch:
         given["in_chans"] = str(case.in_chans or case.arch["in_chans"])
     arguments = ", ".join(["name", "pretrained=True", "pretrained_cfg_overlay=overlay", *map("=".join, given.items())])

@@ -98,6 +98,11 @@ class ScriptableCase:
         return self.family.sizes(self.case.arch, self.case.destination)
 
     @property
+    def created_sizes(self) -> dict[str, tuple[int, int]]:
+        """The arguments of ``create_model`` that follow from the destination's geometry."""
+        return self.family.created_sizes(self.case.arch, self.case.destination)
+
+    @property
     def image(self) -> tuple[int, int, int, int]:
         """Shape of one image of the checkpoint's own size, ``(1, channels, height, width)``."""
         return 1, self.case.arch.get("in_chans", 3), *self.family.img_size(self.case.arch, self.case.source)

@@ -155,7 +155,7 @@ class Loader:
         arch = case.model_arch
         kwargs = model_kwargs(family, arch, created=True)
         kwargs |= NAFLEX if case.asks_for_naflex else {}
-        for name, (h, w) in family.sizes(arch, case.destination).items():
+        for name, (h, w) in family.created_sizes(arch, case.destination).items():
             # Users write both 224 and (224, 224). The case's seed decides, so that the choice repeats.
             kwargs[name] = h if name in PIXELS and h == w and case.contents.seed % 2 else (h, w)
         if case.in_chans is not None or "in_chans" in arch:
