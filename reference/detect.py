@@ -56,10 +56,12 @@ def _holds_tensors(entry: object) -> bool:
     Each dict is visited once per level, since dicts may hold each other.
     """
     level = [entry]
-    for _ in range(_MAX_NESTING if entry is not None else 0):
+    for _ in range(_MAX_NESTING):
         dicts = {id(e): e for e in level if isinstance(e, Mapping)}.values()
         if any(isinstance(v, Tensor) for e in dicts for v in e.values()):
             return True
+        if not dicts:
+            break
         level = [e.get(w) for e in dicts for w in WRAPPERS]
     return False
 

@@ -128,7 +128,7 @@ def _patterns(rule: Rule) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return upstream, () if isinstance(rule, Drop) else (rule.timm,)
 
 
-def _uses(rules: tuple[Rule, ...], decoding: bool, key: str) -> tuple[_Use, ...]:
+def _find_uses(rules: tuple[Rule, ...], decoding: bool, key: str) -> tuple[_Use, ...]:
     """The rules that handle a key, in their order, up to the first that needs no other tensor beside it."""
     found = []
     for rule in rules:
@@ -168,7 +168,7 @@ class Format:
 
     @cached_property
     def _uses(self) -> Callable[[bool, str], tuple[_Use, ...]]:
-        return lru_cache(maxsize=_KEYS)(partial(_uses, self.rules))
+        return lru_cache(maxsize=_KEYS)(partial(_find_uses, self.rules))
 
     def decode(self, state_dict: Mapping[str, Tensor], facts: Facts = Facts()) -> StateDict:
         """Upstream tensors to timm's layout, at the checkpoint's own geometry. Raises :class:`LoadError`."""
