@@ -18,6 +18,20 @@ NPZ = ("npz",)
 # Ways to damage a checkpoint, done by trials/damage.py. A correct loader refuses the result.
 DAMAGES = ("missing", "wider", "cut", "transposed", "deeper")
 
+# Ways to load a checkpoint file beside create_model's ``file``, done by targets/doors.py.
+DOORS = (
+    "state-dict",
+    "load-checkpoint",
+    "checkpoint-path",
+    "local-dir",
+    "set-input-size",
+    "own-sizes",
+    "custom-load-unsaid",
+    "dynamic-img-size",
+    "dynamic-img-pad",
+    "naflex-patches",
+)
+
 
 class Geometry(msgspec.Struct, frozen=True):
     """Patch size in pixels and grid of patch tokens, each ``(height, width)``."""
@@ -57,7 +71,8 @@ class Case(msgspec.Struct, frozen=True):
     ``arch`` holds the family's own architecture options. ``declared`` says which input size the caller declares for the
     checkpoint: its ``true`` value, none (``absent``), or the registered model's ``default``. ``model_name`` is a registered
     timm model of the family, for loads by ``create_model``. Such a load may ask for other ``in_chans`` and ``num_classes``
-    than the checkpoint's (None: the checkpoint's), and for a model with other options than ``arch`` has (``asked``).
+    than the checkpoint's (None: the checkpoint's), and for a model with other options than ``arch`` has (``asked``). ``door``
+    is another of timm's ways to load the same file (``targets/doors.py``), or empty.
     """
 
     family: str
@@ -73,6 +88,7 @@ class Case(msgspec.Struct, frozen=True):
     in_chans: int | None = None
     num_classes: int | None = None
     asked: dict[str, Any] = {}
+    door: str = ""
 
     @property
     def model_arch(self) -> dict[str, Any]:
@@ -120,5 +136,7 @@ class Case(msgspec.Struct, frozen=True):
             words.append(f"asked for {self.num_classes} classes")
         if self.asked:
             words.append("asked for " + ", ".join(f"{k}={v}" for k, v in self.asked.items()))
+        if self.door:
+            words.append(f"by the door {self.door}")
         arch = ", ".join(f"{k}={v}" for k, v in self.arch.items())
         return f"{self.family}: {'; '.join(words)}; {arch}"

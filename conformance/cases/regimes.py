@@ -68,5 +68,6 @@ def regimes(case: Case, num_prefix_tokens: int) -> frozenset[str]:
         "grid-to-row": _to_line(source.grid_size, destination.grid_size, 0),
     }
     found |= {f"in-chans-{case.in_chans}"} if case.in_chans else set()
+    found |= {f"door-{case.door}"} if case.door else set()
     found |= {f"asked-{option.replace('_', '-')}" for option in case.asked}
     return frozenset(found | {name for name, holds in flags.items() if holds})

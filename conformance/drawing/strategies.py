@@ -188,6 +188,21 @@ def _channels_to_ask(own: int) -> list[int | None]:
     return [None, None, *(other for other in (1, 3, 4, 12) if other != own)]
 
 
+def _doors(family: Family, case: Case, model: RealModel) -> list[str]:
+    """The doors of timm by which a case may be loaded. A door that resizes needs a size that changes."""
+    registered = (family.img_size(case.arch, case.destination), case.destination.patch_size)
+    compared = case.dtype == "float32" and case.contents.kind in VARIED and case.in_chans is None and not case.other_classes
+    resized = compared and case.source.grid_size != case.destination.grid_size and not family.tables(case.arch, case.source)
+    closed = {
+        "set-input-size": case.native,
+        "own-sizes": registered != (model.input_size, model.patch_size),
+        "naflex-patches": case.native or not compared,
+        "dynamic-img-size": not resized,
+        "dynamic-img-pad": not resized,
+    }
+    return [door for door in family.doors if not closed.get(door)]
+
+
 @st.composite
 def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
     """Cases of a family in a stratum. A case declares no input size only if a loader can load it without one."""
@@ -228,8 +243,12 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
     asks = family.asks(case.arch) if known and not stratum.many_blocks else ()
     if asks and draw(st.sampled_from([False, True, False]), label="ask for other options"):
         case, known = replace(case, asked=draw(st.sampled_from(asks), label="asked")), False
-    return replace(
+    case = replace(
         case,
         in_chans=draw(st.sampled_from(_channels_to_ask(channels)), label="in_chans") if known else None,
         num_classes=draw(st.sampled_from(_classes_to_ask(case.arch["num_classes"])), label="num_classes"),
     )
+    doors = _doors(family, case, model) if not (case.asked or stratum.many_blocks) else []
+    if not doors or not draw(st.booleans(), label="by a door"):
+        return case
+    return replace(case, door=draw(st.sampled_from(doors), label="door"))

@@ -71,7 +71,8 @@ class Explorer:
         if not self.loader.supports(family):
             reason = f"timm {self.loader.timm_version} does not know the format (first release: {family.first_release})"
             return [self._not_applicable(family, i, reason) for i in self.invariants]
-        tallies = {i.name: Tally() for i in self.invariants if i.concerns(family)}
+        judging = [i for i in self.invariants if i.concerns(family) and i.judges(self.loader.target)]
+        tallies = {i.name: Tally() for i in judging}
         loaded: list[records.LoadedCase | None] = []
         for stratum, drawn in self.drawing.cases(family).items():
             for case in drawn:
@@ -142,6 +143,8 @@ class Explorer:
         """Judge one case, count it, and return the outcome."""
         result = judge(invariant, trial)
         outcome = result.outcome
+        if result.unsupported:
+            tally.excused.update({"any", *trial.regimes.intersection(invariant.regimes)})
         if result.reason:
             tally.reasons[result.reason] += 1
         if result.worst is not None:

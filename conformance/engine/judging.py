@@ -16,12 +16,16 @@ from ..trials.trial import Trial
 
 @dataclass(frozen=True)
 class Judgement:
-    """One invariant on one case: pass, fail, blocked, not-applicable or error."""
+    """One invariant on one case: pass, fail, blocked, not-applicable or error.
+
+    ``unsupported`` says that the release lacks what the case needs.
+    """
 
     outcome: str
     problems: tuple[Problem, ...] = ()
     worst: float | None = None
     reason: str = ""
+    unsupported: bool = False
 
 
 def inapplicable(invariant: Invariant, trial: Trial) -> str | None:
@@ -41,7 +45,7 @@ def judge(invariant: Invariant, trial: Trial) -> Judgement:
     except Blocked as blocked:
         return Judgement("blocked", reason=str(blocked))
     except Unsupported as unsupported:
-        return Judgement("not-applicable", reason=str(unsupported))
+        return Judgement("not-applicable", reason=str(unsupported), unsupported=True)
     except Exception as error:
         return Judgement("error", reason=f"{type(error).__name__}: {error}")
     if problems:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis.strategies import SearchStrategy
 from packaging.version import Version
 
-from ..cases.case import CONTAINERS, NPZ, Case, Geometry, Size
+from ..cases.case import CONTAINERS, DOORS, NPZ, Case, Geometry, Size
 
 if TYPE_CHECKING:  # the command line reads this registry without importing torch
     from torch import Tensor
@@ -176,13 +176,29 @@ class Family:
         """Whether timm reads the file (``.npz``) straight into a model's parameters, without ``checkpoint_filter_fn``."""
         return self.containers == NPZ
 
+    @property
+    def naflex(self) -> bool:
+        """Whether the family's models are NaFlexViTs, which take images and patches of any size."""
+        return self.model_class == "NaFlexVit"
+
     def supported_by(self, release: Version) -> bool:
         """Whether a timm release knows this format."""
         return release >= Version(self.first_release)
 
     def reaches(self, regime: str, invariant: str) -> bool:
         """Whether an invariant can meet a regime in the cases of this family."""
+        if regime.startswith("door-") and regime.removeprefix("door-") not in self.doors:
+            return False
         return not {regime, f"{invariant}:{regime}"} & self.unreachable
+
+    @property
+    def doors(self) -> tuple[str, ...]:
+        """The ways in which a file of the format can be loaded: none without files, no dict of an ``.npz`` file's arrays."""
+        if self.containers == ("memory",) or self.unread:
+            return ()
+        closed = {"state-dict", "local-dir"} if self.in_place else set()
+        closed |= set() if self.naflex else {"naflex-patches"}
+        return tuple(door for door in DOORS if door not in closed)
 
     def unsupported(self, case: Case, release: Version) -> str | None:
         """Why a release that knows the format does not support a case, or None."""

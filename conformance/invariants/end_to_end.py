@@ -21,7 +21,7 @@ from ..trials.trial import Trial
 from .registry import invariant
 
 
-def _applies(trial: Trial) -> str | None:
+def applies_to_files(trial: Trial) -> str | None:
     """Why the invariant does not apply to a case, or None.
 
     On this path the model's configuration always declares an input size: the overlay's, or its own default.
@@ -46,7 +46,7 @@ def _applies(trial: Trial) -> str | None:
 def _as_saved(trial: Trial) -> str | None:
     if trial.case.asked:
         return "the model has other options than the checkpoint: trained-tensors-used judges that"
-    return _applies(trial)
+    return applies_to_files(trial)
 
 
 # Regimes in which timm's factory changes what the loader returned.
@@ -123,7 +123,7 @@ def _asks_for_another(trial: Trial) -> str | None:
         return "the declaration gives another number of channels: create-model judges that"
     if moves_position_rows(case) and case.declared != "true":
         return "without the input size, nothing tells rows of prefix tokens from the grid's"
-    return _applies(trial)
+    return applies_to_files(trial)
 
 
 @invariant(

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..families import Family
+from ..targets.target import Target
 from ..trials.problems import Problem
 from ..trials.trial import Trial
 
@@ -25,7 +26,7 @@ class Invariant:
     reference only, because a function under test does not do what they ask for. ``concerns`` says whether it can judge
     cases of a family at all. ``applies`` returns the reason why the invariant does not apply to a case, or None where it
     applies. ``check`` yields the ways in which a case violates the invariant; it may raise
-    :class:`timm_conformance.trials.loaded.Blocked`.
+    :class:`timm_conformance.trials.loaded.Blocked`. ``timm_alone`` says that it judges timm's releases only.
     """
 
     name: str
@@ -37,6 +38,11 @@ class Invariant:
     check: Check
     concerns: Callable[[Family], bool] = lambda family: True
     not_on_functions: tuple[str, ...] = ()
+    timm_alone: bool = False
+
+    def judges(self, target: Target) -> bool:
+        """Whether it can judge a target at all."""
+        return target.is_timm or not self.timm_alone
 
     def regimes_on(self, target_kind: str) -> tuple[str, ...]:
         """The regimes that the invariant must have judged on a target of a kind."""
@@ -55,10 +61,11 @@ def invariant(
     concerns: Callable[[Family], bool] = lambda family: True,
     not_on_functions: tuple[str, ...] = (),
     unread: bool = False,
+    timm_alone: bool = False,
 ) -> Callable[[Check], Check]:
     """Register a check under its own name, hyphenated; its module is its theme. Refuses a name used twice.
 
-    ``unread`` says that the invariant also judges families that no loader reads.
+    ``unread`` says that the invariant also judges families that no loader reads, ``timm_alone`` that it judges timm only.
     """
 
     def concerned(family: Family) -> bool:
@@ -82,7 +89,7 @@ def invariant(
         if not inspect.isgeneratorfunction(check):
             raise UserError(f"invariant {name} in conformance/invariants/{theme}.py yields nothing: yield a Problem")
         INVARIANTS[name] = Invariant(
-            name, theme, statement, catches, regimes, applies, check, concerned, not_on_functions
+            name, theme, statement, catches, regimes, applies, check, concerned, not_on_functions, timm_alone
         )
         return check
 

@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,13 @@ from torch import Tensor, nn
 from .. import reference
 from ..cases.case import Case, Geometry, Size
 from ..checkpoints import files
-from ..errors import UserError, one_line
+from ..errors import UserError
 from ..families import Family
-from ..families.asks import NAFLEX
-from ..families.base import PIXELS
 from ..probes.registry import ProbeAnswer, ask, faults
 from .declared_size import declare
-from .models import Unsupported, build, fill_with_nan, model_kwargs
+from .factory import factory_call
+from .models import build, fill_with_nan
 from .scratch import scratch_folder
-from .skip_init import SkipInit
 from .target import Target, activate
 
 # Takes a checkpoint and a model, and options of the family by name.
@@ -150,29 +148,10 @@ class Loader:
 
         For the reference and users' loaders: create the model without weights, move it, read the file, convert, load strictly.
         """
-        import timm
-
-        arch = case.model_arch
-        kwargs = model_kwargs(family, arch, created=True)
-        kwargs |= NAFLEX if case.asks_for_naflex else {}
-        for name, (h, w) in family.created_sizes(arch, case.destination).items():
-            # Users write both 224 and (224, 224). The case's seed decides, so that the choice repeats.
-            kwargs[name] = h if name in PIXELS and h == w and case.contents.seed % 2 else (h, w)
-        if case.in_chans is not None or "in_chans" in arch:
-            kwargs["in_chans"] = case.in_chans or arch["in_chans"]
-        if case.num_classes is not None:
-            kwargs["num_classes"] = case.num_classes
-        overlay: dict[str, Any] = {
-            "file": str(path),
-            "custom_load": family.in_place,
-            "num_classes": case.arch["num_classes"],
-        }
-        if case.declared == "true":
-            overlay["input_size"] = (case.arch.get("in_chans", 3), *family.img_size(case.arch, case.source))
-        create = partial(timm.create_model, case.model_name, pretrained_cfg_overlay=overlay, **kwargs)
+        call = factory_call(family, case, path)
         if self.target.is_timm:
-            return _loaded(create, bool(case.asked)).to(self.device)
-        model = (_empty(create) if case.asked else _supported(create, pretrained=False)).to(self.device)
+            return call.loaded(bool(case.asked)).to(self.device)
+        model = (call.empty() if case.asked else call(pretrained=False)).to(self.device)
         more = {"keep_classifier": case.other_classes} if self.target.kind == "reference" else {}
         state = self.converted(family, case.arch, files.read(path), model, **more)
         model.load_state_dict(state, strict=True)
@@ -196,35 +175,6 @@ def write_in_place(model: nn.Module, path: Path, names: Collection[str]) -> dict
     reader: Any = model
     reader.load_pretrained(str(path), **prefix)
     return {k: v for k, v in model.state_dict().items() if not bool(v.isnan().all())}
-
-
-def _loaded(create: Callable[..., nn.Module], asked: bool) -> nn.Module:
-    """A model with its weights. Raises :class:`Unsupported` if the release cannot build the model asked for without any."""
-    try:
-        return _supported(create, pretrained=True)
-    except Exception:
-        if asked:
-            _empty(create)
-        raise
-
-
-def _empty(create: Callable[..., nn.Module]) -> nn.Module:
-    """A model without weights. Raises :class:`Unsupported` if the release cannot build it."""
-    try:
-        return _supported(create, pretrained=False)
-    except Exception as error:
-        raise Unsupported(f"the release cannot build the model asked for: {one_line(error)}") from None
-
-
-def _supported(create: Callable[..., nn.Module], pretrained: bool) -> nn.Module:
-    """Call a model function. Raises :class:`Unsupported` if the function fixes an argument that the case sets."""
-    try:
-        with SkipInit():
-            return create(pretrained=pretrained)
-    except TypeError as error:
-        if "multiple values for keyword argument" in str(error):
-            raise Unsupported(f"the release's model function fixes its options: {error}") from None
-        raise
 
 
 def _hashable(arch: Mapping[str, Any]) -> tuple:

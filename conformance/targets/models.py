@@ -38,7 +38,7 @@ def _resolve(value: Any) -> Any:
 
 
 @cache
-def _parameters(cls: type) -> frozenset[str]:
+def parameters(cls: type) -> frozenset[str]:
     """Names of a model class's constructor arguments.
 
     A constructor with ``**kwargs`` also takes its base class's arguments, or the fields of its ``cfg``.
@@ -51,7 +51,7 @@ def _parameters(cls: type) -> frozenset[str]:
         hint = typing.get_type_hints(cls.__init__)["cfg"]  # type: ignore[misc]
         (config,) = (c for c in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(c))
         return frozenset(own) | {f.name for f in dataclasses.fields(config)}
-    return frozenset(own) | _parameters(cls.__base__)
+    return frozenset(own) | parameters(cls.__base__)
 
 
 def build(family_name: str, arch: tuple, geometry: Geometry, device: str) -> nn.Module:
@@ -81,12 +81,12 @@ def model_kwargs(family: Family, arch: Mapping[str, Any], created: bool = False)
     """
     given = ((created and family.created_kwargs) or family.model_kwargs)(arch)
     cls: type = model_class(family)
-    known = _parameters(cls)
+    known = parameters(cls)
     if created and family.models_module:
         known |= {"use_naflex"}
     if created and family.classic:  # such functions take the classic model's arguments
         classic: type = model_class(FAMILIES[family.classic])
-        known |= _parameters(classic)
+        known |= parameters(classic)
     kwargs = {k: _resolve(v) for k, v in given.items()}
     missing = [k for k, v in kwargs.items() if k not in known and v]
     if missing:

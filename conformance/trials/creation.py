@@ -1,10 +1,10 @@
-"""A load by ``timm.create_model``, as a user does it: a checkpoint file, a model by its name, and what timm says meanwhile."""
+"""A load of a checkpoint file as a user does it, by ``timm.create_model`` or another door, and what timm says meanwhile."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..cases.case import Case
 from ..checkpoints import files
 from ..families import Family
+from ..targets.doors import Visit, open_door
 from ..targets.loader import Loader
 from ..targets.models import Unsupported
 from ..targets.scratch import scratch_folder
@@ -32,15 +33,24 @@ def create(loader: Loader, family: Family, case: Case, upstream: Mapping[str, Te
 
     Raises :class:`Unsupported` if the release cannot be asked for the model.
     """
+    return _loaded(case, upstream, lambda path: loader.create_model(family, case, path))
+
+
+def enter(loader: Loader, family: Family, case: Case, upstream: Mapping[str, Tensor]) -> Created:
+    """The same by the case's door. Raises :class:`Unsupported` if the release lacks the door, or the case cannot go through."""
+    return _loaded(case, upstream, lambda path: open_door(Visit(loader, family, case, path)))
+
+
+def _loaded(case: Case, upstream: Mapping[str, Tensor], load: Callable[[Path], nn.Module]) -> Created:
     with scratch_folder() as folder, _listening() as warned:
         path = files.write(dict(upstream), case.wrapper, case.container, Path(folder))
         try:
-            model: nn.Module | Exception = loader.create_model(family, case, path)
+            outcome: nn.Module | Exception = load(path)
         except Unsupported:
             raise
         except Exception as error:
-            model = error
-    return Created(model, tuple(warned))
+            outcome = error
+    return Created(outcome, tuple(warned))
 
 
 class _Listener(logging.Handler):

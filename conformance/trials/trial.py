@@ -21,7 +21,7 @@ from ..targets.declared_size import declared_size, default_size
 from ..targets.loader import Loader
 from ..targets.models import fill_with_nan
 from . import bounds
-from .creation import Created, create
+from .creation import Created, create, enter
 from .damage import Damage, apply_damage
 from .expectation import GRID, Expectation
 from .loaded import Blocked, Loaded
@@ -127,10 +127,18 @@ class Trial(Expectation):
     @cached_property
     def created_model(self) -> Created:
         """The load of the case by ``create_model``, with foreign tensors beside the image tower's."""
+        return create(self.loader, self.family, self.case, self._saved)
+
+    @cached_property
+    def by_door(self) -> Created:
+        """The load of the same file by the case's door."""
+        return enter(self.loader, self.family, self.case, self._saved)
+
+    @cached_property
+    def _saved(self) -> dict[str, Tensor]:
+        """The tensors of the case's file. A .pth file saved from a GPU stores its device."""
         upstream = {**self.upstream, **state_dicts.foreign(self.family, self.case)}
-        # A .pth file saved from a GPU stores its device.
-        state = {k: v.to(self.device) for k, v in upstream.items()}
-        return create(self.loader, self.family, self.case, state)
+        return {k: v.to(self.device) for k, v in upstream.items()}
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
