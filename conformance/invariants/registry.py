@@ -46,6 +46,8 @@ class Invariant:
 
     def regimes_on(self, target_kind: str) -> tuple[str, ...]:
         """The regimes that the invariant must have judged on a target of a kind."""
+        if self.timm_alone and target_kind in ("reference", "loader"):
+            return ()
         return tuple(r for r in self.regimes if target_kind != "loader" or r not in self.not_on_functions)
 
 

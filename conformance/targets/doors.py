@@ -129,6 +129,7 @@ def _local_dir(visit: Visit) -> nn.Module:
     call = visit.call
     saved = call.with_overlay(file=None).with_kwargs(**sizes(visit.family, visit.case, visit.case.source))
     saved = saved.with_kwargs(num_classes=visit.case.arch["num_classes"], in_chans=visit.case.arch.get("in_chans"))
+    saved = saved.with_kwargs(**{k: None for k, v in saved.kwargs.items() if callable(v)})  # JSON holds no classes
     hub: Any = importlib.import_module("timm.models._hub")
     hub.save_config_for_hf(saved.empty(), str(folder / "config.json"))
     return FactoryCall(f"local-dir:{folder}", {}, call.kwargs).loaded()

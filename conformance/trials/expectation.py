@@ -157,12 +157,6 @@ class Expectation:
             self._bounds[name] = self.resampling_bound(name, self.truth)
         return self._bounds[name]
 
-    def relative_bound(self, name: str) -> float:
-        """The largest error bound of a tensor of a correct load, for each unit of the tensor's size."""
-        return float(self.bound(name).max()) / (
-            float(self.expected[name].to(torch.float64).square().mean().sqrt()) or 1.0
-        )
-
     def resampling_bound(self, name: str, state: Mapping[str, Tensor]) -> Tensor:
         """Error bound for a load of ``state`` that resamples tensor ``name``, even if the geometry stays the same."""
         source, destination = self.case.source, self.case.destination
