@@ -191,8 +191,12 @@ def _channels_to_ask(own: int) -> list[int | None]:
 def _doors(family: Family, case: Case, model: RealModel) -> list[str]:
     """The doors of timm by which a case may be loaded. A door that resizes needs a size that changes."""
     registered = (family.img_size(case.arch, case.destination), case.destination.patch_size)
-    compared = case.dtype == "float32" and case.contents.kind in VARIED and case.in_chans is None and not case.other_classes
-    resized = compared and case.source.grid_size != case.destination.grid_size and not family.tables(case.arch, case.source)
+    compared = (
+        case.dtype == "float32" and case.contents.kind in VARIED and case.in_chans is None and not case.other_classes
+    )
+    resized = (
+        compared and case.source.grid_size != case.destination.grid_size and not family.tables(case.arch, case.source)
+    )
     closed = {
         "set-input-size": case.native,
         "own-sizes": registered != (model.input_size, model.patch_size),

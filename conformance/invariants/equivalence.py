@@ -98,7 +98,9 @@ def resized_output(trial: Trial, image: Tensor, off: Mapping[str, Tensor]) -> tu
     """The upstream output of a native trial on an image, and the bound for a model whose tensors may be off by ``off``."""
     generator = torch.Generator().manual_seed(trial.case.contents.seed)
     exact = trial.upstream_output(image)
-    bound = bounds.forward(exact, _operations(trial), _sensitivity(trial, image, exact, generator), _largest_angle(trial))
+    bound = bounds.forward(
+        exact, _operations(trial), _sensitivity(trial, image, exact, generator), _largest_angle(trial)
+    )
     other = Trial(trial.family, trial.case, trial.loader, trial.device)
     signs = {k: torch.randn(trial.truth[k].shape, generator=generator).sign() for k in off}
     other.truth = {**trial.truth, **{k: trial.truth[k].to(torch.float64) + v * signs[k] for k, v in off.items()}}

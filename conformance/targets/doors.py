@@ -24,6 +24,7 @@ from ..cases.case import Case, Geometry
 from ..checkpoints import files
 from ..drawing.catalogue import catalogue
 from ..families import Family
+from ..families.base import PIXELS
 from .factory import FactoryCall, factory_call, sizes
 from .models import Unsupported, model_class, parameters
 from .skip_init import SkipInit
@@ -143,17 +144,24 @@ def _native(visit: Visit) -> str | None:
     "`model.set_input_size(img_size=..., patch_size=...)` of a model loaded at the checkpoint's own geometry", _native
 )
 def _set_input_size(visit: Visit) -> nn.Module:
-    family, case = visit.family, visit.case
-    model: Any = visit.call.with_kwargs(**sizes(family, case, case.source)).loaded()
+    model = visit.call.with_kwargs(**sizes(visit.family, visit.case, visit.case.source)).loaded()
+    resize(model, visit, visit.case.source, visit.case.destination)
+    return model
+
+
+def resize(model: Any, visit: Visit, old: Geometry, new: Geometry) -> None:
+    """Resize a model in place by its ``set_input_size``. Raises :class:`Unsupported` if its class has none.
+
+    A patch size that stays the same is said or not, as the case's seed decides.
+    """
     if not hasattr(model, "set_input_size"):
         raise Unsupported(f"the release's {type(model).__name__} has no set_input_size")
-    new = {k: v for k, v in sizes(family, case, case.destination).items() if k in ("img_size", "patch_size")}
-    if case.source.patch_size == case.destination.patch_size and case.contents.seed % 2:
-        del new["patch_size"]
+    said = {k: v for k, v in sizes(visit.family, visit.case, new).items() if k in PIXELS}
+    if old.patch_size == new.patch_size and visit.case.contents.seed % 2:
+        del said["patch_size"]
     if "window_size" in inspect.signature(model.set_input_size).parameters:
-        new["window_size"] = (visit.call.kwargs["window_size"],) * 2
-    model.set_input_size(**new)
-    return model
+        said["window_size"] = (visit.call.kwargs["window_size"],) * 2
+    model.set_input_size(**said)
 
 
 def _not_its_own(visit: Visit) -> str | None:
