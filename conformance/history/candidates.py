@@ -89,7 +89,10 @@ def _has(family: Family, source: Geometry, destination: Geometry) -> bool:
 
 
 def _aimed(entry: Entry, family: Family, witness: Case, case: Case) -> Iterable[Case]:
-    """The case; if the entry is about damage or about other options, the case with those that the entry names."""
+    """The case; if the entry is about a door, damage or other options, the case with those that the entry names."""
+    if witness.door:
+        case = case if case.container != "memory" else replace(case, container=family.containers[0])
+        return [replace(case, door=witness.door, declared="true", asked={}, in_chans=None)]
     asks = [p.startswith("trained-tensors-used:") for p in entry.shows]
     damages = [p.startswith(("refuses-", "untouched-after-refusal:value-changed:")) for p in entry.shows]
     if not all(either or other for either, other in zip(asks, damages)):

