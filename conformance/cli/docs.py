@@ -27,6 +27,7 @@ from ..invariants import INVARIANTS
 from ..ledger.entries import DEFAULT_LEDGER, REPRODUCERS, Entry, load_ledger
 from ..probes.registry import FOLDER as PROBES
 from ..results.records import Record
+from ..targets.doors import DOORS
 from ..targets.target import MODEL_RELEASE
 from .families_page import NOTE, codes, families
 from .main import main as command_line
@@ -51,7 +52,17 @@ def invariants() -> str:
         ]
         if concerned not in (list(FAMILIES), list(READ)):
             lines.append(f"- **Families**: {codes(concerned)}")
+        if item.timm_alone:
+            lines.append("- **Targets**: timm; the reference and functions under test have no such calls")
         lines.append(f"- **Defined in**: `{module}`")
+    lines += [
+        "",
+        "## Doors",
+        "",
+        "The ways to the same model that `doors-agree` compares with `create_model` and a file:",
+        "",
+    ]
+    lines += ["| door | what it is |", "|---|---|", *(f"| `{d.name}` | {d.statement} |" for d in DOORS.values())]
     return "\n".join(lines) + "\n"
 
 
