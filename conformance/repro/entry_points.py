@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..cases.case import Geometry
 from ..families.asks import NAFLEX
 from ..families.base import Arch
 from ..targets.models import Unsupported, model_class, model_kwargs
@@ -68,7 +69,7 @@ def by_create_model(scripted: ScriptableCase) -> Iterator[Call]:
         if case.num_classes is not None:
             options["num_classes"] = case.num_classes
         prepare = [f'name = "{case.model_name}"', *names.options(options)]
-        load = _create_model(scripted)
+        load = create_model_line(scripted)
         if not family.in_place:
             prepared = [*prepare, _overlay('"state_dict": checkpoint', overlay)]
             yield Call([*names.imports], prepared, [load], names.functions)
@@ -76,12 +77,17 @@ def by_create_model(scripted: ScriptableCase) -> Iterator[Call]:
         yield Call([*names.imports, *_FILE_IMPORTS], prepare, _in_folder(lines), names.functions)
 
 
-def _create_model(scripted: ScriptableCase) -> str:
+def create_model_line(
+    scripted: ScriptableCase, *, pretrained: str = "True", geometry: Geometry | None = None, more: tuple[str, ...] = ()
+) -> str:
+    """Code that creates ``model`` at a geometry, by default the case's destination, with ``more`` arguments."""
     case = scripted.case
-    given = {k: source_code.size(k, v) for k, v in scripted.created_sizes.items()}
+    sizes = scripted.family.created_sizes(case.arch, geometry or case.destination)
+    given = {k: source_code.size(k, v) for k, v in sizes.items()}
     if case.in_chans is not None or "in_chans" in case.arch:
         given["in_chans"] = str(case.in_chans or case.arch["in_chans"])
-    arguments = ", ".join(["name", "pretrained=True", "pretrained_cfg_overlay=overlay", *map("=".join, given.items())])
+    start = ["name", f"pretrained={pretrained}", "pretrained_cfg_overlay=overlay"]
+    arguments = ", ".join([*start, *map("=".join, given.items()), *more])
     line = f"model = timm.create_model({arguments}, **options)"
     return line if len(line) < source_code.WIDTH - 8 else f"model = timm.create_model(\n    {arguments}, **options\n)"
 

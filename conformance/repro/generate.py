@@ -28,7 +28,7 @@ from ..targets.models import Unsupported
 from ..trials import bounds
 from ..trials.acceptance import fits
 from ..trials.trial import Trial
-from . import asked, assertions, script
+from . import asked, assertions, doors, script
 from .entry_points import by_create_model, by_function, by_load_pretrained, load_calls
 from .script import About, Assertion
 from .scriptable_case import Circumstances, ScriptableCase, matches
@@ -48,6 +48,10 @@ def find_script(witness: WitnessFile, loader: Loader, about: About) -> Attempt |
     return next((a for a in _attempts(witness, loader, about) if shows(a, witness, loader)), None)
 
 
+# Invariants of what timm does around the conversion.
+_OF_THE_FACTORY = ("create-model", "trained-tensors-used", "doors-agree")
+
+
 def shows(attempt: Attempt, witness: WitnessFile, loader: Loader) -> bool:
     """Whether a script, run in this process, finds its bug and names it, and finds no bug in a loader without it."""
     code, said = run_here(attempt.text)
@@ -59,7 +63,7 @@ def shows(attempt: Attempt, witness: WitnessFile, loader: Loader) -> bool:
     with reference_substituted(family, witness.case.arch, loader):
         code, said = run_here(attempt.text)
     # A bug of the model, or of the factory that adapts it, stays the same with another loader.
-    elsewhere = witness.invariant in ("create-model", "trained-tensors-used") or witness.invariant.endswith("-forward")
+    elsewhere = witness.invariant in _OF_THE_FACTORY or witness.invariant.endswith("-forward")
     return code == 0 or (elsewhere and re.search(attempt.pattern, said) is not None)
 
 
@@ -119,6 +123,10 @@ def _scripts(witness: WitnessFile, scripted: ScriptableCase, about: About) -> It
         for assertion, pattern in asked.assertions_of(witness, scripted):
             for call in by_create_model(scripted):
                 yield Attempt(script.text(about, scripted.code, call, assertion), pattern)
+    elif name == "doors-agree":
+        assertion, pattern = doors.assertion_of(witness, scripted)
+        for call in doors.calls(scripted):
+            yield Attempt(script.text(about, scripted.code, call, assertion), pattern)
     elif witness.kind.startswith("raises-"):
         yield from _raised(witness, scripted, about)
     elif name.endswith("-forward"):
