@@ -38,9 +38,9 @@ def _no_output(trial: Trial) -> str | None:
 
 @invariant(
     statement=(
-        "The same file, model and geometry give the same tensors by every door of timm that accepts them: `create_model` with a "
-        "file, a dict, `checkpoint_path=` or a folder, `load_checkpoint`, `set_input_size` of a loaded model. A model that "
-        "resizes in its forward gives the same output. A door may refuse."
+        "The same file, model and geometry give the same tensors by every door of timm: `create_model` with a file, a dict, "
+        "`checkpoint_path=` or a folder, `load_checkpoint`, `set_input_size` of a loaded model. A model that resizes in its "
+        "forward gives the same output. A door refuses what `create_model` takes only where timm promises less of it."
     ),
     catches="a size read from one door's configuration only, a conversion that one door leaves out, another resampling.",
     regimes=tuple(f"door-{name}" for name in DOORS),
@@ -48,10 +48,12 @@ def _no_output(trial: Trial) -> str | None:
     timm_alone=True,
 )
 def doors_agree(trial: Trial) -> Iterator[Problem]:
-    model = trial.by_door.outcome
+    model, door = trial.by_door.outcome, DOORS[trial.case.door]
     if isinstance(model, Exception):
-        return  # a refusal
-    door = DOORS[trial.case.door]
+        taken = not isinstance(trial.created_model.outcome, Exception)
+        if taken and not door.may_refuse(Visit(trial.loader, trial.family, trial.case)):
+            yield raised(model, f"the door {door.name}")
+        return
     if door.fed is not None:
         yield from _outputs(trial, model)
         return

@@ -6,10 +6,11 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -21,18 +22,30 @@ from ..targets.models import Unsupported, model_class
 _BODY = ("__code__", "__defaults__", "__kwdefaults__")
 # create_model's own part, from the line with this text on: the classifier and whether the load is strict.
 _FACTORY = ("timm.models._builder", "load_pretrained", "classifiers = pretrained_cfg")
+# How timm finds and reads a file or folder.
+_READING = (
+    ("timm.models._builder", "_resolve_pretrained_source"),
+    ("timm.models._helpers", "clean_state_dict"),
+    ("timm.models._helpers", "load_state_dict"),
+    ("timm.models._helpers", "load_checkpoint"),
+    ("timm.models._hub", "load_state_dict_from_path"),
+)
+# Methods by which a model is resized in place or in its forward.
+_RESIZING = re.compile(r"set_input_size|set_window_size|update_feat_shape|_pos_embed|_apply_\w+|resample_linear_weight")
 
 
 @dataclass(frozen=True)
 class Function:
     """A function of the loader, by the name ``module:function`` without its package.
 
-    Only what follows the first line with the text ``mutated_from`` is mutated.
+    Only what follows the first line with the text ``mutated_from`` is mutated. A function ``if_run`` is mutated only if some
+    case runs it: it may be a method of a class that no family has.
     """
 
     name: str
     function: FunctionType
     mutated_from: str = ""
+    if_run: bool = False
 
     @property
     def source(self) -> str:
@@ -48,6 +61,11 @@ class Function:
     def first_mutated(self) -> int:
         """The line of the file from which on it is mutated."""
         return self.line + next(n for n, text in enumerate(self.source.splitlines()) if self.mutated_from in text)
+
+    def is_run(self, lines: Collection[tuple[str, int]]) -> bool:
+        """Whether some of these lines, each with its file, are its own."""
+        file, last = self.function.__code__.co_filename, self.line + len(self.source.splitlines())
+        return any((file, line) in lines for line in range(self.line + 1, last))
 
     @cached_property
     def _written(self) -> tuple[str, int]:
@@ -80,9 +98,9 @@ class Function:
 def loader_functions(loader: Loader) -> list[Function]:
     """The functions with which a target loads checkpoints.
 
-    For timm: its filter functions and ``load_pretrained``, what these call in its models and layers, and the part of
-    ``create_model`` that loads what they return. For a user's function: that function, and what it calls in its package. For
-    the reference: every function.
+    For timm: its filter functions and ``load_pretrained``, what these call in its models and layers, the part of
+    ``create_model`` that loads what they return, what reads files, and what resizes a loaded model. For a user's function: that
+    function, and what it calls in its package. For the reference: every function.
     """
     if loader.target.kind == "reference":
         return _named(_defined("timm_conformance.reference"), "timm_conformance.reference.")
@@ -92,7 +110,10 @@ def loader_functions(loader: Loader) -> list[Function]:
         return _named(_called([inspect.unwrap(loader.function)], (package,)), f"{package}.")
     module, name, text = _FACTORY
     factory = Function(f"{module.removeprefix('timm.')}:{name}", getattr(importlib.import_module(module), name), text)
-    return [factory, *_named(_called(list(_entries(loader)), ("timm.models", "timm.layers")), "timm.")]
+    found = _named(_called(list(_entries(loader)), ("timm.models", "timm.layers")), "timm.")
+    known = {f.function for f in found}
+    more = [f for f in dict.fromkeys([*_reading(), *_resizing(loader)]) if f not in known]
+    return [factory, *found, *(replace(f, if_run=True) for f in _named(more, "timm."))]
 
 
 def _entries(loader: Loader) -> Iterator[FunctionType]:
@@ -108,6 +129,26 @@ def _entries(loader: Loader) -> Iterator[FunctionType]:
                 continue
             if in_place is not None:
                 yield inspect.unwrap(in_place)
+
+
+def _reading() -> Iterator[FunctionType]:
+    for module, name in _READING:
+        found = getattr(importlib.import_module(module), name, None)
+        if found is not None:
+            yield found
+
+
+def _resizing(loader: Loader) -> Iterator[FunctionType]:
+    """The methods of the families' models, and of layers, that resize."""
+    layers = importlib.import_module("timm.layers")
+    names = {f"timm.models.{family.module}" for family in FAMILIES.values() if loader.supports(family)}
+    names |= {info.name for info in pkgutil.iter_modules(layers.__path__, "timm.layers.")}
+    for name in sorted(names):
+        module = importlib.import_module(name)
+        for cls in vars(module).values():
+            if inspect.isclass(cls) and cls.__module__ == name:
+                methods = {k: inspect.unwrap(v) for k, v in vars(cls).items() if isinstance(v, FunctionType)}
+                yield from (method for key, method in methods.items() if _RESIZING.fullmatch(key))
 
 
 def _called(functions: list[FunctionType], packages: tuple[str, ...]) -> list[FunctionType]:

@@ -30,7 +30,7 @@ from ..trials.expectation import Expectation
 from ..trials.trial import Trial
 from . import format_tables, project_tests
 from .functions import Function, loader_functions
-from .line_coverage import Lines, header
+from .line_coverage import Lines, changed_lines
 from .mutants import mutants_of
 from .score import Fate, Mutant
 
@@ -53,7 +53,7 @@ class Candidate:
     """A case, a witness or a test that judges mutants, with the lines it runs on the clean loader.
 
     ``name`` is a case's description, a witness's name or a test's id. ``loaded`` is the result of a case's plain load,
-    ``shared`` the part of its trial that does not depend on the loader.
+    ``load_lines`` the lines that it runs, ``shared`` the part of its trial that does not depend on the loader.
     """
 
     name: str = ""
@@ -61,6 +61,7 @@ class Candidate:
     rank: int = 0
     lines: frozenset[tuple[str, int]] = frozenset()
     seconds: float = 0.0
+    load_lines: frozenset[tuple[str, int]] = frozenset()
     loaded: tuple = ()
     shared: dict[str, Any] | None = None
 
@@ -93,7 +94,6 @@ class MutantJudge:
         self.functions = loader_functions(loader)
         self.candidates: list[Candidate] = []
         self._made: dict[str, frozenset[tuple[str, int]]] = {}
-        self._headers: dict[tuple[str, int, int], range] = {}
         self._of_reference = loader.target.kind == "reference"
         self._enough = _ENOUGH_OF_REFERENCE if self._of_reference else _ENOUGH
         self._cache_clearers = cache_clearers(*_CACHED_MODULES) if self._of_reference else []
@@ -123,6 +123,8 @@ class MutantJudge:
         for name, witness in self.explorer.ledger.witnesses.items():
             if witness.case.family in names:
                 self._prepare(Candidate(name, (FAMILIES[witness.case.family], witness.case), _WITNESS))
+        run = frozenset().union(*(candidate.lines for candidate in self.candidates))
+        self.functions = [f for f in self.functions if not f.if_run or f.is_run(run)]
         if self._of_reference:
             for test, (lines, took) in project_tests.measure_tests(self.functions).items():
                 # One that reads or writes a checkpoint may do so in any format: all tables are behind it.
@@ -142,7 +144,10 @@ class MutantJudge:
             )
         candidate.seconds = time.perf_counter() - started
         candidate.lines = self._made.get(candidate.family.format, frozenset()) | lines.seen
-        candidate.loaded = self._load(candidate)
+        self._clear_caches()
+        with Lines(self.functions) as lines:
+            candidate.loaded = self._load(candidate)
+        candidate.load_lines = self._made.get(candidate.family.format, frozenset()) | lines.seen
         self.candidates.append(candidate)
 
     def _judge(self, candidate: Candidate) -> tuple[set[str], set[str]]:
@@ -206,12 +211,7 @@ class MutantJudge:
 
         Cases that do not load are the quickest but detect the least, so they come after all that load.
         """
-        function = self.by_name[mutant.function]
-        key = (mutant.function, mutant.line, mutant.line + mutant.lines - 1)
-        if key not in self._headers:
-            self._headers[key] = header(function, *key[1:])
-        file = function.function.__code__.co_filename
-        wanted = {(file, line) for line in self._headers[key]}
+        wanted = changed_lines(self.by_name[mutant.function], mutant.line, mutant.lines)
         found = sorted(
             (k for k in self.candidates if not wanted.isdisjoint(k.lines)), key=lambda k: (k.raises, k.seconds)
         )
@@ -247,14 +247,17 @@ class MutantJudge:
             function, candidates = self.by_name[mutant.function], cases(mutant)
             with function.replaced_by(mutant.source), format_tables.changed_tables(function, mutant.source):
                 self._clear_caches()
-                fate = self._fate(candidates)
+                fate = self._fate(candidates, changed_lines(function, mutant.line, mutant.lines))
             self._clear_caches()
             yield fate
             if any(self._load(k) != k.loaded for k in candidates[:1] if k.rank == _CASE):
                 return
 
-    def _fate(self, cases: list[Candidate]) -> Fate:
-        """Judge the loader as it is now until enough invariants have killed it; first on the cases that load differently."""
+    def _fate(self, cases: list[Candidate], changed: frozenset[tuple[str, int]]) -> Fate:
+        """Judge the loader as it is now until enough invariants have killed it; first on the cases that load differently.
+
+        A case whose plain load runs none of the ``changed`` lines loads as before.
+        """
         killers: set[str] = set()
         errors: set[str] = set()
         same: list[Candidate] = []
@@ -262,7 +265,8 @@ class MutantJudge:
 
         def others() -> Iterator[Candidate]:
             for candidate in cases:
-                if candidate.rank == _CASE and self._load(candidate) != candidate.loaded:
+                runs = candidate.rank == _CASE and not changed.isdisjoint(candidate.load_lines)
+                if runs and self._load(candidate) != candidate.loaded:
                     yield candidate
                 else:
                     same.append(candidate)

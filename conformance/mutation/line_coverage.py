@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from types import FrameType
 from typing import Any
 
@@ -45,6 +46,13 @@ class Lines:
 def _end(node: ast.stmt) -> int:
     """The last line of a parsed statement."""
     return node.end_lineno or node.lineno
+
+
+@lru_cache(maxsize=4096)
+def changed_lines(function: Function, line: int, lines: int) -> frozenset[tuple[str, int]]:
+    """The ``lines`` that a mutant changes from ``line`` on, and those that they belong to, each with its file."""
+    file = function.function.__code__.co_filename
+    return frozenset((file, number) for number in header(function, line, line + lines - 1))
 
 
 def header(function: Function, first: int, last: int) -> range:

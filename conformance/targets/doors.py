@@ -52,6 +52,7 @@ class Visit:
 class Door:
     """``load`` gives the model by the door. ``closed`` gives the reason why a case cannot go through it, or None.
 
+    ``may_refuse`` says whether timm promises less of the door than of ``create_model`` with a file, so that it may raise.
     A door with ``fed`` gives a model of the checkpoint's own size, which resizes in its forward: it takes ``fed(visit, image)``
     in place of an image ``(batch, in_chans, height, width)`` of the case's destination, whose last row and column are 0.
     """
@@ -60,6 +61,7 @@ class Door:
     statement: str
     load: Callable[[Visit], nn.Module]
     closed: Callable[[Visit], str | None]
+    may_refuse: Callable[[Visit], bool]
     fed: Callable[[Visit, Tensor], Any] | None
 
 
@@ -69,13 +71,14 @@ DOORS: dict[str, Door] = {}
 def _door(
     statement: str,
     closed: Callable[[Visit], str | None] = lambda visit: None,
+    may_refuse: Callable[[Visit], bool] = lambda visit: False,
     fed: Callable[[Visit, Tensor], Any] | None = None,
 ) -> Callable:
     """Register a door under the name of the function that goes through it, hyphenated."""
 
     def register(load: Callable[[Visit], nn.Module]) -> Callable[[Visit], nn.Module]:
         name = load.__name__.strip("_").replace("_", "-")
-        DOORS[name] = Door(name, statement, load, closed, fed)
+        DOORS[name] = Door(name, statement, load, closed, may_refuse, fed)
         return load
 
     return register
@@ -99,7 +102,12 @@ def _state_dict(visit: Visit) -> nn.Module:
     return visit.call.with_overlay(file=None, state_dict=files.read(visit.path)).loaded()
 
 
-@_door("`timm.models.load_checkpoint(model, path, filter_fn=checkpoint_filter_fn)`")
+def _adapted(visit: Visit) -> bool:
+    """Whether other channels or classes are asked for, to which only ``create_model`` adapts a checkpoint."""
+    return visit.case.in_chans is not None or visit.case.other_classes
+
+
+@_door("`timm.models.load_checkpoint(model, path, filter_fn=checkpoint_filter_fn)`", may_refuse=_adapted)
 def _load_checkpoint(visit: Visit) -> nn.Module:
     model = visit.call.empty()
     convert = visit.loader.filter_function(visit.family)
@@ -109,7 +117,13 @@ def _load_checkpoint(visit: Visit) -> nn.Module:
     return model
 
 
-@_door("`create_model(name, checkpoint_path=path)`")
+def _converted(visit: Visit) -> bool:
+    """Whether the file would have to be converted or resampled, which ``checkpoint_path=`` does with ``.npz`` files only."""
+    own = visit.family.format == "timm_native" and visit.case.native
+    return _adapted(visit) or not (own or visit.family.in_place)
+
+
+@_door("`create_model(name, checkpoint_path=path)`", may_refuse=_converted)
 def _checkpoint_path(visit: Visit) -> nn.Module:
     call = visit.call.with_overlay(file=None).with_kwargs(checkpoint_path=str(visit.path))
     return call(pretrained=False)
@@ -179,7 +193,13 @@ def _own_sizes(visit: Visit) -> nn.Module:
     return visit.call.with_kwargs(img_size=None, patch_size=None).loaded()
 
 
-@_door("`create_model` with `custom_load` left as the registered model has it")
+def _other_custom_load(visit: Visit) -> bool:
+    """Whether the registered model's own weights are an ``.npz`` file and this one is not, or the other way round."""
+    models: Any = importlib.import_module("timm.models")
+    return bool(models.get_pretrained_cfg(visit.case.model_name).custom_load) is not visit.family.in_place
+
+
+@_door("`create_model` with `custom_load` left as the registered model has it", may_refuse=_other_custom_load)
 def _custom_load_unsaid(visit: Visit) -> nn.Module:
     return visit.call.with_overlay(custom_load=None).loaded()
 
@@ -212,7 +232,9 @@ def _dynamic(visit: Visit, **options: bool) -> nn.Module:
 
 
 @_door(
-    "a forward at another image size of a model with `dynamic_img_size=True`", _same_grid, lambda visit, image: image
+    "a forward at another image size of a model with `dynamic_img_size=True`",
+    _same_grid,
+    fed=lambda visit, image: image,
 )
 def _dynamic_img_size(visit: Visit) -> nn.Module:
     return _dynamic(visit, dynamic_img_size=True)
@@ -226,7 +248,7 @@ def _without_last_pixels(visit: Visit, image: Tensor) -> Tensor:
 @_door(
     "the same of a model with `dynamic_img_pad=True`, for an image that is no multiple of the patch",
     _same_grid,
-    _without_last_pixels,
+    fed=_without_last_pixels,
 )
 def _dynamic_img_pad(visit: Visit) -> nn.Module:
     return _dynamic(visit, dynamic_img_size=True, dynamic_img_pad=True)
@@ -248,7 +270,7 @@ def _as_patches(visit: Visit, image: Tensor) -> dict[str, Tensor]:
     }
 
 
-@_door("patches of another size and grid in the forward of a NaFlexViT", _no_patches, _as_patches)
+@_door("patches of another size and grid in the forward of a NaFlexViT", _no_patches, fed=_as_patches)
 def _naflex_patches(visit: Visit) -> nn.Module:
     call = visit.call.with_kwargs(**sizes(visit.family, visit.case, visit.case.source))
     return call.with_kwargs(enable_patch_interpolator=True).loaded()
