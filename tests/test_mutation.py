@@ -20,7 +20,7 @@ from timm_conformance.drawing.drawing import Drawing
 from timm_conformance.errors import UserError
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
 from timm_conformance.mutation import command, equivalents, forks, format_tables, killing, loader_operators
-from timm_conformance.mutation.functions import Function, _called, _defined, _named
+from timm_conformance.mutation.functions import Function, _called, _defined, _named, loader_functions
 from timm_conformance.mutation.line_coverage import Lines, header
 from timm_conformance.mutation.mutants import mutants_of
 from timm_conformance.mutation.operators import OPERATORS, changes
@@ -393,3 +393,29 @@ def test_mistakes_are_one_line(tmp_path, arguments, said):
     assert done.exit_code == 2
     assert said in done.output
     assert "Traceback" not in done.output
+
+
+def test_what_reads_files_and_what_resizes_is_mutated_if_a_case_runs_it() -> None:
+    found = {f.name: f for f in loader_functions(Loader(parse_target("timm==1.0.31")))}
+    resizing = {
+        "models.vision_transformer:VisionTransformer.set_input_size",
+        "models.vision_transformer:VisionTransformer._pos_embed",
+        "models.eva:Eva.set_input_size",
+        "models.swin_transformer:SwinTransformer.set_input_size",
+        "models.naflexvit:NaFlexEmbeds._apply_learned_naflex_pos_embed",
+        "layers.patch_embed:PatchEmbed.set_input_size",
+    }
+    reading = {
+        "models._builder:_resolve_pretrained_source",
+        "models._helpers:clean_state_dict",
+        "models._helpers:load_state_dict",
+        "models._helpers:load_checkpoint",
+        "models._hub:load_state_dict_from_path",
+    }
+    assert resizing | reading <= found.keys()
+    assert all(found[name].if_run for name in resizing | reading)
+    assert not found["models.vision_transformer:checkpoint_filter_fn"].if_run
+    resize = found["layers.patch_embed:PatchEmbed.set_input_size"]
+    file = resize.function.__code__.co_filename
+    assert resize.is_run({(file, resize.line + 8)})
+    assert not resize.is_run({(file, resize.line), (file, 1), ("elsewhere", resize.line + 8)})
