@@ -279,6 +279,29 @@ def differs_under_create_model(checkpoint, model):
     return state | ({"norm.weight": 0 * state["norm.weight"]} if hasattr(model, "default_cfg") else {})
 
 
+def multiplies_by_one(checkpoint, model):
+    """Runs a weight through a product, which autocast rounds."""
+    one = lambda v: (torch.eye(len(v), dtype=v.dtype, device=v.device) @ v).to(v.dtype)  # noqa: E731
+    return _edited(checkpoint, model, lambda s: {k: one(v) for k, v in s.items() if k == "blocks.0.mlp.fc1.weight"})
+
+
+def multiplies_by_one_under_create_model(checkpoint, model):
+    """Does so for models that timm.create_model made."""
+    return (multiplies_by_one if hasattr(model, "default_cfg") else perfect)(checkpoint, model)
+
+
+def lends_the_model_a_tensor(checkpoint, model):
+    """Puts a tensor of the checkpoint in place of the model's."""
+    state = perfect(checkpoint, model)
+    model.norm.weight = torch.nn.Parameter(state["norm.weight"], requires_grad=False)
+    return state
+
+
+def lends_a_tensor_under_create_model(checkpoint, model):
+    """Does so to models that timm.create_model made."""
+    return (lends_the_model_a_tensor if hasattr(model, "default_cfg") else perfect)(checkpoint, model)
+
+
 def overflows_in_half(checkpoint, model):
     """Scales half-precision tensors beyond their range and back."""
     scaled = lambda v: v * 2.0**18 / 2.0**18 if v.dtype == torch.float16 else v  # noqa: E731

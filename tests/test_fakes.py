@@ -126,6 +126,10 @@ FAKES = (
     Fake("through_numpy", "openai_clip", "device-kept", "strict-load"),
     Fake("overflows_in_half", "openai_clip", "finite", f"{_NATIVE} {_NAN} prefix-tokens-kept"),
     Fake("divides_by_the_norm", "openai_clip", "finite", _NAN),
+    Fake("multiplies_by_one", "openai_clip", "ambient-state-ignored", "create-model-ignores-ambient-state"),
+    Fake("multiplies_by_one_under_create_model", "openai_clip", "create-model-ignores-ambient-state"),
+    Fake("lends_the_model_a_tensor", "openai_clip", "shares-no-memory", "create-model-shares-no-memory"),
+    Fake("lends_a_tensor_under_create_model", "openai_clip", "create-model-shares-no-memory"),
     # what does not fit
     Fake("fills_what_is_missing", "openai_clip", "refuses-incomplete"),
     Fake("drops_what_is_left_over", "openai_clip", "refuses-misfits"),

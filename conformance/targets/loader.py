@@ -145,8 +145,8 @@ class Loader:
         """Whether ``create_model`` takes a ``.npz`` from a file (``timm/models/_builder.py``: since 0.9.8)."""
         return self.release is None or self.release >= Version("0.9.8")
 
-    def create_model(self, family: Family, case: Case, path: Path) -> nn.Module:
-        """Call ``timm.create_model`` on a checkpoint file as a user does, and move the model to the device.
+    def create_model(self, family: Family, case: Case, checkpoint: Path | dict[str, Tensor]) -> nn.Module:
+        """Call ``timm.create_model`` on a checkpoint file or a state dict as a user does, and move the model to the device.
 
         For the reference and users' loaders: create the model without weights, move it, read the file, convert, load strictly.
         """
@@ -163,7 +163,7 @@ class Loader:
         if case.num_classes is not None:
             kwargs["num_classes"] = case.num_classes
         overlay: dict[str, Any] = {
-            "file": str(path),
+            **({"file": str(checkpoint)} if isinstance(checkpoint, Path) else {"state_dict": checkpoint}),
             "custom_load": family.in_place,
             "num_classes": case.arch["num_classes"],
         }
@@ -174,7 +174,8 @@ class Loader:
             return _loaded(create, bool(case.asked)).to(self.device)
         model = (_empty(create) if case.asked else _supported(create, pretrained=False)).to(self.device)
         more = {"keep_classifier": case.other_classes} if self.target.kind == "reference" else {}
-        state = self.converted(family, case.arch, files.read(path), model, **more)
+        given = files.read(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+        state = self.converted(family, case.arch, given, model, **more)
         model.load_state_dict(state, strict=True)
         return model
 

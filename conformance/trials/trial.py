@@ -125,12 +125,16 @@ class Trial(Expectation):
         return self.load()
 
     @cached_property
-    def created_model(self) -> Created:
-        """The load of the case by ``create_model``, with foreign tensors beside the image tower's."""
+    def written(self) -> dict[str, Tensor]:
+        """The tensors of the case's file, with foreign ones beside the image tower's. They are on the trial's device."""
         upstream = {**self.upstream, **state_dicts.foreign(self.family, self.case)}
         # A .pth file saved from a GPU stores its device.
-        state = {k: v.to(self.device) for k, v in upstream.items()}
-        return create(self.loader, self.family, self.case, state)
+        return {k: v.to(self.device) for k, v in upstream.items()}
+
+    @cached_property
+    def created_model(self) -> Created:
+        """The load of the case by ``create_model``."""
+        return create(self.loader, self.family, self.case, self.written)
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
