@@ -279,15 +279,20 @@ def differs_under_create_model(checkpoint, model):
     return state | ({"norm.weight": 0 * state["norm.weight"]} if hasattr(model, "default_cfg") else {})
 
 
-def multiplies_by_one(checkpoint, model):
-    """Runs a weight through a product, which autocast rounds."""
-    one = lambda v: (torch.eye(len(v), dtype=v.dtype, device=v.device) @ v).to(v.dtype)  # noqa: E731
-    return _edited(checkpoint, model, lambda s: {k: one(v) for k, v in s.items() if k == "blocks.0.mlp.fc1.weight"})
+def works_in_the_default_dtype(checkpoint, model):
+    """Runs a weight through a product in the default dtype, if another one is set, which autocast rounds."""
+    default = torch.get_default_dtype()
+
+    def one(weight):
+        worked = weight if default == torch.float32 else weight.to(default)
+        return (torch.eye(len(weight), dtype=worked.dtype, device=weight.device) @ worked).to(weight.dtype)
+
+    return _edited(checkpoint, model, lambda state: {k: one(v) for k, v in state.items() if k.endswith("fc1.weight")})
 
 
-def multiplies_by_one_under_create_model(checkpoint, model):
+def works_so_under_create_model(checkpoint, model):
     """Does so for models that timm.create_model made."""
-    return (multiplies_by_one if hasattr(model, "default_cfg") else perfect)(checkpoint, model)
+    return (works_in_the_default_dtype if hasattr(model, "default_cfg") else perfect)(checkpoint, model)
 
 
 def lends_the_model_a_tensor(checkpoint, model):

@@ -42,7 +42,7 @@ def _rounds_down_to(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
 
 def _tensor_bytes(model: nn.Module) -> dict[str, bytes]:
     """The bytes of a model's tensors, which compare equal for NaN as well."""
-    return {name: tensor.cpu().numpy().tobytes() for name, tensor in model.state_dict().items()}
+    return {k: v.cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for k, v in model.state_dict().items()}
 
 
 class Trial(Expectation):
