@@ -24,16 +24,14 @@ REFERENCE = Loader(parse_target("reference"))
 HEAD_BIAS = "head.bias"
 
 
-def case_of(family: str = "openai_clip", state: str = "no-grad", how: str = "native", **fields: Any) -> Case:
+def case_of(
+    family: str = "openai_clip", state: str = "no-grad", how: str = "native", turn: int = 0, **fields: Any
+) -> Case:
     """A small case in an ambient state, of the geometry of a golden vector, which every invariant meant here judges."""
     case = next(case for choice, case in choose_cases(FAMILIES[family]).items() if choice.name == how)
-    case = replace(
-        case,
-        contents=Contents("normal", AMBIENT.index(state)),
-        **{"container": FAMILIES[family].containers[0]} | fields,
-    )
-    assert case.ambient == state
-    return case
+    case = replace(case, **{"container": FAMILIES[family].containers[0]} | fields)
+    turn += len(AMBIENT) * 4 * 12 + AMBIENT.index(state)
+    return replace(case, contents=Contents("normal", turn - replace(case, contents=Contents()).turn))
 
 
 def judged(name: str, case: Case, function: Callable | None = None) -> Judgement:

@@ -112,7 +112,13 @@ class Case(msgspec.Struct, frozen=True):
     @property
     def ambient(self) -> str:
         """The ambient state in which the invariants of ambient states load the case's checkpoint."""
-        return AMBIENT[self.contents.seed % len(AMBIENT)]
+        return AMBIENT[self.turn % len(AMBIENT)]
+
+    @property
+    def turn(self) -> int:
+        """A number by which cases take turns in being judged. It depends on the sizes too, since many cases have the seed 0."""
+        sizes = self.source.tokens + 2 * self.destination.tokens + sum(self.destination.patch_size)
+        return self.contents.seed + sizes
 
     def to_json(self) -> str:
         """Canonical JSON: equal cases give equal text."""

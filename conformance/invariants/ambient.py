@@ -32,7 +32,7 @@ _STATES = tuple(f"ambient-{state}" for state in AMBIENT)
 def _one_in(count: int) -> Applies:
     """An ``applies`` that holds for one in ``count`` cases of each ambient state."""
     return unless(
-        lambda t: t.case.contents.seed // len(AMBIENT) % count == 0,
+        lambda t: t.case.turn // len(AMBIENT) % count == 0,
         f"one in {count} cases of each ambient state is enough: a state matters to few lines of a loader",
     )
 
