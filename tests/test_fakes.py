@@ -158,8 +158,8 @@ FAKES = (
     Fake("takes_what_fits", "openai_clip", "trained-tensors-used", "refuses-incomplete refuses-misfits"),
 )
 
-# A smoke run is small: a mistake that few cases show may need another one.
-_SEEDS = range(5)
+# A smoke run is small: a mistake that few cases show, or that is judged on few, may need another one.
+_SEEDS = range(20)
 
 
 @cache
