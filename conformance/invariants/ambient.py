@@ -105,7 +105,7 @@ def _created_applies(trial: Trial) -> str | None:
     ),
     catches="what the file reader or model factory does by the default dtype or autocast, states that a load changes for good.",
     regimes=tuple(state for state in _STATES if state != "ambient-default-device"),
-    applies=both(both(_one_in(4), few_blocks), _created_applies),
+    applies=both(both(_one_in(2), few_blocks), _created_applies),
 )
 def create_model_ignores_ambient_state(trial: Trial) -> Iterator[Problem]:
     case, outside = trial.case, trial.created_model.outcome
