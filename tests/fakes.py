@@ -290,9 +290,12 @@ def works_in_the_default_dtype(checkpoint, model):
     return _edited(checkpoint, model, lambda state: {k: one(v) for k, v in state.items() if k.endswith("fc1.weight")})
 
 
-def works_so_under_create_model(checkpoint, model):
-    """Does so for models that timm.create_model made."""
-    return (works_in_the_default_dtype if hasattr(model, "default_cfg") else perfect)(checkpoint, model)
+def resets_torch_under_create_model(checkpoint, model):
+    """Sets the default dtype and the grad mode to torch's own for models that timm.create_model made, and leaves them so."""
+    if hasattr(model, "default_cfg"):
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+    return perfect(checkpoint, model)
 
 
 def lends_the_model_a_tensor(checkpoint, model):

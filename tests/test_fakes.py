@@ -127,7 +127,7 @@ FAKES = (
     Fake("overflows_in_half", "openai_clip", "finite", f"{_NATIVE} {_NAN} prefix-tokens-kept"),
     Fake("divides_by_the_norm", "openai_clip", "finite", _NAN),
     Fake("works_in_the_default_dtype", "openai_clip", "ambient-state-ignored", "create-model-ignores-ambient-state"),
-    Fake("works_so_under_create_model", "openai_clip", "create-model-ignores-ambient-state"),
+    Fake("resets_torch_under_create_model", "openai_clip", "create-model-ignores-ambient-state"),
     Fake("lends_the_model_a_tensor", "openai_clip", "shares-no-memory", "create-model-shares-no-memory"),
     Fake("lends_a_tensor_under_create_model", "openai_clip", "create-model-shares-no-memory"),
     # what does not fit
