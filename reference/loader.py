@@ -5,7 +5,8 @@ Every format goes through the same resampling after its own conversion. timm 0.9
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import isqrt, prod
 
@@ -35,6 +36,14 @@ _ATTENTION_BIASES = (".q_bias", ".v_bias")
 _WEIGHTS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Keep autocast of the caller's away: it rounds products of weights, and refuses to join half-precision tensors."""
+    on_gpu = torch.autocast("cuda", enabled=False) if torch.cuda.is_initialized() else nullcontext()
+    with torch.autocast("cpu", enabled=False), on_gpu:
+        yield
+
+
 @dataclass(frozen=True)
 class Source:
     """A checkpoint as read for a model, before anything is resampled.
@@ -53,6 +62,7 @@ class Source:
     windows: Mapping[str, tuple[int, int]]
 
     @classmethod
+    @_without_autocast()
     def of(
         cls,
         checkpoint: Mapping,
@@ -65,11 +75,13 @@ class Source:
         """Read a checkpoint as :func:`load_state_dict` does, with its arguments. Raises :class:`LoadError`."""
         return _read(checkpoint, model, Destination.of(model), input_size, resampling, keep_classifier)
 
+    @_without_autocast()
     def fitted(self, model: nn.Module) -> dict[str, Tensor]:
         """The result of :func:`load_state_dict` for the model that it was read for. Raises :class:`LoadError`."""
         return _fitted(self, model, Destination.of(model))
 
 
+@_without_autocast()
 def load_state_dict(
     checkpoint: Mapping,
     model: nn.Module,
@@ -93,7 +105,8 @@ def load_state_dict(
     not show. If the model has another number of input channels, the first convolution is adapted. With ``keep_classifier``
     the model keeps its own classifier, whose number of classes may differ.
 
-    ``checkpoint`` is never modified. Tensors that need no change are returned as they are. dtype and device are kept.
+    ``checkpoint`` is never modified. Tensors that need no change are returned as they are. dtype and device are kept, whatever
+    torch's defaults are, and autocast does not reach the load.
     Raises :class:`LoadError`, one line, if the format is unknown or the result would not fit the model.
     """
     destination = Destination.of(model)

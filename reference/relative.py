@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,14 +56,15 @@ def offset_matrix(old: int, new: int) -> Tensor:
     on one axis is resized on both.
     """
     beyond = _distances(old, new)
-    at = torch.tensor([*(-d for d in reversed(beyond)), 0.0, *beyond], dtype=torch.float64)
-    wanted = torch.arange(-(new // 2), new // 2 + 1, dtype=torch.float64).clamp(at[0], at[-1])
-    matrix = torch.zeros(new, old, dtype=torch.float64)
+    exact: Any = {"dtype": torch.float64, "device": "cpu"}  # whatever the defaults are
+    at = torch.tensor([*(-d for d in reversed(beyond)), 0.0, *beyond], **exact)
+    wanted = torch.arange(-(new // 2), new // 2 + 1, **exact).clamp(at[0], at[-1])
+    matrix = torch.zeros(new, old, **exact)
     if old == 1:
         return matrix + 1
     right = torch.searchsorted(at, wanted).clamp(1, old - 1)
     share = (wanted - at[right - 1]) / (at[right] - at[right - 1])
-    rows = torch.arange(new)
+    rows = torch.arange(new, device="cpu")
     matrix[rows, right - 1] = 1 - share
     matrix[rows, right] = share
     return matrix
@@ -114,7 +116,7 @@ def attention_bias(table: Tensor, window: Window) -> Tensor:
 def _pairs(window: tuple[int, int], class_token: bool) -> Tensor:
     """Index ``(n, n)`` of the table's row for each pair of tokens. Cached: do not modify it."""
     (h, w), (rows, cols) = window, offsets(window)
-    y, x = (t.flatten() for t in torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
+    y, x = (t.flatten() for t in torch.meshgrid(*(torch.arange(n, device="cpu") for n in window), indexing="ij"))
     index = (y[:, None] - y + h - 1) * cols + (x[:, None] - x + w - 1)
     if class_token:
         index = torch.nn.functional.pad(index, (1, 0, 1, 0))

@@ -78,7 +78,7 @@ def axis_matrix(old: int, new: int, how: Resampling = BICUBIC_ANTIALIAS) -> Tens
     if old < 1 or new < 1:
         raise ValueError(f"an axis has at least one sample, got {old} -> {new}")
     if old == new:
-        return torch.eye(old, dtype=torch.float64)
+        return torch.from_numpy(np.eye(old))  # torch.eye would be on the default device
     return torch.from_numpy(_antialiased(old, new, how) if how.antialias else _interpolating(old, new, how))
 
 

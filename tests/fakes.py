@@ -279,6 +279,37 @@ def differs_under_create_model(checkpoint, model):
     return state | ({"norm.weight": 0 * state["norm.weight"]} if hasattr(model, "default_cfg") else {})
 
 
+def works_in_the_default_dtype(checkpoint, model):
+    """Runs a weight through a product in the default dtype, if another one is set, which autocast rounds."""
+    default = torch.get_default_dtype()
+
+    def one(weight):
+        worked = weight if default == torch.float32 else weight.to(default)
+        return (torch.eye(len(weight), dtype=worked.dtype, device=weight.device) @ worked).to(weight.dtype)
+
+    return _edited(checkpoint, model, lambda state: {k: one(v) for k, v in state.items() if k.endswith("fc1.weight")})
+
+
+def resets_torch_under_create_model(checkpoint, model):
+    """Sets the default dtype and the grad mode to torch's own for models that timm.create_model made, and leaves them so."""
+    if hasattr(model, "default_cfg"):
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+    return perfect(checkpoint, model)
+
+
+def lends_the_model_a_tensor(checkpoint, model):
+    """Puts a tensor of the checkpoint in place of the model's."""
+    state = perfect(checkpoint, model)
+    model.norm.weight = torch.nn.Parameter(state["norm.weight"], requires_grad=False)
+    return state
+
+
+def lends_a_tensor_under_create_model(checkpoint, model):
+    """Does so to models that timm.create_model made."""
+    return (lends_the_model_a_tensor if hasattr(model, "default_cfg") else perfect)(checkpoint, model)
+
+
 def overflows_in_half(checkpoint, model):
     """Scales half-precision tensors beyond their range and back."""
     scaled = lambda v: v * 2.0**18 / 2.0**18 if v.dtype == torch.float16 else v  # noqa: E731

@@ -121,11 +121,15 @@ FAKES = (
     Fake("converts_again", "openai_clip", "idempotent"),
     Fake("casts_to_float32", "openai_clip", "dtype-kept", "native-identity"),
     Fake("head_bias_in_float32", "openai_clip", "dtype-kept"),
-    Fake("head_bias_on_cpu", "openai_clip", "device-kept"),
+    Fake("head_bias_on_cpu", "openai_clip", "device-kept", "ambient-state-ignored"),
     Fake("moves_to_cpu", "openai_clip", "device-kept"),
     Fake("through_numpy", "openai_clip", "device-kept", "strict-load"),
     Fake("overflows_in_half", "openai_clip", "finite", f"{_NATIVE} {_NAN} prefix-tokens-kept"),
     Fake("divides_by_the_norm", "openai_clip", "finite", _NAN),
+    Fake("works_in_the_default_dtype", "openai_clip", "ambient-state-ignored", "create-model-ignores-ambient-state"),
+    Fake("resets_torch_under_create_model", "openai_clip", "create-model-ignores-ambient-state"),
+    Fake("lends_the_model_a_tensor", "openai_clip", "shares-no-memory", "create-model-shares-no-memory"),
+    Fake("lends_a_tensor_under_create_model", "openai_clip", "create-model-shares-no-memory"),
     # what does not fit
     Fake("fills_what_is_missing", "openai_clip", "refuses-incomplete"),
     Fake("drops_what_is_left_over", "openai_clip", "refuses-misfits"),
@@ -154,8 +158,8 @@ FAKES = (
     Fake("takes_what_fits", "openai_clip", "trained-tensors-used", "refuses-incomplete refuses-misfits"),
 )
 
-# A smoke run is small: a mistake that few cases show may need another one.
-_SEEDS = range(5)
+# A smoke run is small: a mistake that few cases show, or that is judged on few, may need another one.
+_SEEDS = range(20)
 
 
 @cache

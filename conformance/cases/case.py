@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 Size = tuple[int, int]
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("float32", "float16", "bfloat16", "float64")
 CONTENTS = ("normal", "integers", "ramp", "one-hot", "constant")
 # Contents for which outputs can be compared. LayerNorm divides by the variance of a token, so tokens must vary.
 VARIED = ("normal", "integers", "ramp")
@@ -17,6 +17,16 @@ CONTAINERS = ("safetensors", "memory", "pth")
 NPZ = ("npz",)
 # Ways to damage a checkpoint, done by trials/damage.py. A correct loader refuses the result.
 DAMAGES = ("missing", "wider", "cut", "transposed", "deeper")
+# Settings of torch around a load, made by trials/ambient.py. A load is the same in all of them.
+AMBIENT = (
+    "default-float64",
+    "default-bfloat16",
+    "default-device",
+    "autocast",
+    "inference-mode",
+    "no-grad",
+    "deterministic",
+)
 
 # Ways to load a checkpoint file beside create_model's ``file``, done by targets/doors.py.
 DOORS = (
@@ -114,6 +124,17 @@ class Case(msgspec.Struct, frozen=True):
     def damage(self) -> str:
         """The kind of damage that the rejection invariants do to the case's checkpoint."""
         return DAMAGES[self.contents.seed % len(DAMAGES)]
+
+    @property
+    def ambient(self) -> str:
+        """The ambient state in which the invariants of ambient states load the case's checkpoint."""
+        return AMBIENT[self.turn % len(AMBIENT)]
+
+    @property
+    def turn(self) -> int:
+        """A number by which cases take turns in being judged. It depends on the sizes too, since many cases have the seed 0."""
+        sizes = self.source.tokens + 2 * self.destination.tokens + sum(self.destination.patch_size)
+        return self.contents.seed + sizes
 
     def to_json(self) -> str:
         """Canonical JSON: equal cases give equal text."""

@@ -42,7 +42,7 @@ def regimes(case: Case, num_prefix_tokens: int) -> frozenset[str]:
     patch = relation(source.patch_size, destination.patch_size)
     grid = relation(source.grid_size, destination.grid_size)
     found = {f"patch-{patch}", f"grid-{grid}", f"declared-{case.declared}", f"damage-{case.damage}"}
-    found |= {case.dtype, case.container}
+    found |= {case.dtype, case.container, f"ambient-{case.ambient}"}
     found.add("prefix-1+R" if num_prefix_tokens > 1 else f"prefix-{num_prefix_tokens}")
     flags = {
         "native": case.native,
@@ -53,7 +53,7 @@ def regimes(case: Case, num_prefix_tokens: int) -> frozenset[str]:
         "source-grid-non-square": source.grid_size[0] != source.grid_size[1],
         "destination-grid-non-square": destination.grid_size[0] != destination.grid_size[1],
         "patch-non-square": len(set(source.patch_size)) > 1 or len(set(destination.patch_size)) > 1,
-        "half-precision": case.dtype != "float32",
+        "half-precision": case.dtype in ("float16", "bfloat16"),
         "wrapped": case.wrapper != "bare",
         "classes-0": case.num_classes == 0,
         "classes-other": bool(case.num_classes),

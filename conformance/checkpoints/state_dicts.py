@@ -24,7 +24,7 @@ def fill(shapes: Shapes, contents: Contents, dtype: torch.dtype) -> StateDict:
     """Tensors of the given shapes, the same on every machine for the same ``contents``.
 
     Small integers are exact in every dtype, so permutations and renames can be compared bit for bit. A one-hot tensor points
-    to the wrong element. Seeded normal numbers look like real weights.
+    to the wrong element. Seeded normal numbers look like real weights; those of float64 are no float32 numbers.
     """
     generator = torch.Generator().manual_seed(contents.seed)
     total = sum(prod(shape) for shape in shapes.values())
@@ -33,7 +33,8 @@ def fill(shapes: Shapes, contents: Contents, dtype: torch.dtype) -> StateDict:
     elif contents.kind == "ramp":
         values = (torch.arange(total) + contents.seed).remainder(64).float() / 16 - 2
     else:
-        values = torch.randn(total, generator=generator) * 0.4
+        drawn_in = torch.promote_types(dtype, torch.float32)
+        values = torch.randn(total, generator=generator, dtype=drawn_in) * 0.4
     out, start = {}, 0
     for name, shape in shapes.items():
         if name.endswith("num_batches_tracked"):
@@ -58,7 +59,11 @@ def truth(family: Family, case: Case, contents: Contents | None = None) -> State
     ``contents`` replaces the case's own values.
     """
     shapes = of_arch(family, "shapes", case.arch, case.source)
-    state = fill(shapes, contents or case.contents, getattr(torch, case.dtype))
+    dtype = getattr(torch, case.dtype)
+    if family.in_place and dtype == torch.float64:  # what a loader writes into a float32 model comes back from there
+        state = {k: v.to(dtype) for k, v in fill(shapes, contents or case.contents, torch.float32).items()}
+    else:
+        state = fill(shapes, contents or case.contents, dtype)
     for name in family.implied(case.arch):
         if name not in state:
             raise UserError(f"family {family.name!r}: implied names {name}, which shapes does not have")

@@ -43,7 +43,8 @@ def applies_to_files(trial: Trial) -> str | None:
     return trial.family.undecidable_grid(replace(case, declared=declared), default_size(case))
 
 
-def _as_saved(trial: Trial) -> str | None:
+def as_saved(trial: Trial) -> str | None:
+    """Why ``create_model`` cannot be asked for the model that was saved, or None where it can."""
     if trial.case.asked:
         return "the model has other options than the checkpoint: trained-tensors-used judges that"
     return applies_to_files(trial)
@@ -84,7 +85,7 @@ def _refused(error: Exception) -> Iterator[Problem]:
         "grid-shrink",
         *_ADAPTED,
     ),
-    applies=_as_saved,
+    applies=as_saved,
     not_on_functions=_ADAPTED,
 )
 def create_model(trial: Trial) -> Iterator[Problem]:

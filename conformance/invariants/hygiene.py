@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoints import wrappers
+from ..targets.models import Unsupported, all_changed
+from ..trials.acceptance import fits
 from ..trials.loaded import Blocked
 from ..trials.problems import Problem, exact_differences
 from ..trials.trial import Trial
-from .registry import both, few_blocks, invariant, unless
+from .end_to_end import as_saved
+from .registry import Applies, both, few_blocks, invariant, unless
 
 _IN_MEMORY = unless(
     lambda t: not t.family.in_place, "the loader reads a file straight into the model: there is no dict to leave alone"
@@ -85,7 +89,7 @@ def idempotent(trial: Trial) -> Iterator[Problem]:
 @invariant(
     statement="Every loaded tensor has the checkpoint's dtype.",
     catches="float32 intermediates handed out, tensors created without the checkpoint's dtype.",
-    regimes=("float32", "float16", "bfloat16", "resampled"),
+    regimes=("float32", "float16", "bfloat16", "float64", "resampled"),
     applies=_IN_MEMORY,
 )
 def dtype_kept(trial: Trial) -> Iterator[Problem]:
@@ -128,3 +132,58 @@ def finite(trial: Trial) -> Iterator[Problem]:
     for name, tensor in trial.state.items():
         if not bool(torch.isfinite(tensor).all()):
             yield Problem("not-finite", name, f"{name} holds NaN or Inf")
+
+
+def _trained(trial: Trial, model: nn.Module, checkpoint: Mapping[str, Any], how: str) -> Iterator[Problem]:
+    """Problems of a ``checkpoint`` that changes when a ``model`` that was loaded from it is changed in place."""
+    before = trial.to_device(checkpoint)
+    with all_changed(model):
+        found = list(checkpoint_changes(before, checkpoint))
+    for problem in found:
+        yield dataclasses.replace(problem, kind="shared", message=f"{problem.message} by training the model {how}")
+
+
+def _one_in(count: int) -> Applies:
+    return unless(
+        lambda t: t.case.turn % count == 0,
+        f"one in {count} cases is enough: what a loader shares does not depend on numbers",
+    )
+
+
+@invariant(
+    statement=(
+        "Training the model never changes the caller's checkpoint: after `model.load_state_dict` of the result, they share no "
+        "memory. `load_state_dict(assign=True)` is the caller's own wish to share it."
+    ),
+    catches="parameters of the model replaced by tensors of the checkpoint.",
+    regimes=("native", "resampled"),
+    applies=both(both(_IN_MEMORY, few_blocks), _one_in(3)),
+)
+def shares_no_memory(trial: Trial) -> Iterator[Problem]:
+    _ = trial.state
+    model, checkpoint = trial.model(), trial.to_device(wrappers.wrap(trial.upstream, trial.case.wrapper))
+    state = trial.loader.convert(trial.family, trial.case.arch, checkpoint, model)
+    if not fits(model, state):
+        raise Blocked("the state dict does not fit the model")
+    model.load_state_dict(state)
+    yield from _trained(trial, model, checkpoint, "after load_state_dict")
+
+
+@invariant(
+    statement=(
+        "Training a model from `create_model(..., pretrained_cfg_overlay=dict(state_dict=...))` never changes the caller's "
+        "state dict."
+    ),
+    catches="parameters of the new model that are tensors of the checkpoint.",
+    regimes=("native", "resampled"),
+    applies=both(both(_IN_MEMORY, few_blocks), both(_one_in(6), as_saved)),
+)
+def create_model_shares_no_memory(trial: Trial) -> Iterator[Problem]:
+    checkpoint = trial.to_device(trial.upstream)
+    try:
+        model = trial.loader.create_model(trial.family, trial.case, dict(checkpoint))
+    except Unsupported:
+        raise
+    except Exception as error:
+        raise Blocked("create_model does not load the state dict") from error
+    yield from _trained(trial, model, checkpoint, "that create_model returned")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..trials.ambient import CODE
 from . import source_code
 from .script import Assertion
 from .scriptable_case import Deviation
@@ -187,6 +188,33 @@ def _again(how: str, convert: str, *between: str) -> Assertion:
         'bug, got = bool(wrong), f"{wrong} differ" if wrong else expected',
     ]
     return Assertion(f'"the same, loaded {how}"', lines, functions=[_DIFFERING])
+
+
+# -- ambient states ----------------------------------------------------------------------------------------------------
+
+_DEVIATING = """\
+def deviating(a, b):
+    kept = {k for k in a if k in b and (b[k].dtype, b[k].device) == (a[k].dtype, a[k].device)}
+    return [k for k in a if k not in kept or not torch.allclose(a[k], b[k], atol=1e-5)]"""
+
+
+def ambient_state(state: str, convert: Callable[[str], str]) -> Assertion:
+    """The assertion that a second load, in an ambient state, gives what the first gave. ``convert`` is :func:`side_effect`'s."""
+    enter, leave = CODE[state]
+    load = f"inside = {convert('again')}"
+    within = [load] if leave else [f"with {enter}:", f"    {load}"]
+    lines = [
+        *([enter] if leave else []),
+        "try:",
+        *(f"    {line}" for line in within),
+        "    wrong = deviating(state, inside)",
+        '    bug, got = bool(wrong), f"{wrong} differ" if wrong else expected',
+        "except Exception as error:",
+        '    bug, got = True, f"{type(error).__name__}: {error}"',
+        *(["finally:", f"    {leave}"] if leave else []),
+    ]
+    expected = f"the same, loaded inside {enter}".replace('"', "'")
+    return Assertion(f'"{expected}"', lines, ["again = dict(checkpoint)"], [_DEVIATING])
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

@@ -127,6 +127,13 @@ def _scripts(witness: WitnessFile, scripted: ScriptableCase, about: About) -> It
         assertion, pattern = doors.assertion_of(witness, scripted)
         for call in doors.calls(scripted):
             yield Attempt(script.text(about, scripted.code, call, assertion), pattern)
+    elif INVARIANTS[name].theme == "ambient":
+        found = by_function(scripted)
+        if found is not None:
+            call, convert = found
+            says = witness.kind.removeprefix("raises-") if witness.kind.startswith("raises-") else witness.tensor
+            assertion = assertions.ambient_state(witness.case.ambient, convert)
+            yield Attempt(script.text(about, scripted.code, call, assertion), _named(says))
     elif witness.kind.startswith("raises-"):
         yield from _raised(witness, scripted, about)
     elif name.endswith("-forward"):

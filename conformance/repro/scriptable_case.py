@@ -194,7 +194,7 @@ class ScriptableCase:
             torch.broadcast_to(bound, tensor.shape)
         except RuntimeError:  # the model has the tensor in another layout
             bound = bound.max()
-        return 2 * bound + bounds.rounding(tensor, tensor.dtype)
+        return 2 * bound + bounds.rounded_once(tensor, tensor.dtype)
 
 
 def _damaged(trial: Trial, tensor: str) -> tuple[str, Mapping[str, Tensor]]:

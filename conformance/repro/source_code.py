@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..families.base import PIXELS
 
 WIDTH = 118
-_CASTS = {"float16": "half", "bfloat16": "bfloat16"}
+_CASTS = {"float16": "half", "bfloat16": "bfloat16", "float64": "double"}
 # Largest number of entries of a dict that get a line each. More are grouped by the beginning of their names.
 _A_LINE_EACH = 16
 # Largest number of integers that are written one by one.

@@ -67,8 +67,8 @@ class FactoryCall:
         return replace(self, kwargs={k: v for k, v in {**self.kwargs, **kwargs}.items() if v is not None})
 
 
-def factory_call(family: Family, case: Case, path: Path) -> FactoryCall:
-    """The call by which a user loads the file of a case into the model that the case asks for.
+def factory_call(family: Family, case: Case, checkpoint: Path | dict[str, Any]) -> FactoryCall:
+    """The call by which a user loads a file, or a state dict, into the model that a case asks for.
 
     Raises :class:`Unsupported` where the release has no such model.
     """
@@ -81,7 +81,7 @@ def factory_call(family: Family, case: Case, path: Path) -> FactoryCall:
     if case.num_classes is not None:
         kwargs["num_classes"] = case.num_classes
     overlay: dict[str, Any] = {
-        "file": str(path),
+        **({"file": str(checkpoint)} if isinstance(checkpoint, Path) else {"state_dict": checkpoint}),
         "custom_load": family.in_place,
         "num_classes": case.arch["num_classes"],
     }

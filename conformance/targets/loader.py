@@ -143,17 +143,18 @@ class Loader:
         """Whether ``create_model`` takes a ``.npz`` from a file (``timm/models/_builder.py``: since 0.9.8)."""
         return self.release is None or self.release >= Version("0.9.8")
 
-    def create_model(self, family: Family, case: Case, path: Path) -> nn.Module:
-        """Call ``timm.create_model`` on a checkpoint file as a user does, and move the model to the device.
+    def create_model(self, family: Family, case: Case, checkpoint: Path | dict[str, Tensor]) -> nn.Module:
+        """Call ``timm.create_model`` on a checkpoint file or a state dict as a user does, and move the model to the device.
 
         For the reference and users' loaders: create the model without weights, move it, read the file, convert, load strictly.
         """
-        call = factory_call(family, case, path)
+        call = factory_call(family, case, checkpoint)
         if self.target.is_timm:
             return call.loaded(bool(case.asked)).to(self.device)
         model = (call.empty() if case.asked else call(pretrained=False)).to(self.device)
         more = {"keep_classifier": case.other_classes} if self.target.kind == "reference" else {}
-        state = self.converted(family, case.arch, files.read(path), model, **more)
+        given = files.read(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+        state = self.converted(family, case.arch, given, model, **more)
         model.load_state_dict(state, strict=True)
         return model
 

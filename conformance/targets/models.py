@@ -6,10 +6,12 @@ import dataclasses
 import importlib
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..cases.case import Geometry
@@ -107,3 +109,17 @@ def fill_with_nan(model: nn.Module) -> None:
     """Fill every parameter with NaN."""
     for parameter in model.parameters():
         parameter.detach().fill_(float("nan"))
+
+
+@contextmanager
+def all_changed(model: nn.Module) -> Iterator[None]:
+    """Meanwhile every element of a model's parameters and buffers is another one, as after training. It is done in place."""
+    tensors = [t.detach() for t in (*model.parameters(), *model.buffers())]
+    before = [t.clone() for t in tensors]
+    for tensor in tensors:
+        tensor.copy_(~tensor if tensor.dtype == torch.bool else tensor + 1)
+    try:
+        yield
+    finally:
+        for tensor, old in zip(tensors, before):
+            tensor.copy_(old)

@@ -72,7 +72,7 @@ def _with_rows(
         if (name, n) in tokens and (name, n) not in new:
             total = changed.get(name, found[name])[0].clone()
             total[0, n] += row
-            changed[name] = total, bounds.rounding(total, total.dtype)
+            changed[name] = total, bounds.rounded_once(total, total.dtype)
     return changed
 
 

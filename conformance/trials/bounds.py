@@ -1,7 +1,8 @@
 """Error bounds: how far a correct loader may be from the exact result. They follow from dtype and conditioning alone.
 
-A loader may work in float32 for a checkpoint of any dtype. So the unit is float32's, plus one rounding to the checkpoint's
-dtype. ``fraction`` gives an error in units of its bound: above 1.0 it is a mistake, at any size or dtype.
+A loader may work in float32 for a checkpoint of any dtype, float64 too. So the unit is float32's, plus one rounding to the
+checkpoint's dtype, or to float32 if that is coarser. ``fraction`` gives an error in units of its bound: above 1.0 it is a
+mistake, at any size or dtype.
 
 The kernel's bound follows Wedin's perturbation theory of least squares (Björck, "Numerical Methods for Least Squares
 Problems", 1996, section 1.4): a relative error ``u`` of the resize matrix ``B`` moves ``w @ pinv(B)`` by up to about
@@ -32,6 +33,11 @@ def rounding(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.abs().to(torch.float64) * info.eps + info.smallest_normal * info.eps
 
 
+def rounded_once(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """:func:`rounding` of a result that a loader computes in float32 and returns in ``dtype``: to the coarser of the two."""
+    return rounding(exact, torch.float32 if dtype == torch.float64 else dtype)
+
+
 @lru_cache(maxsize=4096)
 def _spectral(old: Size, new: Size, how: Resampling, of: Callable[[int, int, Resampling], Tensor]) -> float:
     return float(prod(torch.linalg.matrix_norm(of(o, n, how), 2) for o, n in zip(old, new)))
@@ -53,7 +59,7 @@ def kernel(source: Tensor, new: Size, how: Resampling) -> Tensor:
     pinv_norm = _spectral(old, new, how, axis_pinv)
     norm = torch.linalg.vector_norm(weight, dim=(-2, -1), keepdim=True)
     exact = axis_pinv(old[0], new[0], how).T @ weight @ axis_pinv(old[1], new[1], how)
-    stored = torch.linalg.vector_norm(rounding(exact, source.dtype), dim=(-2, -1), keepdim=True)
+    stored = torch.linalg.vector_norm(rounded_once(exact, source.dtype), dim=(-2, -1), keepdim=True)
     return _UNIT * _rounding_steps(old, new) * condition * pinv_norm * norm + stored
 
 
@@ -66,7 +72,7 @@ def grid(exact: Tensor, source: Tensor, old: Size, new: Size, how: Resampling) -
     """Element-wise bound for resampled grid rows: ``exact`` ``(1, new, dim)`` from ``source`` ``(1, old, dim)``, float64."""
     rows = prod(float(axis_matrix(o, n, how).abs().sum(dim=1).max()) for o, n in zip(old, new))
     largest = source.to(torch.float64).abs().amax(dim=1, keepdim=True)
-    return _UNIT * _rounding_steps(old, new) * rows * largest + rounding(exact, source.dtype)
+    return _UNIT * _rounding_steps(old, new) * rows * largest + rounded_once(exact, source.dtype)
 
 
 def table(exact: Tensor, source: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
@@ -77,7 +83,7 @@ def table(exact: Tensor, source: Tensor, old: tuple[int, ...], new: tuple[int, .
     """
     sizes = offsets(old), offsets(new)
     largest = source.to(torch.float64).abs().amax(dim=0, keepdim=True)
-    bound = _UNIT * _rounding_steps(*sizes) * largest + rounding(exact, source.dtype)
+    bound = _UNIT * _rounding_steps(*sizes) * largest + rounded_once(exact, source.dtype)
     bound[prod(sizes[1]) :] = 0
     return bound
 

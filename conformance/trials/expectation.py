@@ -134,15 +134,16 @@ class Expectation:
         return state
 
     def created_bound(self, name: str) -> Tensor:
-        """Error bound for tensor ``name`` of :attr:`created`."""
+        """Error bound for tensor ``name`` of :attr:`created` in a float32 model."""
         bound, asked = self.bound(name), self.case.in_chans
         if asked is None or name != self.family.first_conv(self.case.arch):
-            return bound
+            double = self.case.dtype == "float64"
+            return bound + bounds.rounding(self.created[name], torch.float32) if double else bound
         # An adapted channel is a sum or a multiple of the others, with one more rounding.
         want, channels = self.created[name], self.expected[name].to(torch.float64)
         total = bound.expand(channels.shape).sum(dim=1, keepdim=True)
         sums = channels.abs().sum(dim=1, keepdim=True)
-        return total + bounds.rounding(want, want.dtype) + channels.shape[1] * bounds.rounding(sums, torch.float32)
+        return total + bounds.rounded_once(want, want.dtype) + channels.shape[1] * bounds.rounding(sums, torch.float32)
 
     def bound(self, name: str, state: Mapping[str, Tensor] | None = None) -> Tensor:
         """Error bound, broadcastable to the tensor, for tensor ``name`` of a correct load of ``state`` (None: the truth).

@@ -42,7 +42,7 @@ def _rounds_down_to(old: tuple[int, ...], new: tuple[int, ...]) -> bool:
 
 def _tensor_bytes(model: nn.Module) -> dict[str, bytes]:
     """The bytes of a model's tensors, which compare equal for NaN as well."""
-    return {name: tensor.cpu().numpy().tobytes() for name, tensor in model.state_dict().items()}
+    return {k: v.cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for k, v in model.state_dict().items()}
 
 
 class Trial(Expectation):
@@ -125,20 +125,21 @@ class Trial(Expectation):
         return self.load()
 
     @cached_property
+    def written(self) -> dict[str, Tensor]:
+        """The tensors of the case's file, with foreign ones beside the image tower's. They are on the trial's device."""
+        upstream = {**self.upstream, **state_dicts.foreign(self.family, self.case)}
+        # A .pth file saved from a GPU stores its device.
+        return {k: v.to(self.device) for k, v in upstream.items()}
+
+    @cached_property
     def created_model(self) -> Created:
-        """The load of the case by ``create_model``, with foreign tensors beside the image tower's."""
-        return create(self.loader, self.family, self.case, self._saved)
+        """The load of the case by ``create_model``."""
+        return create(self.loader, self.family, self.case, self.written)
 
     @cached_property
     def by_door(self) -> Created:
         """The load of the same file by the case's door."""
-        return enter(self.loader, self.family, self.case, self._saved)
-
-    @cached_property
-    def _saved(self) -> dict[str, Tensor]:
-        """The tensors of the case's file. A .pth file saved from a GPU stores its device."""
-        upstream = {**self.upstream, **state_dicts.foreign(self.family, self.case)}
-        return {k: v.to(self.device) for k, v in upstream.items()}
+        return enter(self.loader, self.family, self.case, self.written)
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
