@@ -193,13 +193,17 @@ def _own_sizes(visit: Visit) -> nn.Module:
     return visit.call.with_kwargs(img_size=None, patch_size=None).loaded()
 
 
-def _other_custom_load(visit: Visit) -> bool:
-    """Whether the registered model's own weights are an ``.npz`` file and this one is not, or the other way round."""
+def _of_another_kind(visit: Visit) -> bool:
+    """Whether a file whose kind is not said may be taken for another: an ``.npz`` file, or one where the model's own is that.
+
+    timm 1.0.31 takes every file for a state dict unless it is told (``timm/models/_builder.py``).
+    """
     models: Any = importlib.import_module("timm.models")
-    return bool(models.get_pretrained_cfg(visit.case.model_name).custom_load) is not visit.family.in_place
+    own = visit.loader.release is not None and visit.loader.release < Version("1.0.31")
+    return visit.family.in_place or (own and bool(models.get_pretrained_cfg(visit.case.model_name).custom_load))
 
 
-@_door("`create_model` with `custom_load` left as the registered model has it", may_refuse=_other_custom_load)
+@_door("`create_model` with `custom_load` left as the registered model has it", may_refuse=_of_another_kind)
 def _custom_load_unsaid(visit: Visit) -> nn.Module:
     return visit.call.with_overlay(custom_load=None).loaded()
 
