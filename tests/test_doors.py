@@ -117,12 +117,45 @@ def test_a_model_in_which_nothing_arrived_is_one_failure() -> None:
     assert problem.kind == "nothing-used"
 
 
-def test_a_door_may_refuse() -> None:
-    """``checkpoint_path=`` converts nothing: torch's strict load refuses OpenAI's names."""
-    one = trial("checkpoint-path")
-    assert isinstance(one.by_door.outcome, RuntimeError)
+@pytest.mark.parametrize(
+    ("door", "family", "changes"),
+    [
+        ("checkpoint-path", "openai_clip", {}),  # it converts nothing: a strict load refuses OpenAI's names
+        ("checkpoint-path", "timm_native", {}),  # and resamples nothing
+        ("load-checkpoint", "openai_clip", {"num_classes": 7}),  # it does not know of other classes
+        ("load-checkpoint", "openai_clip", {"in_chans": 1}),
+        ("custom-load-unsaid", "google_npz", {}),  # an .npz file has to be announced
+    ],
+)
+def test_a_door_may_refuse_what_timm_does_not_promise_of_it(door: str, family: str, changes: dict) -> None:
+    one = trial(door, family, **changes)
+    assert isinstance(one.by_door.outcome, Exception)
+    assert judge(DOORS_AGREE, one).outcome == "pass"
+
+
+@pytest.mark.parametrize(
+    ("door", "function"),
+    [
+        ("local-dir", "timm.models._builder.load_state_dict_from_path"),
+        ("load-checkpoint", "timm.models.load_checkpoint"),
+        ("set-input-size", "timm.models.vision_transformer.VisionTransformer.set_input_size"),
+    ],
+)
+def test_a_door_that_refuses_what_create_model_takes_is_told(door: str, function: str, monkeypatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise ValueError("closed today")
+
+    one = trial(door)
+    assert isinstance(one.created_model.outcome, nn.Module)
+    monkeypatch.setattr(function, refuse)
     found = judge(DOORS_AGREE, one)
-    assert found.outcome == "pass", found
+    assert [(p.kind, p.tensor) for p in found.problems] == [("raises-ValueError", "refuse()")]
+
+
+def test_a_file_that_no_way_takes_says_nothing_of_a_door(monkeypatch) -> None:
+    loader()
+    monkeypatch.setattr("timm.models.vision_transformer.checkpoint_filter_fn", lambda *args: 1 / 0)
+    assert judge(DOORS_AGREE, trial("state-dict")).outcome == "pass"
 
 
 @pytest.mark.parametrize(
