@@ -12,7 +12,18 @@ from math import prod
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from ..cases.case import CONTENTS, DECLARED, DTYPES, VARIED, Case, Contents, Geometry, Size
+from ..cases.case import (
+    CONTENTS,
+    DECLARED,
+    DTYPES,
+    SAVED_ENTRIES,
+    SAVED_PREFIXES,
+    VARIED,
+    Case,
+    Contents,
+    Geometry,
+    Size,
+)
 from ..families import Family
 from .catalogue import RealModel, models_of
 
@@ -188,6 +199,18 @@ def _channels_to_ask(own: int) -> list[int | None]:
     return [None, None, *(other for other in (1, 3, 4, 12) if other != own)]
 
 
+def _saved(container: str, seed: int) -> str:
+    """How a training script saved every third file. The case's seed decides, so that all else is drawn as without this.
+
+    A .pth file has an entry, a prefix or both; the names in a .safetensors file can have a prefix only.
+    """
+    if container not in ("pth", "safetensors") or seed % 3 != 1:
+        return ""
+    entries = ("", *SAVED_ENTRIES) if container == "pth" else ("",)
+    forms = [f"{entry}+{prefix}".strip("+") for entry in entries for prefix in ("", *SAVED_PREFIXES)]
+    return forms[1:][seed // 3 % (len(forms) - 1)]
+
+
 @st.composite
 def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
     """Cases of a family in a stratum. A case declares no input size only if a loader can load it without one."""
@@ -228,8 +251,10 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
     asks = family.asks(case.arch) if known and not stratum.many_blocks else ()
     if asks and draw(st.sampled_from([False, True, False]), label="ask for other options"):
         case, known = replace(case, asked=draw(st.sampled_from(asks), label="asked")), False
+    saved = "" if case.asked else _saved(container, case.contents.seed)
     return replace(
         case,
+        saved=saved,
         in_chans=draw(st.sampled_from(_channels_to_ask(channels)), label="in_chans") if known else None,
         num_classes=draw(st.sampled_from(_classes_to_ask(case.arch["num_classes"])), label="num_classes"),
     )

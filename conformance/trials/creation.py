@@ -33,7 +33,7 @@ def create(loader: Loader, family: Family, case: Case, upstream: Mapping[str, Te
     Raises :class:`Unsupported` if the release cannot be asked for the model.
     """
     with scratch_folder() as folder, _listening() as warned:
-        path = files.write(dict(upstream), case.wrapper, case.container, Path(folder))
+        path = files.write_case(dict(upstream), case, Path(folder))
         try:
             model: nn.Module | Exception = loader.create_model(family, case, path)
         except Unsupported:
