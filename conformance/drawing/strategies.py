@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from zlib import crc32
 
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -199,16 +200,17 @@ def _channels_to_ask(own: int) -> list[int | None]:
     return [None, None, *(other for other in (1, 3, 4, 12) if other != own)]
 
 
-def _saved(container: str, seed: int) -> str:
-    """How a training script saved every third file. The case's seed decides, so that all else is drawn as without this.
+def _saved(case: Case) -> str:
+    """How a training script saved the file of every third case. All else that was drawn decides, so that it stays as it is.
 
     A .pth file has an entry, a prefix or both; the names in a .safetensors file can have a prefix only.
     """
-    if container not in ("pth", "safetensors") or seed % 3 != 1:
+    digest = crc32(case.to_json().encode())
+    if case.asked or case.container not in ("pth", "safetensors") or digest % 3:
         return ""
-    entries = ("", *SAVED_ENTRIES) if container == "pth" else ("",)
+    entries = ("", *SAVED_ENTRIES) if case.container == "pth" else ("",)
     forms = [f"{entry}+{prefix}".strip("+") for entry in entries for prefix in ("", *SAVED_PREFIXES)]
-    return forms[1:][seed // 3 % (len(forms) - 1)]
+    return forms[1:][digest // 3 % (len(forms) - 1)]
 
 
 @st.composite
@@ -251,10 +253,9 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
     asks = family.asks(case.arch) if known and not stratum.many_blocks else ()
     if asks and draw(st.sampled_from([False, True, False]), label="ask for other options"):
         case, known = replace(case, asked=draw(st.sampled_from(asks), label="asked")), False
-    saved = "" if case.asked else _saved(container, case.contents.seed)
-    return replace(
+    case = replace(
         case,
-        saved=saved,
         in_chans=draw(st.sampled_from(_channels_to_ask(channels)), label="in_chans") if known else None,
         num_classes=draw(st.sampled_from(_classes_to_ask(case.arch["num_classes"])), label="num_classes"),
     )
+    return replace(case, saved=_saved(case))

@@ -143,9 +143,9 @@ def _asks_for_another(trial: Trial) -> str | None:
         "aside. Otherwise the load is refused, and says what does not fit."
     ),
     catches="tensors dropped by a load that is not strict, or read as something else because the model has other tokens.",
-    regimes=("safetensors", "pth", "native", "resampled", "classes-0", "classes-other", "asked", *_SAVED),
+    regimes=("safetensors", "pth", "native", "resampled", "classes-0", "classes-other", "asked"),
     applies=_asks_for_another,
-    not_on_functions=("classes-0", "classes-other", *_SAVED),
+    not_on_functions=("classes-0", "classes-other"),
     unread=True,
 )
 def trained_tensors_used(trial: Trial) -> Iterator[Problem]:
