@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .detect import detect, unwrap
+from .detect import detect
+from .entries import Opened, open_checkpoint, unwrap
 from .errors import LoadError
 from .formats import FORMATS, Facts, Format
 from .loader import load_state_dict
@@ -45,9 +46,11 @@ __all__ = [
     "Facts",
     "Format",
     "LoadError",
+    "Opened",
     "Resampling",
     "detect",
     "forward",
     "load_state_dict",
+    "open_checkpoint",
     "unwrap",
 ]

@@ -1,4 +1,4 @@
-"""The corrected loader: unwrap -> detect -> decode -> resample -> complete.
+"""The corrected loader: open -> detect -> decode -> resample -> complete.
 
 Every format goes through the same resampling after its own conversion. timm 0.9.x violated this (timm issue #2120).
 """
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from . import prefix_rows
 from .destination import FIRST, KERNEL, Destination
-from .detect import CLASSIFIERS, detect, unwrap
+from .detect import CLASSIFIERS, detect
 from .embeddings import (
     adapt_input_channels,
     resample_patch_kernel,
     resample_position_grid,
     resample_position_window,
 )
+from .entries import Opened, open_checkpoint
 from .errors import LoadError, some
 from .formats import Format
 from .formats.naflex_native import to_model
@@ -50,7 +51,8 @@ class Source:
 
     ``state`` has the tensor names of a VisionTransformer. Its positions are a list of ``prefix_rows`` rows, then the rows of a
     grid of ``grid_size`` (None without positions). ``patch_size`` is that of its kernel. ``windows`` are those of its relative
-    position bias tables, by the table's name.
+    position bias tables, by the table's name. ``entry`` and ``prefix`` say where in the checkpoint its tensors were found
+    (:class:`.entries.Opened`).
     """
 
     format: Format
@@ -60,6 +62,8 @@ class Source:
     grid_size: tuple[int, int] | None
     prefix_rows: int
     windows: Mapping[str, tuple[int, int]]
+    entry: tuple[str, ...] = ()
+    prefix: str = ""
 
     @classmethod
     @_without_autocast()
@@ -107,7 +111,8 @@ def load_state_dict(
 
     ``checkpoint`` is never modified. Tensors that need no change are returned as they are. dtype and device are kept, whatever
     torch's defaults are, and autocast does not reach the load.
-    Raises :class:`LoadError`, one line, if the format is unknown or the result would not fit the model.
+    Raises :class:`LoadError`, one line, if the format is unknown or the result would not fit the model. It names the wrapper and
+    the prefix without which the names were read.
     """
     destination = Destination.of(model)
     source = _read(checkpoint, model, destination, input_size, resampling, keep_classifier)
@@ -122,7 +127,24 @@ def _read(
     resampling: Resampling | None,
     keep_classifier: bool,
 ) -> Source:
-    state_dict = unwrap(checkpoint)
+    opened = open_checkpoint(checkpoint)
+    try:
+        return _read_opened(opened, model, destination, input_size, resampling, keep_classifier)
+    except LoadError as error:
+        if opened.where:
+            raise LoadError(f"{error} ({opened.where})") from error
+        raise
+
+
+def _read_opened(
+    opened: Opened,
+    model: nn.Module,
+    destination: Destination,
+    input_size: tuple[int, int] | None,
+    resampling: Resampling | None,
+    keep_classifier: bool,
+) -> Source:
+    state_dict = opened.state
     form = detect(state_dict, destination.shapes)
     state = form.decode(state_dict, destination.facts)
     representation = [k for k in state_dict if k.startswith("pre_logits")]
@@ -142,7 +164,8 @@ def _read(
     claimed = (declared[0] // pixels[0], declared[1] // pixels[1]) if declared else None
     state, grid, rows = _positions(state, destination, form, claimed, input_size)
     windows = _windows(state, destination, form, claimed)
-    return Source(form, resampling or form.resampling, state, patch_size, grid, rows, windows)
+    how = resampling or form.resampling
+    return Source(form, how, state, patch_size, grid, rows, windows, opened.entry, opened.prefix)
 
 
 def _declared(input_size: tuple[int, int] | None, model: nn.Module) -> tuple[int, int] | None:

@@ -47,11 +47,14 @@ def _plain() -> dict:
 
 
 @pytest.mark.parametrize(
-    ("container", "wrapper"), [("safetensors", "bare"), ("pth", "bare"), ("pth", "model.state_dict")]
+    ("container", "wrapper", "opened"),
+    [("safetensors", "bare", ""), ("pth", "bare", ""), ("pth", "model.state_dict", "read from model.state_dict")],
 )
-def test_a_checkpoint_in_timms_names_agrees(tmp_path, container, wrapper):
-    """In every container and wrapper: exit code 0, every tensor compared, the forward run."""
-    found = answer(save(tmp_path, _plain(), container, wrapper))
+def test_a_checkpoint_in_timms_names_agrees(tmp_path, container, wrapper, opened):
+    """In every container and wrapper: exit code 0, every tensor compared, the forward run, and said what was opened."""
+    path = save(tmp_path, _plain(), container, wrapper)
+    found = answer(path)
+    assert lines(found, path)[0] == ("checkpoint", ", ".join(filter(None, (str(path), container, opened))))
     assert (found.exit_code, found.format, found.families[0]) == (0, "timm_native", "timm_native")
     assert found.tensors == 152
     assert found.forward.verdict == "agrees"

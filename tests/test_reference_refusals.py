@@ -19,7 +19,7 @@ from timm_conformance.drawing.strategies import cases, strata_of
 from timm_conformance.families import READ, Family
 from timm_conformance.families.base import KERNEL
 from timm_conformance.reference import LoadError
-from timm_conformance.reference.detect import WRAPPERS
+from timm_conformance.reference.entries import WRAPPERS
 from timm_conformance.reference.errors import some
 
 GEOMETRY = Geometry((4, 4), (2, 2))

@@ -15,6 +15,10 @@ WRAPPERS = ("bare", "model", "state_dict", "model.state_dict")
 DECLARED = ("true", "absent", "default")
 CONTAINERS = ("safetensors", "memory", "pth")
 NPZ = ("npz",)
+# How training scripts save a state dict (``Case.saved``): in which entry, and with what before each name. An entry of a moving
+# average (EMA) lies beside that of the trained weights.
+SAVED_ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "state_dict.model", "model_ema.module")
+SAVED_PREFIXES = ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.")
 # Ways to damage a checkpoint, done by trials/damage.py. A correct loader refuses the result.
 DAMAGES = ("missing", "wider", "cut", "transposed", "deeper")
 # Settings of torch around a load, made by trials/ambient.py. A load is the same in all of them.
@@ -83,6 +87,10 @@ class Case(msgspec.Struct, frozen=True):
     timm model of the family, for loads by ``create_model``. Such a load may ask for other ``in_chans`` and ``num_classes``
     than the checkpoint's (None: the checkpoint's), and for a model with other options than ``arch`` has (``asked``). ``door``
     is another of timm's ways to load the same file (``targets/doors.py``), or empty.
+
+    ``saved`` says how a training script saved the file that ``create_model`` reads, in place of ``wrapper``: the entry
+    (``state_dict_ema``; ``state_dict.model`` nests), what stands before each name, which ends with a dot (``module.``), or both
+    (``model+module._orig_mod.``). A ``.safetensors`` file has no entry.
     """
 
     family: str
@@ -99,6 +107,18 @@ class Case(msgspec.Struct, frozen=True):
     num_classes: int | None = None
     asked: dict[str, Any] = {}
     door: str = ""
+    saved: str = ""
+
+    @property
+    def saved_entry(self) -> tuple[str, ...]:
+        """The keys under which the state dict lies in the file, outermost first; those of ``saved``."""
+        entry = self.saved.rpartition("+")[0] if self.saved.endswith(".") else self.saved
+        return tuple(entry.split(".")) if entry else ()
+
+    @property
+    def saved_prefix(self) -> str:
+        """What stands before each name in the file, in ``saved``."""
+        return self.saved.rpartition("+")[2] if self.saved.endswith(".") else ""
 
     @property
     def model_arch(self) -> dict[str, Any]:
@@ -159,5 +179,9 @@ class Case(msgspec.Struct, frozen=True):
             words.append("asked for " + ", ".join(f"{k}={v}" for k, v in self.asked.items()))
         if self.door:
             words.append(f"by the door {self.door}")
+        if self.saved_entry:
+            words.append(f"saved in {'.'.join(self.saved_entry)}")
+        if self.saved_prefix:
+            words.append(f"names behind {self.saved_prefix}")
         arch = ", ".join(f"{k}={v}" for k, v in self.arch.items())
         return f"{self.family}: {'; '.join(words)}; {arch}"

@@ -21,7 +21,7 @@ from ..cases.case import Case, Geometry
 from ..errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, UserError
 from ..families import FAMILIES
 from ..ledger.entries import DEFAULT_LEDGER, load_ledger
-from ..reference import LoadError, unwrap
+from ..reference import LoadError, open_checkpoint, unwrap
 from ..reference.destination import FIRST, Destination
 from ..reference.loader import Source
 from ..targets.loader import Loader
@@ -100,7 +100,8 @@ class _Check:
     # -- what it is --------------------------------------------------------------------------------------------------
 
     def _recognise(self) -> Recognised:
-        state = unwrap(self.content)
+        opened = open_checkpoint(self.content)
+        self.result.opened, state = opened.where, opened.state
         try:
             form = recognise(state, self.usual.shapes, self.request.model, self.module)
         except LoadError:

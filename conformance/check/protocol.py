@@ -54,6 +54,7 @@ class Answer(msgspec.Struct, kw_only=True):
 
     unusable     why nothing could be checked: the file cannot be read, or the model does not exist
     container    the kind of file
+    opened       which entry of the file the reference read, and the prefix of its names; empty for a plain dict of tensors
     format       the reference's name of the checkpoint's format, ``evidence`` the keys that show it
     families     families of the suite to which the checkpoint may belong, the likeliest first
     source       patch and grid of the checkpoint; ``destination`` those of the model
@@ -72,6 +73,7 @@ class Answer(msgspec.Struct, kw_only=True):
     model: str
     unusable: str = ""
     container: str = ""
+    opened: str = ""
     format: str = ""
     evidence: list[str] = []
     families: list[str] = []

@@ -26,7 +26,7 @@ def render(answer: Answer, checkpoint: Path) -> None:
 
 def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
     """The lines of an answer, each with its label. A label is empty if it is the same as the line's above."""
-    out = [("checkpoint", f"{checkpoint}, {answer.container}")]
+    out = [("checkpoint", ", ".join(filter(None, (str(checkpoint), answer.container, answer.opened))))]
     if answer.format:
         keys = ", ".join(answer.evidence)
         families = [name for name in answer.families if name != answer.format]

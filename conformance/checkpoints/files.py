@@ -9,22 +9,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..cases.case import Case
 from .state_dicts import StateDict
-from .wrappers import wrap
+from .wrappers import as_saved, wrap
 
 
 def write(state: StateDict, wrapper: str, container: str, folder: Path) -> Path:
     """Save a checkpoint to ``folder`` and return its path. A safetensors file holds tensors only, so it has no wrapper."""
+    wrapped = state if container == "safetensors" else wrap(state, wrapper)
+    return _write(wrapped, container, folder)
+
+
+def write_case(state: StateDict, case: Case, folder: Path) -> Path:
+    """Save a checkpoint to ``folder`` as the file of ``case``, and return its path."""
+    if not case.saved:
+        return write(state, case.wrapper, case.container, folder)
+    return _write(as_saved(state, case.saved_entry, case.saved_prefix), case.container, folder)
+
+
+def _write(checkpoint: dict[str, Any], container: str, folder: Path) -> Path:
     path = folder / f"checkpoint.{container}"
     if container == "safetensors":
         from safetensors.torch import save_file
 
-        save_file(state, path)
+        save_file(checkpoint, path)
     elif container == "npz":
-        arrays: dict[str, Any] = {k: to_numpy(v) for k, v in wrap(state, wrapper).items()}
+        arrays: dict[str, Any] = {k: to_numpy(v) for k, v in checkpoint.items()}
         np.savez(path, **arrays)
     else:
-        torch.save(wrap(state, wrapper), path)
+        torch.save(checkpoint, path)
     return path
 
 

@@ -34,6 +34,23 @@ def wrap(state: Mapping[str, Tensor], wrapper: str) -> dict[str, Any]:
     return wrapped
 
 
+def as_saved(state: Mapping[str, Tensor], entry: tuple[str, ...], prefix: str) -> dict[str, Any]:
+    """``state`` as a training script saves it (``Case.saved``): in nested entries, with ``prefix`` before each name.
+
+    Beside a moving average (EMA) lie the trained weights, which are other values. Beside these lies an average that is None.
+    """
+    saved: dict[str, Any] = {prefix + k: v for k, v in state.items()}
+    trained = {k: v + 1 for k, v in saved.items()}
+    for name in reversed(entry):
+        other = {_TRAINED[name]: trained} if name in _TRAINED else dict.fromkeys(_TRAINED)
+        saved = {"epoch": 3, **other, name: saved}
+    return saved
+
+
+# The entries of an EMA, each with that of the trained weights.
+_TRAINED = {"state_dict_ema": "state_dict", "model_ema": "model"}
+
+
 def _stacked(state: Mapping[str, Tensor]) -> StateDict:
     """Blocks ``encoderblock_0/...`` stacked as by big_vision's scan: ``encoderblock/...`` with a leading axis for depth."""
     first = "encoderblock_0/"

@@ -8,11 +8,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from zlib import crc32
 
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from ..cases.case import CONTENTS, DECLARED, VARIED, Case, Contents, Geometry, Size
+from ..cases.case import (
+    CONTENTS,
+    DECLARED,
+    SAVED_ENTRIES,
+    SAVED_PREFIXES,
+    VARIED,
+    Case,
+    Contents,
+    Geometry,
+    Size,
+)
 from ..families import Family
 from .catalogue import RealModel, models_of
 
@@ -208,6 +219,25 @@ def _doors(family: Family, case: Case, model: RealModel) -> list[str]:
     return [door for door in family.doors if not closed.get(door)]
 
 
+def _saved(case: Case) -> str:
+    """How a training script saved the file of every third case. All else that was drawn decides, so that it stays as it is.
+
+    A .pth file has an entry, a prefix or both; the names in a .safetensors file can have a prefix only. A dict or a folder does
+    not go through timm's file reader, which opens these.
+    """
+    digest = crc32(case.to_json().encode())
+    if (
+        case.asked
+        or case.door in ("state-dict", "local-dir")
+        or case.container not in ("pth", "safetensors")
+        or digest % 3
+    ):
+        return ""
+    entries = ("", *SAVED_ENTRIES) if case.container == "pth" else ("",)
+    forms = [f"{entry}+{prefix}".strip("+") for entry in entries for prefix in ("", *SAVED_PREFIXES)]
+    return forms[1:][digest // 3 % (len(forms) - 1)]
+
+
 @st.composite
 def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
     """Cases of a family in a stratum. A case declares no input size only if a loader can load it without one."""
@@ -254,6 +284,6 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
         num_classes=draw(st.sampled_from(_classes_to_ask(case.arch["num_classes"])), label="num_classes"),
     )
     doors = _doors(family, case, model) if not (case.asked or stratum.many_blocks) else []
-    if not doors or not draw(st.booleans(), label="by a door"):
-        return case
-    return replace(case, door=draw(st.sampled_from(doors), label="door"))
+    if doors and draw(st.booleans(), label="by a door"):
+        case = replace(case, door=draw(st.sampled_from(doors), label="door"))
+    return replace(case, saved=_saved(case))

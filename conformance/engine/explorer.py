@@ -134,6 +134,7 @@ class Explorer:
         torch.manual_seed(trial.case.contents.seed)
         outcomes = {i.name: self._tally(tallies[i.name], i, trial, stratum) for i in self._concerned(tallies)}
         lacking = self.loader.unsupported(trial.family, trial.case) is not None
+        lacking |= not self.loader.reads_saved(trial.family, trial.case)
         broken = not {"fail", "known"}.isdisjoint(outcomes.values())
         for invariant in self._concerned(tallies):
             if lacking or (broken and outcomes[invariant.name] == "blocked"):

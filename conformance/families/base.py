@@ -78,7 +78,9 @@ class Family:
     num_prefix_tokens  number of class, distillation and register tokens of ``arch``
     implied         model tensors that the format does not store: absent from the checkpoint, zero in the model
     foreign         shapes of tensors in such checkpoints that do not belong to the image encoder
-    wrappers        how such checkpoints are nested or prefixed; ``wrapper_since`` gives the first release of later ones
+    wrappers        how such checkpoints are nested or prefixed, as far as the loader's function opens them: it removes no
+                    ``module.`` or ``_orig_mod.``, which is the file reader's (``Case.saved``); ``wrapper_since`` gives the
+                    first release of later ones
     stored          converts tensors from VisionTransformer's layout, which the suite uses, to the way the checkpoint holds them
     containers      file formats of such checkpoints
     stride          image pixels for each pixel of the patch kernel, above 1 behind a convolutional stem
@@ -186,8 +188,10 @@ class Family:
         return release >= Version(self.first_release)
 
     def reaches(self, regime: str, invariant: str) -> bool:
-        """Whether an invariant can meet a regime in the cases of this family."""
+        """Whether an invariant can meet a regime in the cases of this family. Training scripts save .pth files."""
         if regime.startswith("door-") and regime.removeprefix("door-") not in self.doors:
+            return False
+        if regime.startswith("saved-") and "pth" not in self.containers:
             return False
         return not {regime, f"{invariant}:{regime}"} & self.unreachable
 

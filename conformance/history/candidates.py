@@ -70,6 +70,7 @@ def _like(witness: Case, family: Family, case: Case) -> Case | None:
         declared=witness.declared,
         wrapper=wrapper,
         in_chans=None,
+        saved=witness.saved if "pth" in family.containers else "",
     )
 
 
@@ -106,8 +107,8 @@ def _with_asks(family: Family, witness: Case, case: Case) -> Iterator[Case]:
     if case.arch.get("in_chans", _CHANNELS) != _CHANNELS:
         return  # what comes of other channels would hide what comes of the options
     case = replace(case, declared="true", in_chans=None)
-    if case.container == "memory":
-        case = replace(case, container=family.containers[0])
+    if case.container == "memory" or case.saved:  # of these two, a .pth file alone has entries
+        case = replace(case, container="pth" if case.saved else family.containers[0])
     found: list[dict[str, Any]] = [*family.asks(case.arch), {}]
     asks = sorted(found, key=lambda ask: (ask != witness.asked, ask.keys() != witness.asked.keys()))
     grids = [(case.source, case.destination)]

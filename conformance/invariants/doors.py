@@ -21,6 +21,8 @@ from .registry import few_blocks, invariant
 def _applies(trial: Trial) -> str | None:
     if not trial.case.door:
         return "the case goes through create_model alone"
+    if not trial.loader.reads_saved(trial.family, trial.case):
+        return "the release does not read what the training script saved: trained-tensors-used judges that"
     if DOORS[trial.case.door].fed is not None and (reason := _no_output(trial)):
         return reason
     return applies_to_files(trial)

@@ -33,6 +33,8 @@ def applies_to_files(trial: Trial) -> str | None:
         return (
             "a function under test converts checkpoints; adapting a model to other channels or classes is its caller's"
         )
+    if case.saved and trial.loader.target.kind == "loader":
+        return "a function under test is given a state dict; opening what a training script saved is its caller's"
     if trial.family.in_place and not trial.loader.reads_npz_files:
         return "the release reads a .npz file from a URL only"
     if case.wrapper.startswith("img/"):
@@ -45,13 +47,18 @@ def applies_to_files(trial: Trial) -> str | None:
 
 def as_saved(trial: Trial) -> str | None:
     """Why ``create_model`` cannot be asked for the model that was saved, or None where it can."""
-    if trial.case.asked:
+    case = trial.case
+    if case.asked:
         return "the model has other options than the checkpoint: trained-tensors-used judges that"
+    if not trial.loader.reads_saved(trial.family, case):
+        return "the release does not read what the training script saved: trained-tensors-used judges that"
     return applies_to_files(trial)
 
 
 # Regimes in which timm's factory changes what the loader returned.
 _ADAPTED = ("in-chans-1", "in-chans-4", "classes-0", "classes-other")
+# Regimes of files that a training script saved.
+_SAVED = ("saved-ema", "saved-prefixed")
 
 # The lines of torch's load_state_dict report (torch/nn/modules/module.py).
 _MISMATCH = re.compile(r"size mismatch for ([\w.]+): (.*)")
@@ -72,7 +79,8 @@ def _refused(error: Exception) -> Iterator[Problem]:
     statement=(
         "`create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=...), patch_size=..., img_size=...)` on a "
         ".safetensors, .pth or .npz file ends with the reference's tensors in the model, its first convolution adapted to "
-        "`in_chans`, its classifier the model's own where `num_classes` differs."
+        "`in_chans`, its classifier the model's own where `num_classes` differs. Of a file that a training script saved in an "
+        "entry or behind a prefix, it is the tensors of the entry that timm chooses."
     ),
     catches="#2120 as a user meets it, and anything the file reader or model factory does around the conversion.",
     regimes=(
@@ -84,9 +92,10 @@ def _refused(error: Exception) -> Iterator[Problem]:
         "grid-grow",
         "grid-shrink",
         *_ADAPTED,
+        *_SAVED,
     ),
     applies=as_saved,
-    not_on_functions=_ADAPTED,
+    not_on_functions=(*_ADAPTED, *_SAVED),
 )
 def create_model(trial: Trial) -> Iterator[Problem]:
     case = trial.case
@@ -118,7 +127,8 @@ _MOVED = {"norm": "fc_norm", "fc_norm": "norm"}
 
 def _asks_for_another(trial: Trial) -> str | None:
     case = trial.case
-    if not case.asked and case.num_classes in (None, case.arch["num_classes"]):
+    as_saved = not case.asked and case.num_classes in (None, case.arch["num_classes"])
+    if as_saved and trial.loader.reads_saved(trial.family, case):
         return "the model has the checkpoint's options and classes: create-model judges that"
     if case.arch.get("in_chans", 3) != 3 and case.declared != "true":
         return "the declaration gives another number of channels: create-model judges that"
@@ -129,9 +139,9 @@ def _asks_for_another(trial: Trial) -> str | None:
 
 @invariant(
     statement=(
-        "A model that `create_model` returns with other options or classes than the checkpoint's holds every trained tensor of "
-        "the image tower, resampled; a classifier of other classes aside. Otherwise the load is refused, and says what does "
-        "not fit."
+        "A model that `create_model` returns with other options or classes than the checkpoint's, or of a file that the release "
+        "does not read as it was saved, holds every trained tensor of the image tower, resampled; a classifier of other classes "
+        "aside. Otherwise the load is refused, and says what does not fit."
     ),
     catches="tensors dropped by a load that is not strict, or read as something else because the model has other tokens.",
     regimes=("safetensors", "pth", "native", "resampled", "classes-0", "classes-other", "asked"),
@@ -142,6 +152,8 @@ def _asks_for_another(trial: Trial) -> str | None:
 def trained_tensors_used(trial: Trial) -> Iterator[Problem]:
     created = trial.created_model
     if isinstance(created.outcome, Exception):
+        if not trial.loader.reads_saved(trial.family, trial.case):
+            return
         if not (trial.family.unread or accepted(trial, trial.base)):
             raise Blocked("the model of the checkpoint's own options refuses it as well")
         if not _says_what(created.outcome, trial):

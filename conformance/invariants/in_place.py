@@ -29,6 +29,8 @@ _TO_COLUMN = {"patch-to-column", "grid-to-column"}
 def _applies(trial: Trial) -> str | None:
     if trial.case.door != "set-input-size":
         return "the model is not resized in place"
+    if not trial.loader.reads_saved(trial.family, trial.case):
+        return "the release does not read what the training script saved: trained-tensors-used judges that"
     return few_blocks(trial) or applies_to_files(trial)
 
 

@@ -25,8 +25,12 @@ def assertions_of(witness: WitnessFile, scripted: ScriptableCase) -> Iterator[tu
         name = witness.kind.removeprefix("raises-")
         yield Assertion(_EXPECTED, ("got, bug = 'a model', False",), raised=f'type(error).__name__ == "{name}"'), name
         return
+    given: Mapping[str, Any] = scripted.given  # may be nested
+    for name in scripted.case.saved_entry:
+        given = given[name]
+    held = "tensors" if scripted.case.saved else "checkpoint"
     if scripted.family.unread:
-        yield _nowhere(list(scripted.given)[:3]), "nowhere in it$"
+        yield _nowhere(list(given)[:3], held), "nowhere in it$"
         return
     wanted = trained_tensors(scripted.trial)
     if witness.kind.startswith("nothing-used"):
@@ -36,11 +40,10 @@ def assertions_of(witness: WitnessFile, scripted: ScriptableCase) -> Iterator[tu
     if witness.kind == "value" and names:
         yield from _values(scripted, names[0], *wanted[names[0]])
     # A tensor that is resampled has no values of its own in the file.
-    given: Mapping[str, Any] = scripted.given  # may be nested
     tensors = {key: value for key, value in given.items() if torch.is_tensor(value)}
     stored = [key for name in names if (key := _stored(tensors, wanted[name][0]))]
     if stored:
-        yield _nowhere(stored[:3]), "nowhere in it$"
+        yield _nowhere(stored[:3], held), "nowhere in it$"
 
 
 def _stored(upstream: Mapping[str, Tensor], want: Tensor) -> str | None:
@@ -48,12 +51,12 @@ def _stored(upstream: Mapping[str, Tensor], want: Tensor) -> str | None:
     return next((k for k, v in upstream.items() if bool(torch.isin(want, v).all())), None)
 
 
-def _nowhere(names: list[str]) -> Assertion:
-    """That none of these tensors of the checkpoint has one of its values in the model."""
+def _nowhere(names: list[str], held: str) -> Assertion:
+    """That none of these tensors of the checkpoint has one of its values in the model. ``held`` is the script's dict of them."""
     before = [f'names = ["{names[0]}"]'] if len(names) == 1 else ["names = [", *(f'    "{n}",' for n in names), "]"]
     lines = [
         "held = torch.cat([tensor.flatten().float() for tensor in model.state_dict().values()])",
-        "given = torch.cat([checkpoint[name].flatten().float() for name in names])",
+        f"given = torch.cat([{held}[name].flatten().float() for name in names])",
         "bug = not bool(torch.isin(given[given != 0], held).any())",
         'got = f"a model, and {\' and \'.join(names)} nowhere in it" if bug else "a model that holds them"',
     ]

@@ -62,9 +62,10 @@ def group_by_cause(failures: Mapping[str, WitnessFile], loader: Loader) -> list[
         tensor = witness.tensor if kind == "values" or kind.startswith("raises-") else ""
         # Wrong names depend on the format, everything else on the functions that the conversion calls.
         way = trial.format.name if kind in _NAMES else frozenset(trace.functions)
-        # The model factory, not the loader, adapts a model to other channels, classes or options.
-        asked = witness.case.in_chans is not None, witness.case.other_classes, bool(witness.case.asked)
-        found.setdefault((kind, tensor, way, trace.ended, asked), []).append(name)
+        # The model factory, not the loader, adapts a model to other channels, classes or options, and opens a file.
+        case = witness.case
+        outside = case.in_chans is not None, case.other_classes, bool(case.asked), bool(case.saved)
+        found.setdefault((kind, tensor, way, trace.ended, outside), []).append(name)
 
     def sort_key(name: str) -> tuple[int, int, int]:
         return _rank(failures[name].invariant), tensors[name], len(failures[name].case.to_json())

@@ -24,6 +24,8 @@ def load_calls(scripted: ScriptableCase) -> Iterator[tuple[Call, str]]:
     """Every way to load the checkpoint, the most usual first, each with the code for the loaded tensors."""
     for call in by_create_model(scripted):
         yield call, "model.state_dict()"
+    if scripted.case.saved:
+        return
     found = by_function(scripted)
     if found is None:
         yield by_load_pretrained(scripted), "model.state_dict()"
@@ -42,7 +44,10 @@ def _options(scripted: ScriptableCase, arch: Arch, created: bool) -> dict[str, A
 
 
 def by_create_model(scripted: ScriptableCase) -> Iterator[Call]:
-    """Loads by ``create_model``, from memory and from a file, if its arguments can express the case."""
+    """Loads by ``create_model``, from memory and from a file, if its arguments can express the case.
+
+    What a training script saved is read from a file only.
+    """
     case, family, loader = scripted.case, scripted.family, scripted.loader
     if not (loader.target.is_timm and case.model_name and loader.knows_model(case.model_name)):
         return
@@ -70,7 +75,7 @@ def by_create_model(scripted: ScriptableCase) -> Iterator[Call]:
             options["num_classes"] = case.num_classes
         prepare = [f'name = "{case.model_name}"', *names.options(options)]
         load = create_model_line(scripted)
-        if not family.in_place:
+        if not family.in_place and not case.saved:
             prepared = [*prepare, _overlay('"state_dict": checkpoint', overlay)]
             yield Call([*names.imports], prepared, [load], names.functions)
         lines = [*_writing(scripted.file, case.dtype), _overlay('"file": path', overlay), load]

@@ -93,7 +93,7 @@ def _attempts(witness: WitnessFile, loader: Loader, about: About) -> Iterator[At
 
 def _circumstances(witness: WitnessFile, loader: Loader) -> Iterator[Circumstances]:
     """The case of a witness, and the variants of it that its invariant loads. One of them shows the bug by itself."""
-    case, name = witness.case, witness.invariant
+    case, name = replace(witness.case, saved=""), witness.invariant
     damaged = INVARIANTS[name].theme == "rejection"
     plainest = Circumstances(case, damaged=witness.tensor if damaged else None)
     bare = {k: 0 for k in ("depth", "stages") if case.arch.get(k) and k not in case.asked}
@@ -108,6 +108,8 @@ def _circumstances(witness: WitnessFile, loader: Loader) -> Iterator[Circumstanc
     if name == "trained-tensors-used" or (name == "create-model" and case.container == "safetensors"):
         plainest = Circumstances(replace(case, wrapper="bare"))
     yield plainest
+    if witness.case.saved and name in ("trained-tensors-used", "create-model"):
+        yield Circumstances(witness.case)
     if not damaged:
         yield Circumstances(replace(case, source=case.source.transposed(), destination=case.destination.transposed()))
         yield Circumstances(replace(case, source=case.destination))

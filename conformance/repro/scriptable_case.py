@@ -80,11 +80,12 @@ class ScriptableCase:
             entries = [*state_dicts.foreign(family, case).items(), *entries]
         if circumstances.shuffled:
             random.Random(case.contents.seed).shuffle(entries)
-        nested = _nests(case.wrapper)
-        flat = wrappers.wrap(dict(entries), "bare" if nested else case.wrapper)
+        nested = _nests(case.wrapper) and not case.saved
+        flat = wrappers.wrap(dict(entries), "bare" if nested or case.saved else case.wrapper)
         self.code = source_code.checkpoint(flat, case.dtype, circumstances.shuffled)
         for name in reversed(case.wrapper.split(".") if nested else ()):
             self.code += f'\ncheckpoint = {{"{name}": checkpoint}}'
+        self.code += "".join(f"\n{line}" for line in source_code.as_saved(case.saved_entry, case.saved_prefix))
         self.given = source_code.evaluate(self.code)
 
     @property

@@ -46,6 +46,24 @@ def checkpoint(state: Mapping[str, Tensor], dtype: str, in_order: bool = False) 
     return "\n".join(lines)
 
 
+def as_saved(entry: tuple[str, ...], prefix: str) -> list[str]:
+    """Lines that make of ``checkpoint`` what a training script saves (``Case.saved``); none for the checkpoint itself.
+
+    ``tensors`` is then its dict of tensors.
+    """
+    if not entry and not prefix:
+        return []
+    lines = [f'checkpoint = {{f"{prefix}{{k}}": v for k, v in checkpoint.items()}}'] if prefix else []
+    lines += ["tensors = checkpoint"]
+    for depth, name in reversed(list(enumerate(entry))):
+        trained = name.removesuffix("_ema")
+        average = '"state_dict_ema": None, "model_ema": None, '
+        other = average if trained == name else f'"{trained}": {{k: v + 1 for k, v in tensors.items()}}, '
+        beside = "" if depth else other
+        lines.append(f'checkpoint = {{{beside}"{name}": checkpoint}}')
+    return lines
+
+
 def _draw_code(tensor: Tensor, name: str) -> str:
     shape = tuple(tensor.shape)
     sizes = ", ".join(map(str, shape)) or "()"

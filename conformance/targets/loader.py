@@ -24,6 +24,7 @@ from ..families import Family
 from ..probes.registry import ProbeAnswer, ask, faults
 from .declared_size import declare
 from .factory import factory_call
+from .file_reader import reads_saved
 from .models import build, fill_with_nan
 from .scratch import scratch_folder
 from .target import Target, activate
@@ -70,6 +71,10 @@ class Loader:
     def unsupported(self, family: Family, case: Case) -> str | None:
         """Why the target's release does not support a case of a family that it knows, or None."""
         return None if self.release is None else family.unsupported(case, self.release)
+
+    def reads_saved(self, family: Family, case: Case) -> bool:
+        """Whether the target reads the file of a case as a training script saved it. The reference reads all of them."""
+        return self.release is None or reads_saved(family, case, self.release)
 
     def writes_into_model(self, family: Family) -> bool:
         """Whether the target writes the family's checkpoints straight into a model. No strict load follows then."""

@@ -43,7 +43,7 @@ def enter(loader: Loader, family: Family, case: Case, upstream: Mapping[str, Ten
 
 def _loaded(case: Case, upstream: Mapping[str, Tensor], load: Callable[[Path], nn.Module]) -> Created:
     with scratch_folder() as folder, _listening() as warned:
-        path = files.write(dict(upstream), case.wrapper, case.container, Path(folder))
+        path = files.write_case(dict(upstream), case, Path(folder))
         try:
             outcome: nn.Module | Exception = load(path)
         except Unsupported:

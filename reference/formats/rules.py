@@ -147,12 +147,13 @@ class Format:
 
     ``namespace`` is the prefix of the image encoder's keys. Keys outside it are foreign (text tower, loss scale) and dropped;
     keys inside it that no rule knows are an error. ``evidence`` tells whether a state dict has this format. No checkpoint has
-    the evidence of two formats. ``forward(state_dict, image, arch)`` runs the upstream tensors as the upstream code does.
-    ``resampling`` is how the format's kernel and position grid are resized. With ``windowed``, positions are a square grid of
-    which a model reads the top left part (RADIO). With ``square_windows``, relative position tables have square windows, even
-    if the model's are not (Swin). ``prefix_rows`` tells whether positions begin with rows for the prefix tokens (None: the
-    format allows both). With ``norm_follows_model``, the final norm has one name, and the model says whether it comes before
-    the pool or after it.
+    the evidence of two formats. ``entry`` is the wrapper in which alone these names are this format's; elsewhere they are
+    another's, saved from DistributedDataParallel (I-JEPA). ``forward(state_dict, image, arch)`` runs the upstream tensors as
+    the upstream code does. ``resampling`` is how the format's kernel and position grid are resized. With ``windowed``,
+    positions are a square grid of which a model reads the top left part (RADIO). With ``square_windows``, relative position
+    tables have square windows, even if the model's are not (Swin). ``prefix_rows`` tells whether positions begin with rows for
+    the prefix tokens (None: the format allows both). With ``norm_follows_model``, the final norm has one name, and the model
+    says whether it comes before the pool or after it.
     """
 
     name: str
@@ -165,6 +166,7 @@ class Format:
     square_windows: bool = False
     prefix_rows: bool | None = None
     norm_follows_model: bool = False
+    entry: str = ""
 
     @cached_property
     def _uses(self) -> Callable[[bool, str], tuple[_Use, ...]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from math import isqrt
 
 import torch
@@ -149,7 +150,7 @@ def is_native(state: Mapping[str, Tensor], ndim: int = 4) -> bool:
 TIMM_NATIVE = Format("timm_native", "", (SAME,), is_native, forward)
 
 # facebookresearch/ijepa src/models/vision_transformer.py, saved from DistributedDataParallel under "encoder".
-IJEPA = TIMM_NATIVE.prefixed("module.", "ijepa")
+IJEPA = replace(TIMM_NATIVE.prefixed("module.", "ijepa"), entry="encoder")
 
 # facebookresearch/mae models_mae.py: the whole pretraining model with its decoder.
 MAE_PRETRAINING = Format(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from timm_conformance.cases.case import Case
 from timm_conformance.checkpoints import state_dicts, wrappers
 from timm_conformance.families import FAMILIES
-from timm_conformance.reference.detect import WRAPPERS
+from timm_conformance.reference.entries import WRAPPERS
 
 Draw = st.DrawFn
 State = dict[Any, Any]
