@@ -94,6 +94,9 @@ def _aimed(entry: Entry, family: Family, witness: Case, case: Case) -> Iterable[
     if witness.door:
         case = case if case.container != "memory" else replace(case, container=family.containers[0])
         return [replace(case, door=witness.door, declared="true", asked={}, in_chans=None)]
+    if witness.saved:
+        plain = replace(case, container="pth", declared="true", asked={}, in_chans=None)
+        return [replace(plain, saved=witness.saved, num_classes=n) for n in (witness.num_classes, _OTHER_CLASSES)]
     asks = [p.startswith("trained-tensors-used:") for p in entry.shows]
     damages = [p.startswith(("refuses-", "untouched-after-refusal:value-changed:")) for p in entry.shows]
     if not all(either or other for either, other in zip(asks, damages)):

@@ -60,6 +60,8 @@ class Trial(Expectation):
     def regimes(self) -> frozenset[str]:
         """The regimes the case is in."""
         own = set() if self.device == "cpu" else {self.device, "off-cpu"}
+        if not self.loader.reads_saved(self.family, self.case):
+            own.add("saved-unread")
         for whose, windows in zip(("", "models-"), zip(*self.tables.values())):
             if any(map(_has_rows_of_square, windows)):
                 own.add(f"{whose}table-passes-for-square")
