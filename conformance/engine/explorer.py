@@ -69,7 +69,7 @@ class Explorer:
     def explore(self, family: Family) -> list[records.Verdict]:
         """The verdicts of every invariant for one family. A :class:`Loads` record of its cases goes to ``note``."""
         if not self.loader.supports(family):
-            reason = f"timm {self.loader.timm_version} does not know the format (first release: {family.first_release})"
+            reason = f"timm {self.loader.timm_version} does not know the format (known since {family.known_since})"
             return [self._not_applicable(family, i, reason) for i in self.invariants]
         tallies = {i.name: Tally() for i in self.invariants if i.concerns(family)}
         loaded: list[records.LoadedCase | None] = []

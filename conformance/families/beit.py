@@ -89,7 +89,8 @@ def _tags(case: Case) -> frozenset[str]:
 BEIT = Family(
     name="beit",
     source="microsoft/unilm beit/modeling_finetune.py",
-    first_release="0.9.6",
+    known_since="0.9.0",
+    complete_since="0.9.6",
     architectures=_architectures(),
     shapes=_shapes,
     num_prefix_tokens=vit.num_prefix_tokens,

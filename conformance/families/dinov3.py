@@ -74,7 +74,7 @@ def _tags(case: Case) -> frozenset[str]:
 
 _family = partial(
     eva_model.family,
-    first_release="1.0.20",
+    known_since="1.0.20",
     by_model=_by_model,
     model_kwargs=partial(eva_model.model_kwargs, eps=1e-5),
     stored=_stored,

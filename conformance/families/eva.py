@@ -40,7 +40,7 @@ def _eva_tags(case: Case) -> frozenset[str]:
 EVA = eva_model.family(
     name="eva",
     source="baaivision/EVA EVA-01/eva/modeling_finetune.py",
-    first_release="0.9.0",
+    known_since="0.9.0",
     architectures=vit.architectures(
         global_pool=st.sampled_from(["avg", "token"]),
         post_norm=st.sampled_from([False, False, True]),
@@ -140,7 +140,7 @@ EVA_NATIVE = eva_model.family(
     name="eva_native",
     shares_format="eva",
     source="huggingface/pytorch-image-models timm/models/eva.py",
-    first_release="0.9.0",
+    known_since="0.9.0",
     architectures=_native(),
     by_model=_by_native_model,
     models=("eva02_*", "eva_giant_*", "vit_*_rope_reg?_gap_*"),
@@ -196,7 +196,7 @@ EVA_NATIVE_ROPE = eva_model.family(
     name="eva_native_rope",
     shares_format="eva",
     source="huggingface/pytorch-image-models timm/models/eva.py; naver-ai/rope-vit",
-    first_release="1.0.17",
+    known_since="1.0.17",
     architectures=_rotary(),
     created_kwargs=eva_model.created_kwargs,
     models=("vit_*_patch16_rope_*.naver_in1k",),
@@ -235,7 +235,7 @@ def _trunk_tags(case: Case) -> frozenset[str]:
 EVA_OPENCLIP_TRUNK = eva_model.family(
     name="eva_openclip_trunk",
     source="mlfoundations/open_clip src/open_clip/timm_model.py",
-    first_release="0.9.0",
+    known_since="0.9.0",
     architectures=_trunk(pos_embed=st.sampled_from(["learn"] * 5 + ["none"])),
     models=("eva02_*_clip_*",),
     not_models=("eva02_enormous_*",),

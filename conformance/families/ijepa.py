@@ -11,7 +11,8 @@ from . import vit
 IJEPA = vit.family(
     name="ijepa",
     source="facebookresearch/ijepa src/models/vision_transformer.py, src/train.py",
-    first_release="0.9.8",
+    known_since="0.9.5",
+    complete_since="0.9.8",
     architectures=vit.architectures(
         class_token=st.just(False), num_classes=st.just(0), global_pool=st.just("avg"), fc_norm=st.just(False)
     ),

@@ -38,7 +38,7 @@ def _needs(case: Case) -> tuple[str, str] | None:
 PERCEPTION_ENCODER = eva_model.family(
     name="perception_encoder",
     source=_SOURCE,
-    first_release="1.0.16",
+    known_since="1.0.16",
     architectures=_architectures(
         num_classes=st.integers(1, 5),
         global_pool=st.just("map"),
@@ -57,7 +57,7 @@ PERCEPTION_ENCODER = eva_model.family(
 PERCEPTION_ENCODER_BARE = eva_model.family(
     name="perception_encoder_bare",
     source=_SOURCE,
-    first_release="1.0.16",
+    known_since="1.0.16",
     architectures=_architectures(
         num_classes=st.just(0),
         global_pool=st.just("avg"),

@@ -88,7 +88,7 @@ def _tags(case: Case) -> frozenset[str]:
 RELPOS = Family(
     name="relpos",
     source="huggingface/pytorch-image-models timm/models/vision_transformer_relpos.py",
-    first_release="0.9.0",
+    known_since="0.9.0",
     architectures=_architectures(),
     shapes=_shapes,
     num_prefix_tokens=vit.num_prefix_tokens,

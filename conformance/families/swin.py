@@ -138,7 +138,8 @@ SWIN = Family(
     ambiguity=(
         "upstream's windows are square, so a table of as many rows as a square's is one. A table that timm has saved need not be."
     ),
-    first_release="0.9.8",
+    known_since="0.9.0",
+    complete_since="0.9.8",
     architectures=_architectures(),
     shapes=_shapes,
     num_prefix_tokens=vit.num_prefix_tokens,
