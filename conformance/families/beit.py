@@ -102,6 +102,7 @@ BEIT = Family(
     # Old releases import vision_transformer's function under the second name.
     filters=("_beit_checkpoint_filter_fn", "checkpoint_filter_fn"),
     wrappers=("bare", "model", "module", "model.module"),
+    wrapper_since={"model.module": "0.9.6"},
     square_grids="often",
     tables=_tables,
     tags=_tags,

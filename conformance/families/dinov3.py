@@ -64,10 +64,6 @@ def _beside(arch: Arch) -> Shapes:
     return kinds[arch["beside"]]
 
 
-def _needs(case: Case) -> tuple[str, str] | None:
-    return ("1.0.28", "the projectors beside an EUPE checkpoint") if case.arch["beside"] == "projectors" else None
-
-
 def _tags(case: Case) -> frozenset[str]:
     return frozenset({f"bias-{case.arch['bias']}", f"beside-{case.arch['beside']}"})
 
@@ -79,7 +75,6 @@ _family = partial(
     model_kwargs=partial(eva_model.model_kwargs, eps=1e-5),
     stored=_stored,
     foreign=_beside,
-    needs=_needs,
     tags=_tags,
     own_regimes=frozenset(
         {

@@ -124,16 +124,8 @@ def _native_tags(case: Case) -> frozenset[str]:
 
 
 def _native_needs(case: Case) -> tuple[str, str] | None:
-    """Options that earlier releases of the model lack, such as models without a class token or with register tokens."""
-    if case.arch["reg_tokens"] and (case.arch["class_token"] or case.arch["pos_embed"] != "none"):
-        return "1.0.17", "Eva models of register tokens beside a class token or positions"
-    if case.arch["reg_tokens"]:
-        return "1.0.3", "register tokens of Eva models"
-    if not case.arch["class_token"]:
-        return ("1.0.3" if case.arch.get("rope") else "0.9.16"), "Eva models without a class token"
-    if case.arch["dynamic_img_size"]:
-        return "0.9.6", "Eva models of any image size"
-    return None
+    """Earlier releases have the argument, and their constructor fails where it is False."""
+    return None if case.arch["class_token"] else ("0.9.16", "Eva models without a class token")
 
 
 EVA_NATIVE = eva_model.family(
@@ -201,8 +193,6 @@ EVA_NATIVE_ROPE = eva_model.family(
     created_kwargs=eva_model.created_kwargs,
     models=("vit_*_patch16_rope_*.naver_in1k",),
     wrappers=_NATIVE_WRAPPERS,
-    # Earlier releases used another argument for models with learnt angles.
-    needs=lambda case: ("1.0.20", "rope_type") if case.arch["rope"] == "mixed" else None,
     tags=_rotary_tags,
     own_regimes=frozenset({"no-positions", "learnt-angles"}),
     unreachable=frozenset({"prefix-0"}),

@@ -28,6 +28,8 @@ IJEPA_WITHOUT_DDP = replace(
     name="ijepa_without_ddp",
     source="facebookresearch/ijepa src/train.py (an encoder saved without DistributedDataParallel)",
     shares_format="timm_native",
+    # 0.9.5 to 0.9.7 take the prefix away where it is, and are judged on the files that have it.
+    known_since="0.9.8",
     weight=0.22,
 )
 

@@ -55,7 +55,6 @@ OPENCLIP_TRUNK = vit.family(
     unreachable=frozenset({"prefix-1+R"}),
     tags=_tags,
     own_regimes=frozenset({"head-none", "head-proj", "head-proj+bias", "no-positions"}),
-    needs=lambda case: ("1.0.7", "a trunk without positions") if _no_positions(case) else None,
     weight=0.32,
 )
 

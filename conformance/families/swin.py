@@ -172,6 +172,8 @@ SWIN = Family(
 SWIN_NATIVE = replace(
     SWIN,
     name="swin_native",
+    # Until 0.9.5 a model saves the buffers of its windows, too.
+    known_since="0.9.6",
     source="huggingface/pytorch-image-models timm/models/swin_transformer.py",
     foreign=lambda arch: {},
     undecidable=_other_window,
