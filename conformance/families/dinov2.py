@@ -40,6 +40,7 @@ DINOV2 = vit.family(
 
 DINOV2_REGISTERS = vit.family(
     name="dinov2_registers",
+    # Models have register tokens since 0.9.8; _convert_dinov2 knows them since 0.9.9.
     source=_SOURCE,
     known_since="0.9.8",
     complete_since="0.9.9",
@@ -54,6 +55,7 @@ DINOV2_REGISTERS = vit.family(
 
 DINOV2_SWIGLU = vit.family(
     name="dinov2_swiglu",
+    # _convert_dinov2 renamed w12 and w3 in 0.9.0; registers as above.
     source="facebookresearch/dinov2 dinov2/layers/swiglu_ffn.py",
     known_since="0.9.0",
     complete_since="0.9.9",

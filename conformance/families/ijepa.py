@@ -10,6 +10,7 @@ from . import vit
 
 IJEPA = vit.family(
     name="ijepa",
+    # 0.9.5 has _convert_ijepa, which moved the norm; 0.9.8 only takes the prefix away.
     source="facebookresearch/ijepa src/models/vision_transformer.py, src/train.py",
     known_since="0.9.5",
     complete_since="0.9.8",

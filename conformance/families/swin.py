@@ -134,6 +134,7 @@ def _no_scale(case: Case) -> str | None:
 
 SWIN = Family(
     name="swin",
+    # swin_transformer.py and its V2 renamed keys in 0.9.0; tables are resized since 0.9.6, kernels since 0.9.8.
     source="microsoft/Swin-Transformer models/swin_transformer.py",
     ambiguity=(
         "upstream's windows are square, so a table of as many rows as a square's is one. A table that timm has saved need not be."
