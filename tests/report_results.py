@@ -20,7 +20,7 @@ HOSTILE = "</script><script>document.title = 'owned'</script><img src=x onerror=
 CASE = Case("openai_clip", {"embed_dim": 8}, Geometry((2, 2), (1, 1)), Geometry((3, 3), (1, 1)))
 OLD, NEW, LOST = "timm==0.9.16", "timm==1.0.31", "timm==0.9.3"
 MUST = {"strict-load": ["native", "patch-grow"], "repeatable": []}
-UNKNOWN = "timm 0.9.16 does not know the format (first release: 1.0.31)"
+UNKNOWN = "timm 0.9.16 does not know the format (known since 1.0.31)"
 
 
 def header(target: str, **changed) -> Header:

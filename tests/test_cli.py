@@ -59,12 +59,13 @@ def test_a_users_mistake_is_one_line_and_exit_2(capsys, args, says):
 
 
 def test_list_families_as_json():
-    """An array of objects with at least name, module, first_release and models."""
+    """An array of objects with at least name, module, known_since, complete_since and models."""
     rows = json.loads(CliRunner().invoke(main, ["list", "families", "--format", "json"]).output)
     assert {r["name"] for r in rows} >= {"timm_native", "openai_clip", "dinov2_registers", "openclip_trunk_ddp"}
     for row in rows:
         assert row["module"] in MODULES
-        assert row["first_release"]
+        assert row["known_since"]
+        assert row["complete_since"]
         assert row["models"], row["name"]
 
 

@@ -212,9 +212,9 @@ def test_the_readme_shows_a_possible_table():
     counted = set()
     for name, cells in rows:
         for cell in cells.split("│"):
-            since = re.search(r"first release: ([\d.]+)", cell)
+            since = re.search(r"known since ([\d.]+)", cell)
             if since:
-                assert since[1] == FAMILIES[name].first_release
+                assert since[1] == FAMILIES[name].known_since
             else:
                 counted.add(sum(map(int, re.findall(r"(\d+) (?:known|pass|n/a)", cell))))
     assert len(counted) == 1

@@ -90,7 +90,8 @@ def test_the_same_failure_of_several_cases_is_one_fix():
     }
     (fix,) = fixes.fixes(found, Ledger([BUG]))
     assert (fix.family, fix.invariant, fix.kind, fix.tensor, fix.cases) == ("deit", "strict-load", *SIZE, {0, 1})
-    text = fixes.page([fix], found, ["what is missing"])
+    text = fixes.page([fix], found, Ledger([BUG]), ["what is missing"])
+    assert "The ledger has 1 fixes between these releases, and the session shows 1 of them." in text
     assert "| 1.1 | 1.2 | [`bug`](ledger.md#bug) | `deit` | `strict-load` | 2 | pass |" in text
     assert "| 1.2 | `bug` | `size-mismatch` `pos_embed` | `deit` | `strict-load` | 2 |" in text
     assert "- what is missing" in text

@@ -51,9 +51,9 @@ def _module(**contents: object) -> ModuleType:
     [
         (
             "Family(name='made_up')",
-            "missing 7 required positional arguments: 'source', 'first_release', 'architectures'",
+            "missing 7 required positional arguments: 'source', 'known_since', 'architectures'",
         ),
-        ("vit.family(name='made_up', source='x', first_release='1', architectures=0)", "argument: 'models'"),
+        ("vit.family(name='made_up', source='x', known_since='1', architectures=0)", "argument: 'models'"),
         ("vit.family(nmae='made_up')", "unexpected keyword argument 'nmae'"),
         ("nothing", "NameError: name 'nothing' is not defined"),
     ],
@@ -101,7 +101,9 @@ def test_a_module_without_families_is_none():
     [
         ({"name": "made up"}, "name is not a word"),
         ({"source": ""}, "source is empty"),
-        ({"first_release": ""}, "first_release '' is no version"),
+        ({"known_since": "soon"}, "known_since 'soon' is no version"),
+        ({"complete_since": "soon"}, "complete_since 'soon' is no version"),
+        ({"complete_since": "0.8.9"}, "complete_since 0.8.9 is earlier than known_since 0.9.0"),
         ({"architectures": {"num_heads": 1}}, "architectures is no Hypothesis strategy"),
         ({"shapes": None}, "shapes is no function"),
         ({"num_prefix_tokens": 1}, "num_prefix_tokens is no function"),

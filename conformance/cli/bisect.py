@@ -33,7 +33,7 @@ def bisect(
     known = [f"timm=={v}" for v in versions if FAMILIES[family].supported_by(Version(v))]
     if not known:
         raise UserError(
-            f"bisect {subject}: family {family} is known since {FAMILIES[family].first_release}; no release of {specifier!r} is"
+            f"bisect {subject}: family {family} is known since {FAMILIES[family].known_since}; no release of {specifier!r} is"
         )
 
     def judge(targets: list[str]) -> dict[str, State]:

@@ -18,25 +18,25 @@ def codes(names: Iterable[str]) -> str:
 
 
 def families() -> str:
-    """Every family: its upstream source, the first timm release that reads it, the registered models that use it."""
+    """Every family: its upstream source, the timm releases that know and convert it, the registered models that use it."""
     lines = [
         "# Checkpoint families",
         "",
         NOTE,
         "A family that shares the layout of another family differs from it in loader options, wrappers or models.",
         "",
-        "| family | upstream source | layout | wrappers and prefixes | timm module | first release | timm models |",
+        "| family | upstream source | layout | wrappers and prefixes | timm module | known since | complete | timm models |",
     ]
-    lines += ["|---|---|---|---|---|---|---|"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
     for f in FAMILIES.values():
         models = models_of(f)
         text = f"{len(models)}, e.g. `{models[0].name}`"
         layout = "none that a loader reads" if f.unread else f"`{f.shares_format}`" if f.shares_format else "its own"
-        release = "none" if f.unread else f.first_release
+        since = "none | none" if f.unread else f"{f.known_since} | {f.first_complete}"
         wrappers = ", ".join(
             f"`{w}`" + (f" ({f.wrapper_since[w]})" if w in f.wrapper_since else "") for w in dict.fromkeys(f.wrappers)
         )
-        lines.append(f"| `{f.name}` | {f.source} | {layout} | {wrappers} | `{f.module}` | {release} | {text} |")
+        lines.append(f"| `{f.name}` | {f.source} | {layout} | {wrappers} | `{f.module}` | {since} | {text} |")
     lines += _ambiguities() + _configurations()
     return "\n".join(lines) + "\n"
 

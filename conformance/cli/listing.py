@@ -20,7 +20,8 @@ def _families() -> list[dict[str, Any]]:
         {
             "name": f.name,
             "module": f.module,
-            "first_release": f.first_release,
+            "known_since": f.known_since,
+            "complete_since": f.first_complete,
             "source": f.source,
             "models": [m.name for m in models_of(f)],
         }
@@ -48,7 +49,7 @@ def _releases() -> list[dict[str, Any]]:
 
 # Columns of each table; the JSON has everything.
 _COLUMNS = {
-    "families": ("name", "module", "first_release", "models", "source"),
+    "families": ("name", "module", "known_since", "complete_since", "models", "source"),
     "invariants": ("name", "theme", "statement"),
     "ledger": ("id", "kind", "releases", "title"),
     "releases": ("release", "target"),

@@ -69,7 +69,7 @@ class Explorer:
     def explore(self, family: Family) -> list[records.Verdict]:
         """The verdicts of every invariant for one family. A :class:`Loads` record of its cases goes to ``note``."""
         if not self.loader.supports(family):
-            reason = f"timm {self.loader.timm_version} does not know the format (first release: {family.first_release})"
+            reason = f"timm {self.loader.timm_version} does not know the format (known since {family.known_since})"
             return [self._not_applicable(family, i, reason) for i in self.invariants]
         judging = [i for i in self.invariants if i.concerns(family) and i.judges(self.loader.target)]
         tallies = {i.name: Tally() for i in judging}
@@ -250,9 +250,9 @@ class Explorer:
     def replay(self, entry_id: str, witness: WitnessFile, family: Family) -> records.Witness:
         """Replay a stored witness: inside the entry's range it must fail as recorded, outside it must pass.
 
-        A witness without an entry must pass, unless some entry explains its failure. A fault of a dependency explains a failure
-        outside the range too, and a loader that is not timm's may pass its witness. Some bugs show only on a GPU; then the
-        replay is not applicable on the CPU.
+        A witness without an entry must pass, unless some entry explains its failure. Outside the range another entry explains
+        one too, and a loader that is not timm's may pass its witness. Some bugs show only on a GPU; then the replay is not
+        applicable on the CPU. Neither is it where the bug of another entry prevents the load.
         """
         entry = self.ledger.entry(entry_id)
         owner = next((e for e in self.entries if e.id == entry_id), None)
@@ -267,9 +267,11 @@ class Explorer:
             reason = f"shows where {' or '.join(owner.regime)}, which a run on {self.loader.device} never is"
             return records.Witness(self.target, entry_id, "not-applicable", True, reason)
         hiding = self._hiding_entry(trial, entry)
-        if hiding is not None:
+        if hiding is not None and hiding.regime == ["off-cpu"]:
             return records.Witness(self.target, entry_id, "not-applicable", True, f"hidden by {hiding.id}")
         judgement = judge(INVARIANTS[witness.invariant], trial)
+        if judgement.outcome == "blocked" and hiding is not None and owner is None:
+            return records.Witness(self.target, entry_id, "not-applicable", True, f"hidden by {hiding.id}")
         if judgement.outcome in ("error", "blocked"):
             return records.Witness(self.target, entry_id, "error", False, f"cannot be judged: {judgement.reason}")
         if judgement.outcome == "not-applicable":
@@ -280,17 +282,15 @@ class Explorer:
             message = f"another failure instead: {others}" if others else ""
             return records.Witness(self.target, entry_id, "fixed", not must_fail, message)
         excuse = self.attribute(trial, INVARIANTS[witness.invariant], shown)
-        explained = excuse is not None and (entry is None or bool(excuse.probe))
+        explained = excuse is not None and (owner is None or bool(excuse.probe))
         return records.Witness(self.target, entry_id, "fails", must_fail or explained, shown.message, shown.fraction)
 
     def _hiding_entry(self, trial: Trial, entry: Entry | None) -> Entry | None:
-        """The entry of a bug that shows only on a GPU and prevents the load there, so that the witness's own bug cannot show."""
-        if "off-cpu" not in trial.regimes:
-            return None
+        """Another entry whose bug prevents the load, so that the witness's own cannot show. One of a GPU alone comes first."""
         load = INVARIANTS["strict-load"]
         owners = [self.attribute(trial, load, problem) for problem in judge(load, trial).problems]
-        own = entry.id if entry else ""
-        return next((e for e in owners if e and e.id != own and e.regime == ["off-cpu"]), None)
+        others = [e for e in owners if e and e is not entry]
+        return min(others, key=lambda e: e.regime != ["off-cpu"], default=None)
 
 
 class _Shown(Exception):

@@ -16,7 +16,7 @@ def _model_kwargs(arch: Arch) -> dict:
 AIMV2 = vit.family(
     name="aimv2",
     source="apple/ml-aim aim-v2/aim/v2/torch/models.py",
-    first_release="1.0.13",
+    known_since="1.0.13",
     architectures=vit.architectures(
         class_token=st.just(False),
         num_classes=st.just(0),

@@ -63,7 +63,10 @@ class Family:
     shares_format   name of the ``reference`` format, if it is not the family's own name
     classic         family that loads the same checkpoints into the model they were made for, if ``module`` is another model's
     ambiguity       what a file of the format does not say, the upstream rule for it, and who follows it; for the documentation
-    first_release   first timm release that converts the format in full; the first of all if the format is ``unread``
+    known_since     first timm release in which some code takes the format, however badly: a branch that looks for its keys, or
+                    a loader of the models it is for; the first release of all if the format is ``unread``
+    complete_since  first timm release that converts the format in full, if that is a later one. What releases
+                    between the two get wrong stands in the ledger
     unread          whether no loader reads the format: only invariants about refusals judge such a family
     models          globs over registered timm model names that use this format; ``not_models`` are exceptions
     module          timm module of the loader; ``model_class`` is the class of its models
@@ -121,13 +124,14 @@ class Family:
 
     name: str
     source: str
-    first_release: str
+    known_since: str
     architectures: SearchStrategy[dict[str, Any]]
     shapes: Callable[[Arch, Geometry], Shapes]
     num_prefix_tokens: Callable[[Arch], int]
     model_kwargs: Callable[[Arch], dict[str, Any]]
     models: tuple[str, ...]
     not_models: tuple[str, ...] = ()
+    complete_since: str = ""
     ambiguity: str = ""
     unread: bool = False
     shares_format: str = ""
@@ -183,9 +187,14 @@ class Family:
         """Whether the family's models are NaFlexViTs, which take images and patches of any size."""
         return self.model_class == "NaFlexVit"
 
+    @property
+    def first_complete(self) -> str:
+        """First timm release that converts the format in full."""
+        return self.complete_since or self.known_since
+
     def supported_by(self, release: Version) -> bool:
-        """Whether a timm release knows this format."""
-        return release >= Version(self.first_release)
+        """Whether some code of a timm release takes this format."""
+        return release >= Version(self.known_since)
 
     def reaches(self, regime: str, invariant: str) -> bool:
         """Whether an invariant can meet a regime in the cases of this family. Training scripts save .pth files."""
@@ -211,7 +220,7 @@ class Family:
             needed = self.wrapper_since[case.wrapper], f"the prefix or wrapper {case.wrapper!r}"
         if needed is None or release >= Version(needed[0]):
             return None
-        return f"timm {release} does not know {needed[1]} (first release: {needed[0]})"
+        return f"timm {release} does not know {needed[1]} (known since {needed[0]})"
 
     def img_size(self, arch: Arch, geometry: Geometry) -> Size:
         """Image size in pixels of a model of ``arch`` at ``geometry``, ``(height, width)``."""

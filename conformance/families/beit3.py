@@ -33,7 +33,7 @@ def _language_branch(arch: Arch) -> Shapes:
 BEIT3 = vit.family(
     name="beit3",
     source="microsoft/unilm beit3/modeling_finetune.py; microsoft/torchscale torchscale/model/BEiT3.py",
-    first_release="1.0.16",
+    known_since="1.0.16",
     architectures=_options(),
     model_kwargs=lambda arch: vit.model_kwargs(arch, eps=1e-5),
     models=("beit3_*",),

@@ -30,7 +30,7 @@ def _with_registers(case: Case) -> frozenset[str]:
 DINOV2 = vit.family(
     name="dinov2",
     source=_SOURCE,
-    first_release="0.9.0",
+    known_since="0.9.0",
     architectures=_options(),
     models=("vit_*_dinov2.*",),
     not_models=("*_reg?_dinov2.*", "vit_giant_*"),
@@ -40,8 +40,10 @@ DINOV2 = vit.family(
 
 DINOV2_REGISTERS = vit.family(
     name="dinov2_registers",
+    # Models have register tokens since 0.9.8; _convert_dinov2 knows them since 0.9.9.
     source=_SOURCE,
-    first_release="0.9.9",
+    known_since="0.9.8",
+    complete_since="0.9.9",
     architectures=_options(reg_tokens=st.integers(1, 4), no_embed_class=st.just(True)),
     models=("vit_*_reg?_dinov2.*",),
     not_models=("vit_giant_*",),
@@ -53,8 +55,10 @@ DINOV2_REGISTERS = vit.family(
 
 DINOV2_SWIGLU = vit.family(
     name="dinov2_swiglu",
+    # _convert_dinov2 renamed w12 and w3 in 0.9.0; registers as above.
     source="facebookresearch/dinov2 dinov2/layers/swiglu_ffn.py",
-    first_release="0.9.9",
+    known_since="0.9.0",
+    complete_since="0.9.9",
     architectures=_swiglu(),
     models=("vit_giant_*_dinov2.*",),
     unreachable=frozenset({"prefix-0"}),
@@ -71,7 +75,7 @@ def _text_encoder(arch: Arch) -> Shapes:
 TIPSV2 = vit.family(
     name="tipsv2",
     source="google-deepmind/tips pytorch/image_encoder.py",
-    first_release="1.0.28",
+    known_since="1.0.28",
     architectures=_options(reg_tokens=st.just(1), no_embed_class=st.just(True)),
     models=("vit_*_tipsv2.*",),
     not_models=("vit_giant_*",),

@@ -64,22 +64,17 @@ def _beside(arch: Arch) -> Shapes:
     return kinds[arch["beside"]]
 
 
-def _needs(case: Case) -> tuple[str, str] | None:
-    return ("1.0.28", "the projectors beside an EUPE checkpoint") if case.arch["beside"] == "projectors" else None
-
-
 def _tags(case: Case) -> frozenset[str]:
     return frozenset({f"bias-{case.arch['bias']}", f"beside-{case.arch['beside']}"})
 
 
 _family = partial(
     eva_model.family,
-    first_release="1.0.20",
+    known_since="1.0.20",
     by_model=_by_model,
     model_kwargs=partial(eva_model.model_kwargs, eps=1e-5),
     stored=_stored,
     foreign=_beside,
-    needs=_needs,
     tags=_tags,
     own_regimes=frozenset(
         {

@@ -40,7 +40,7 @@ def _eva_tags(case: Case) -> frozenset[str]:
 EVA = eva_model.family(
     name="eva",
     source="baaivision/EVA EVA-01/eva/modeling_finetune.py",
-    first_release="0.9.0",
+    known_since="0.9.0",
     architectures=vit.architectures(
         global_pool=st.sampled_from(["avg", "token"]),
         post_norm=st.sampled_from([False, False, True]),
@@ -124,23 +124,15 @@ def _native_tags(case: Case) -> frozenset[str]:
 
 
 def _native_needs(case: Case) -> tuple[str, str] | None:
-    """Options that earlier releases of the model lack, such as models without a class token or with register tokens."""
-    if case.arch["reg_tokens"] and (case.arch["class_token"] or case.arch["pos_embed"] != "none"):
-        return "1.0.17", "Eva models of register tokens beside a class token or positions"
-    if case.arch["reg_tokens"]:
-        return "1.0.3", "register tokens of Eva models"
-    if not case.arch["class_token"]:
-        return ("1.0.3" if case.arch.get("rope") else "0.9.16"), "Eva models without a class token"
-    if case.arch["dynamic_img_size"]:
-        return "0.9.6", "Eva models of any image size"
-    return None
+    """Earlier releases have the argument, and their constructor fails where it is False."""
+    return None if case.arch["class_token"] else ("0.9.16", "Eva models without a class token")
 
 
 EVA_NATIVE = eva_model.family(
     name="eva_native",
     shares_format="eva",
     source="huggingface/pytorch-image-models timm/models/eva.py",
-    first_release="0.9.0",
+    known_since="0.9.0",
     architectures=_native(),
     by_model=_by_native_model,
     models=("eva02_*", "eva_giant_*", "vit_*_rope_reg?_gap_*"),
@@ -196,13 +188,11 @@ EVA_NATIVE_ROPE = eva_model.family(
     name="eva_native_rope",
     shares_format="eva",
     source="huggingface/pytorch-image-models timm/models/eva.py; naver-ai/rope-vit",
-    first_release="1.0.17",
+    known_since="1.0.17",
     architectures=_rotary(),
     created_kwargs=eva_model.created_kwargs,
     models=("vit_*_patch16_rope_*.naver_in1k",),
     wrappers=_NATIVE_WRAPPERS,
-    # Earlier releases used another argument for models with learnt angles.
-    needs=lambda case: ("1.0.20", "rope_type") if case.arch["rope"] == "mixed" else None,
     tags=_rotary_tags,
     own_regimes=frozenset({"no-positions", "learnt-angles"}),
     unreachable=frozenset({"prefix-0"}),
@@ -235,7 +225,7 @@ def _trunk_tags(case: Case) -> frozenset[str]:
 EVA_OPENCLIP_TRUNK = eva_model.family(
     name="eva_openclip_trunk",
     source="mlfoundations/open_clip src/open_clip/timm_model.py",
-    first_release="0.9.0",
+    known_since="0.9.0",
     architectures=_trunk(pos_embed=st.sampled_from(["learn"] * 5 + ["none"])),
     models=("eva02_*_clip_*",),
     not_models=("eva02_enormous_*",),

@@ -23,7 +23,7 @@ FLEXIVIT = vit.family(
     name="flexivit",
     source="google-research/big_vision big_vision/models/proj/flexi/vit.py (timm's conversion; its own file is big_vision)",
     shares_format="timm_native",
-    first_release="0.9.0",
+    known_since="0.9.0",
     architectures=vit.architectures(no_embed_class=st.just(True)),
     filter_kwargs=lambda arch: {"interpolation": "bilinear", "antialias": False},
     resampling=_bilinear,

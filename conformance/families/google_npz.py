@@ -54,7 +54,7 @@ def _text_tower(arch: Arch) -> Shapes:
 GOOGLE_NPZ = vit.family(
     name="google_npz",
     source="google-research/vision_transformer vit_jax/models_vit.py",
-    first_release="0.9.0",
+    known_since="0.9.0",
     architectures=_original(),
     asks=asks.pre_norm,  # naflex_npz* are such files in a NaFlexViT
     models=("vit_*_patch*.augreg_in21k*", "vit_*_patch*.orig_in21k*", "vit_*_patch*.sam_in1k"),

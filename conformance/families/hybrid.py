@@ -84,7 +84,7 @@ def resnet_created_kwargs(arch: Arch) -> dict[str, Any]:
 HYBRID_RESNET = Family(
     name="hybrid_resnet",
     source="huggingface/pytorch-image-models timm/models/vision_transformer_hybrid.py",
-    first_release="0.9.0",
+    known_since="0.9.0",
     architectures=vit.architectures(),
     by_model=lambda name: {"stages": 0} if "_r_s16" in name else {"stages": 2, "units": 2},
     shapes=resnet_shapes,
@@ -139,7 +139,7 @@ def _text_tower(arch: Arch) -> Shapes:
 MOBILECLIP = Family(
     name="mobileclip",
     source="apple/ml-mobileclip mobileclip/models/vit.py",
-    first_release="1.0.7",
+    known_since="1.0.7",
     architectures=vit.architectures(num_classes=st.integers(1, 5), no_embed_class=st.just(True)),
     shapes=_mobile_shapes,
     num_prefix_tokens=vit.num_prefix_tokens,

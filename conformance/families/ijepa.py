@@ -10,8 +10,10 @@ from . import vit
 
 IJEPA = vit.family(
     name="ijepa",
+    # 0.9.5 has _convert_ijepa, which moved the norm; 0.9.8 only takes the prefix away.
     source="facebookresearch/ijepa src/models/vision_transformer.py, src/train.py",
-    first_release="0.9.8",
+    known_since="0.9.5",
+    complete_since="0.9.8",
     architectures=vit.architectures(
         class_token=st.just(False), num_classes=st.just(0), global_pool=st.just("avg"), fc_norm=st.just(False)
     ),
@@ -27,6 +29,8 @@ IJEPA_WITHOUT_DDP = replace(
     name="ijepa_without_ddp",
     source="facebookresearch/ijepa src/train.py (an encoder saved without DistributedDataParallel)",
     shares_format="timm_native",
+    # 0.9.5 to 0.9.7 take the prefix away where it is, and are judged on the files that have it.
+    known_since="0.9.8",
     weight=0.22,
 )
 

@@ -32,7 +32,9 @@ def _into_naflex(classic: Family, **more: Any) -> Family:
         source=f"{classic.source} (into timm/models/naflexvit.py)",
         shares_format=classic.format,
         classic=classic.name,
-        first_release="1.0.29",
+        # NaFlexVit.load_pretrained has been there since 1.0.16; 1.0.29 reads .npz files in it.
+        known_since="1.0.16",
+        complete_since="1.0.29",
         model_kwargs=naflex_model.model_kwargs,
         created_kwargs=naflex_model.created_kwargs,
         asks=asks.naflex,

@@ -26,7 +26,7 @@ def _foreign(prefix: str) -> Callable[[Arch], Shapes]:
 OPENAI_CLIP = vit.family(
     name="openai_clip",
     source="openai/CLIP clip/model.py; mlfoundations/open_clip src/open_clip/transformer.py",
-    first_release="0.9.0",
+    known_since="0.9.0",
     architectures=vit.architectures(num_classes=st.integers(1, 6), pre_norm=st.just(True), act=vit.ACTIVATIONS),
     model_kwargs=lambda arch: vit.model_kwargs(arch, eps=1e-5),
     models=(
@@ -48,7 +48,7 @@ OPENAI_CLIP_DDP = replace(
     OPENAI_CLIP,
     name="openai_clip_ddp",
     source="mlfoundations/open_clip src/open_clip_train/main.py (checkpoints saved from DistributedDataParallel)",
-    first_release="0.9.9",
+    known_since="0.9.9",
     foreign=_foreign("module."),
     weight=0.22,
 )

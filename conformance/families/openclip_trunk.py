@@ -46,7 +46,7 @@ def _foreign(prefix: str) -> Callable[[Arch], Shapes]:
 OPENCLIP_TRUNK = vit.family(
     name="openclip_trunk",
     source="mlfoundations/open_clip src/open_clip/timm_model.py",
-    first_release="0.9.8",
+    known_since="0.9.8",
     architectures=_trunk(),
     models=("vit_*_siglip_*",),
     not_models=("*_gap_*", "*_ft_in1k"),
@@ -55,7 +55,6 @@ OPENCLIP_TRUNK = vit.family(
     unreachable=frozenset({"prefix-1+R"}),
     tags=_tags,
     own_regimes=frozenset({"head-none", "head-proj", "head-proj+bias", "no-positions"}),
-    needs=lambda case: ("1.0.7", "a trunk without positions") if _no_positions(case) else None,
     weight=0.32,
 )
 
@@ -63,7 +62,7 @@ OPENCLIP_TRUNK_DDP = replace(
     OPENCLIP_TRUNK,
     name="openclip_trunk_ddp",
     source="mlfoundations/open_clip src/open_clip_train/main.py (checkpoints saved from DistributedDataParallel)",
-    first_release="1.0.20",
+    known_since="1.0.20",
     foreign=_foreign("module."),
     weight=0.22,
 )

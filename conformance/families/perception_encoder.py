@@ -7,7 +7,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ..cases.case import Case
 from . import eva_model, vit
 
 _SOURCE = "facebookresearch/perception_models core/vision_encoder/pe.py"
@@ -27,18 +26,10 @@ def _layer_scale(name: str) -> dict[str, Any]:
     return {"layer_scale": name.startswith(("vit_pe_lang_", "vit_pe_spatial_gigantic_"))}
 
 
-def _needs(case: Case) -> tuple[str, str] | None:
-    """timm 1.0.16 confuses rows and columns where columns come first, so its models differ if the grid is not square."""
-    height, width = case.destination.grid_size
-    if case.native and height != width:
-        return "1.0.17", "rotary positions of a non-square grid, columns first"
-    return None
-
-
 PERCEPTION_ENCODER = eva_model.family(
     name="perception_encoder",
     source=_SOURCE,
-    first_release="1.0.16",
+    known_since="1.0.16",
     architectures=_architectures(
         num_classes=st.integers(1, 5),
         global_pool=st.just("map"),
@@ -47,7 +38,6 @@ PERCEPTION_ENCODER = eva_model.family(
     ),
     models=("vit_pe_core_*",),
     model_kwargs=partial(eva_model.model_kwargs, eps=1e-5),
-    needs=_needs,
     implied=lambda arch: frozenset({"head.bias"}),
     foreign=lambda arch: vit.text_tower(),
     unreachable=frozenset({"prefix-1+R"}),
@@ -57,7 +47,7 @@ PERCEPTION_ENCODER = eva_model.family(
 PERCEPTION_ENCODER_BARE = eva_model.family(
     name="perception_encoder_bare",
     source=_SOURCE,
-    first_release="1.0.16",
+    known_since="1.0.16",
     architectures=_architectures(
         num_classes=st.just(0),
         global_pool=st.just("avg"),
@@ -67,7 +57,6 @@ PERCEPTION_ENCODER_BARE = eva_model.family(
     by_model=_layer_scale,
     models=("vit_pe_lang_*", "vit_pe_spatial_*"),
     model_kwargs=partial(eva_model.model_kwargs, eps=1e-5),
-    needs=_needs,
     unreachable=frozenset({"prefix-1+R"}),
     weight=0.22,
 )

@@ -41,7 +41,7 @@ RADIO = vit.family(
         "upstream resizes the square grid of its file to the longer side of the model's and reads the top left part. timm "
         "does the same with upstream's file, and a NaFlexViT with the grid that it keeps."
     ),
-    first_release="1.0.31",
+    known_since="1.0.31",
     architectures=vit.architectures(
         reg_tokens=st.integers(1, 4),
         num_classes=st.just(0),

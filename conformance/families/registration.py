@@ -57,10 +57,7 @@ def _faults(family: Any) -> Iterator[str]:
         yield "name is not a word of letters, digits and underscores"
     if not family.source:
         yield "source is empty; give the upstream repository and file"
-    try:
-        Version(family.first_release)
-    except InvalidVersion:
-        yield f"first_release {family.first_release!r} is no version; give the first timm release that loads the format"
+    yield from _release_faults(family)
     if not isinstance(family.architectures, SearchStrategy):
         yield "architectures is no Hypothesis strategy; write for example vit.architectures(...)"
     for name in _FUNCTIONS:
@@ -81,6 +78,18 @@ def _faults(family: Any) -> Iterator[str]:
     for wrapper in family.wrapper_since:
         if wrapper not in family.wrappers:
             yield f"wrapper_since has {wrapper!r}, which is not in wrappers"
+
+
+def _release_faults(family: Any) -> Iterator[str]:
+    says = {"known_since": "some code takes the format", "complete_since": "the format is converted in full"}
+    for name, what in says.items():
+        try:
+            Version(getattr(family, name) or family.known_since)
+        except InvalidVersion:
+            yield f"{name} {getattr(family, name)!r} is no version; give the first timm release in which {what}"
+            return
+    if Version(family.first_complete) < Version(family.known_since):
+        yield f"complete_since {family.complete_since} is earlier than known_since {family.known_since}"
 
 
 def check_names(families: Mapping[str, Family]) -> None:

@@ -72,12 +72,9 @@ def _model_kwargs(arch: Arch) -> dict[str, Any]:
 
 
 def _needs(case: Case) -> tuple[str, str] | None:
-    """Options that old releases lack: a class token beside tables, and tables resized to another grid."""
-    if case.arch["rel_pos"] == "mlp":
-        return None
-    if case.source.grid_size != case.destination.grid_size:
-        return "1.0.31", "another grid for a table of relative positions"
-    return ("0.9.6", "tables with rows for a class token") if case.arch["class_token"] else None
+    """Constructors of earlier releases fail where there is a class token beside tables."""
+    lacking = case.arch["rel_pos"] == "bias" and case.arch["class_token"]
+    return ("0.9.6", "tables with rows for a class token") if lacking else None
 
 
 def _tags(case: Case) -> frozenset[str]:
@@ -88,7 +85,7 @@ def _tags(case: Case) -> frozenset[str]:
 RELPOS = Family(
     name="relpos",
     source="huggingface/pytorch-image-models timm/models/vision_transformer_relpos.py",
-    first_release="0.9.0",
+    known_since="0.9.0",
     architectures=_architectures(),
     shapes=_shapes,
     num_prefix_tokens=vit.num_prefix_tokens,

@@ -83,7 +83,7 @@ def _tags(case: Case) -> frozenset[str]:
 SAM = Family(
     name="sam",
     source="facebookresearch/segment-anything segment_anything/modeling/image_encoder.py",
-    first_release="0.9.5",
+    known_since="0.9.5",
     architectures=vit.architectures(
         class_token=st.just(False),
         num_classes=st.just(0),

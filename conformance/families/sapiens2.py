@@ -41,7 +41,7 @@ def _unfused(of: Callable[..., Any]) -> Callable[..., Any]:
 SAPIENS2 = eva_model.family(
     name="sapiens2",
     source="facebookresearch/sapiens2 sapiens/backbones/standalone/sapiens2.py",
-    first_release="1.0.30",
+    known_since="1.0.30",
     architectures=_architectures(),
     shapes=_unfused(eva_model.shapes),
     model_kwargs=_unfused(eva_model.model_kwargs),

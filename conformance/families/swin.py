@@ -134,11 +134,13 @@ def _no_scale(case: Case) -> str | None:
 
 SWIN = Family(
     name="swin",
+    # swin_transformer.py and its V2 renamed keys in 0.9.0; tables are resized since 0.9.6, kernels since 0.9.8.
     source="microsoft/Swin-Transformer models/swin_transformer.py",
     ambiguity=(
         "upstream's windows are square, so a table of as many rows as a square's is one. A table that timm has saved need not be."
     ),
-    first_release="0.9.8",
+    known_since="0.9.0",
+    complete_since="0.9.8",
     architectures=_architectures(),
     shapes=_shapes,
     num_prefix_tokens=vit.num_prefix_tokens,
@@ -171,6 +173,8 @@ SWIN = Family(
 SWIN_NATIVE = replace(
     SWIN,
     name="swin_native",
+    # Until 0.9.5 a model saves the buffers of its windows, too.
+    known_since="0.9.6",
     source="huggingface/pytorch-image-models timm/models/swin_transformer.py",
     foreign=lambda arch: {},
     undecidable=_other_window,

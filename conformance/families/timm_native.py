@@ -62,7 +62,7 @@ def _tags(case: Case) -> frozenset[str]:
 TIMM_NATIVE = vit.family(
     name="timm_native",
     source="huggingface/pytorch-image-models timm/models/vision_transformer.py",
-    first_release="0.9.0",
+    known_since="0.9.0",
     architectures=_native(),
     models=("vit_*_patch*", "eva_large_*"),
     not_models=(
@@ -96,7 +96,7 @@ def _legacy_undecidable(case: Case) -> str | None:
 LEGACY_LINEAR = vit.family(
     name="legacy_linear",
     source="huggingface/pytorch-image-models timm/models/vision_transformer.py (its first weights)",
-    first_release="0.9.0",
+    known_since="0.9.0",
     architectures=vit.architectures(layer_scale=st.just(False), num_classes=st.sampled_from([0, 0, 2, 5])),
     # No tag has this layout today. These are the models whose first weights had it.
     models=("vit_base_patch16_224.augreg*", "vit_small_patch16_224.augreg*"),

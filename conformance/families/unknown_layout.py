@@ -70,7 +70,7 @@ UNKNOWN_LAYOUT = vit.family(
         "open-mmlab/mmpretrain mmpretrain/models/backbones/vision_transformer.py; openai/CLIP clip/model.py (its text tower)"
     ),
     shares_format="timm_native",
-    first_release="0.9.0",
+    known_since="0.9.0",
     unread=True,
     architectures=vit.architectures(layout=st.sampled_from([*_LAYOUTS, "text-tower"])),
     models=("vit_*_patch16_224.augreg*", "vit_base_patch16_224.mae"),

@@ -59,7 +59,7 @@ def main(specifier: str, names: tuple[str, ...], jobs: int, timeout: float, writ
             observed = _observe_claims(known_bugs, versions, seen_in(known_bugs, found), jobs, timeout)
             mended = fixes.fixes(found, known_bugs)
             gaps = [*fixes.unknown(mended), *fixes.unseen(mended, known_bugs, versions)]
-            _page(fixes.page(mended, found, gaps), "history.md", write)
+            _page(fixes.page(mended, found, known_bugs, gaps), "history.md", write)
     except UserError as error:
         print(f"timm_conformance.history: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)

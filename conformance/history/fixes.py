@@ -16,6 +16,8 @@ from packaging.version import Version
 from ..ledger.entries import Entry, Ledger, first_covering
 from .observations import Observations, Observed
 
+# Fixes that the session showed while releases before a format's complete conversion were not judged.
+_EXCUSED = 35
 NOTE = "<!-- Written by `python -m timm_conformance.history --write`. -->"
 
 
@@ -94,16 +96,22 @@ def unseen(found: Sequence[Fix], known_bugs: Ledger, versions: Sequence[str]) ->
     ]
 
 
-def page(found: Sequence[Fix], seen: Mapping[str, Observations], gaps: Sequence[str]) -> str:
-    """The fixes as a page: by ledger entry, and each fixed failure with its families and invariants."""
+def page(found: Sequence[Fix], seen: Mapping[str, Observations], known_bugs: Ledger, gaps: Sequence[str]) -> str:
+    """The fixes as a page: how many the session found, each by ledger entry, and each fixed failure with its invariants."""
     versions = list(seen)
     cases = max(sum(len(observed) for observed in one.values()) for one in seen.values())
+    known = {(entry.id, old) for entry, old, _ in ends(known_bugs, versions)}
+    shown = len(known & {(f.entry, f.old) for f in found})
     lines = ["# History", "", NOTE, ""]
     lines += [
         f"The gate's {cases} cases (seed 0) were judged on {len(versions)} releases of timm, {versions[0]} to {versions[-1]},",
         "as far as each supports the format, without ledger, witnesses or shrinking. A fix is a case that violates an",
         "invariant in one release and passes it in the next. `nox -s history` fails where a fix has no [ledger](ledger.md)",
         "entry that ends there, or an entry ends and no case shows it.",
+        "",
+        f"The ledger has {len(known)} fixes between these releases, and the session shows {shown} of them.",
+        f"It showed {_EXCUSED} while a release was excused until it converted a format in full. Now a release is judged as soon",
+        "as it knows the format ([families](families.md)).",
         "",
         "| last release with it | first without | ledger entry | families | invariants that show it | cases | now |",
         "|---|---|---|---|---|---|---|",

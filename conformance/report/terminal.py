@@ -52,7 +52,7 @@ def verdict_label(verdict: str, count: int) -> str:
 
 
 def short_reason(reason: str) -> str:
-    """The short form of a reason: the part in brackets at its end, for example ``first release: 1.0.31``, or all of it."""
+    """The short form of a reason: the part in brackets at its end, for example ``known since 1.0.31``, or all of it."""
     return reason.split(" (")[-1].rstrip(")")
 
 

@@ -47,5 +47,5 @@ def _cleaned(prefix: str, release: Version) -> str:
 
 def _opens(family: Family, wrapper: str, release: Version) -> bool:
     """Whether a release's filter function opens a wrapper. What it opens inside ``model`` it opens without ``model`` as well."""
-    known = {w for w in family.wrappers if release >= Version(family.wrapper_since.get(w, family.first_release))}
+    known = {w for w in family.wrappers if release >= Version(family.wrapper_since.get(w, family.known_since))}
     return bool({wrapper, f"model.{wrapper}"} & known)

@@ -65,7 +65,7 @@ def make_vectors(family: Family, cases: Mapping[Choice, Case], entries: list[Ent
         schema=schema.SCHEMA,
         family=family.name,
         upstream=family.source,
-        first_release=family.first_release,
+        complete_since=family.first_complete,
         model=model,
         num_prefix_tokens=first.prefix_tokens,
         interpolation=schema.Interpolation(how.mode, how.antialias, how.align_corners),

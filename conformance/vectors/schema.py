@@ -16,7 +16,7 @@ from ..cases.case import Case, Size
 
 SCHEMA = 1
 # Version of the vectors. The first number changes with the content of a published vector, the second with added vectors.
-VERSION = "2.0"
+VERSION = "3.0"
 
 # Lists of numbers, which are written on one line.
 _NUMBERS = re.compile(rb"(?<=\[)[\d\s,]+(?=\])")
@@ -135,13 +135,13 @@ class Model(msgspec.Struct, frozen=True):
 class Vectors(msgspec.Struct, frozen=True):
     """``vectors.json``: the vectors of one family, and their common fields.
 
-    ``upstream`` is the source of the format, ``first_release`` the first timm release that reads it.
+    ``upstream`` is the source of the format, ``complete_since`` the first timm release that reads it in full.
     """
 
     schema: int
     family: str
     upstream: str
-    first_release: str
+    complete_since: str
     model: Model
     num_prefix_tokens: int
     interpolation: Interpolation
