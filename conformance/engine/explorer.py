@@ -261,6 +261,8 @@ class Explorer:
             return records.Witness(
                 self.target, entry_id, "not-applicable", True, "the release does not know the format"
             )
+        if not INVARIANTS[witness.invariant].judges(self.loader.target):
+            return records.Witness(self.target, entry_id, "not-applicable", True, "the invariant judges timm alone")
         torch.manual_seed(0)
         trial = Trial(family, witness.case, self.loader)
         if owner is not None and not owner.meets(trial.regimes):
