@@ -89,6 +89,10 @@ def _has(family: Family, source: Geometry, destination: Geometry) -> bool:
     )
 
 
+# Forms of a training checkpoint that no release opens in a family that opens an entry of that name.
+_NESTED = ("state_dict.model+module._orig_mod.", "model_ema.module+_orig_mod.module.")
+
+
 def _aimed(entry: Entry, family: Family, witness: Case, case: Case) -> Iterable[Case]:
     """The case; if the entry is about a door, damage or other options, the case with those that the entry names."""
     if witness.door:
@@ -96,7 +100,10 @@ def _aimed(entry: Entry, family: Family, witness: Case, case: Case) -> Iterable[
         return [replace(case, door=witness.door, declared="true", asked={}, in_chans=None)]
     if witness.saved:
         plain = replace(case, container="pth", declared="true", asked={}, in_chans=None)
-        return [replace(plain, saved=witness.saved, num_classes=n) for n in (witness.num_classes, _OTHER_CLASSES)]
+        forms = dict.fromkeys((witness.saved, *_NESTED))
+        return [
+            replace(plain, saved=form, num_classes=n) for form in forms for n in (witness.num_classes, _OTHER_CLASSES)
+        ]
     asks = [p.startswith("trained-tensors-used:") for p in entry.shows]
     damages = [p.startswith(("refuses-", "untouched-after-refusal:value-changed:")) for p in entry.shows]
     if not all(either or other for either, other in zip(asks, damages)):
