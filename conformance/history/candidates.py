@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ..cases.case import DAMAGES, Case, Geometry
+from ..cases.case import AMBIENT, DAMAGES, Case, Geometry
 from ..cases.profiles import profile as profile_of
 from ..drawing.drawing import Drawing
 from ..drawing.pinned import examples_of
@@ -89,12 +89,18 @@ def _has(family: Family, source: Geometry, destination: Geometry) -> bool:
     )
 
 
+# Seeds among which one is of a wanted ambient state and among those that the invariants of these judge, one in three and in four.
+_AMBIENT_SEEDS, _SAMPLED = 1000, 12
 # Forms of a training checkpoint that no release opens in a family that opens an entry of that name.
 _NESTED = ("state_dict.model+module._orig_mod.", "model_ema.module+_orig_mod.module.")
 
 
 def _aimed(entry: Entry, family: Family, witness: Case, case: Case) -> Iterable[Case]:
     """The case; if the entry is about a door, damage or other options, the case with those that the entry names."""
+    states = {condition.removeprefix("ambient-") for condition in entry.regime if condition.startswith("ambient-")}
+    if states and len(states) == len(entry.regime):
+        others = (replace(case, contents=replace(case.contents, seed=seed)) for seed in range(_AMBIENT_SEEDS))
+        return islice((c for c in others if c.ambient in states and c.turn // len(AMBIENT) % _SAMPLED == 0), 1)
     if witness.door:
         case = case if case.container != "memory" else replace(case, container=family.containers[0])
         return [replace(case, door=witness.door, declared="true", asked={}, in_chans=None)]
