@@ -11,7 +11,9 @@ from msgspec.structs import replace
 
 from timm_conformance import reference
 from timm_conformance.cases.case import AMBIENT, Case, Contents
-from timm_conformance.engine.judging import Judgement, judge
+from timm_conformance.cases.profiles import PROFILES
+from timm_conformance.drawing.drawing import Drawing
+from timm_conformance.engine.judging import Judgement, inapplicable, judge
 from timm_conformance.families import FAMILIES
 from timm_conformance.invariants import INVARIANTS
 from timm_conformance.targets.loader import Loader
@@ -279,3 +281,15 @@ def test_float64_tensors_that_are_rounded_on_the_way_are_caught() -> None:
         assert kinds(judged("create-model", case, correct)) == set()
     half = judged("create-model", case, lambda *given: {k: v.half() for k, v in perfect(*given).items()})
     assert "value:norm.weight" in kinds(half)
+
+
+def test_a_run_creates_models_in_every_state_that_leaves_them_values() -> None:
+    """No single family has enough files for that, so it is not among the regimes that create-model-ignores-... must meet."""
+    drawing = Drawing(PROFILES["gate"], 0)
+    met = set()
+    for name in ("openai_clip", "dinov2", "eva", "timm_native", "beit", "mae", "swin", "deit", "google_npz", "eva02"):
+        for case in (case for drawn in drawing.cases(FAMILIES[name]).values() for case in drawn):
+            trial = Trial(FAMILIES[name], case, Loader(parse_target("reference")))
+            if inapplicable(INVARIANTS["create-model-ignores-ambient-state"], trial) is None:
+                met.add(case.ambient)
+    assert met == set(AMBIENT) - {"default-device"}

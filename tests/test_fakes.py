@@ -220,7 +220,8 @@ def test_every_invariant_holds_for_a_correct_loader(name: str, family: str) -> N
 
 
 def test_every_invariant_has_a_fake() -> None:
-    assert {fake.meant for fake in FAKES} == set(INVARIANTS)
+    """But those that judge timm alone: tests/test_doors.py and tests/test_in_place.py change timm itself."""
+    assert {fake.meant for fake in FAKES} == {name for name, item in INVARIANTS.items() if not item.timm_alone}
 
 
 def test_every_fake_is_in_the_table() -> None:

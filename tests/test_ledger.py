@@ -108,7 +108,9 @@ def test_the_ledger_loads_and_every_entry_has_its_witness():
         witness = known_bugs.witnesses[entry.id]
         family = FAMILIES[witness.case.family]
         device = "cuda" if entry.regime == ["off-cpu"] else "cpu"
-        found = Trial(family, witness.case, SimpleNamespace(device=device)).regimes
+        unread = entry.regime == ["saved-unread"]
+        loader = SimpleNamespace(device=device, reads_saved=lambda family, case, unread=unread: not unread)
+        found = Trial(family, witness.case, loader).regimes
         assert entry.covers(family.name, witness.invariant, witness.kind, witness.tensor, found), entry.id
         assert len(re.findall(r"[.;](?:\s|$)", entry.explanation)) >= 2, f"{entry.id}: two sentences"
 

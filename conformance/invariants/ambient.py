@@ -104,7 +104,7 @@ def _created_applies(trial: Trial) -> str | None:
         "the state, and leaves the state as it was."
     ),
     catches="what the file reader or model factory does by the default dtype or autocast, states that a load changes for good.",
-    regimes=tuple(state for state in _STATES if state != "ambient-default-device"),
+    regimes=("native", "resampled"),
     applies=both(both(_one_in(4), few_blocks), _created_applies),
 )
 def create_model_ignores_ambient_state(trial: Trial) -> Iterator[Problem]:
