@@ -103,7 +103,7 @@ def test_square_grids_are_as_often_as_a_family_says(stratum):
 
 def test_a_checkpoint_is_asked_for_other_channels_than_its_own():
     """Of one channel for colour images, as of three for grey ones, where the caller says which it has."""
-    found = [c for c in drawn(FAMILIES["timm_native"], STRATA[0], 300) if c.in_chans is not None]
+    found = [c for c in drawn(FAMILIES["timm_native"], STRATA[0], 600) if c.in_chans is not None]
     asked = {(c.arch["in_chans"], c.in_chans) for c in found}
     assert {(3, 1), (3, 4)} < asked
     assert all(own != other for own, other in asked)
