@@ -10,8 +10,6 @@ import gc
 import sys
 from collections.abc import Iterator
 from itertools import chain, islice
-from types import SimpleNamespace
-from typing import Any
 
 import msgspec
 import torch
@@ -85,14 +83,9 @@ def _judged(wanted: Wanted, family: Family, loader: Loader) -> Iterator[Case]:
     """Candidates in the entry's regime that the release supports."""
     for candidate in candidates(wanted.entry, family, wanted.witness):
         case = _of_known_model(family, candidate, loader)
-        if _meets(wanted.entry, family, case) and Trial(family, case, loader).undecidable is None:
+        trial = Trial(family, case, loader)
+        if wanted.entry.meets(trial.regimes) and trial.undecidable is None:
             yield case
-
-
-def _meets(entry: Entry, family: Family, case: Case) -> bool:
-    """Whether a case is in the entry's regime on a CPU."""
-    nowhere: Any = SimpleNamespace(device="cpu")
-    return entry.meets(Trial(family, case, nowhere).regimes)
 
 
 def _of_known_model(family: Family, case: Case, loader: Loader) -> Case:
