@@ -284,6 +284,7 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
         num_classes=draw(st.sampled_from(_classes_to_ask(case.arch["num_classes"])), label="num_classes"),
     )
     doors = _doors(family, case, model) if not (case.asked or stratum.many_blocks) else []
-    if doors and draw(st.booleans(), label="by a door"):
+    by_door: bool = draw(st.booleans(), label="by a door") if doors else False
+    if by_door:
         case = replace(case, door=draw(st.sampled_from(doors), label="door"))
     return replace(case, saved=_saved(case))

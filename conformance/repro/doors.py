@@ -33,8 +33,8 @@ def calls(scripted: ScriptableCase) -> Iterator[Call]:
         indent = "    " if written else ""
         load = [*call.load, *(f"{indent}{line}" for line in ["created = model", *"\n".join(lines).splitlines()])]
         imports = list(call.imports)
-        if case.door == "load-checkpoint" and scripted.loader.filter_function(scripted.family) is not None:
-            found = scripted.loader.filter_function(scripted.family)
+        found = scripted.loader.filter_function(scripted.family) if case.door == "load-checkpoint" else None
+        if found is not None:
             imports += ["import functools", f"from {found.__module__} import {found.__name__}"]
         yield dataclasses.replace(call, load=load, imports=imports)
 

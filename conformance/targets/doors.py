@@ -228,7 +228,8 @@ def _dynamic(visit: Visit, **options: bool) -> nn.Module:
     """The model with the checkpoint's grid and the destination's patch size, which takes images of any size."""
     if visit.family.naflex:
         options.pop("dynamic_img_size")  # it always does
-    missing = [name for name in options if name not in parameters(model_class(visit.family))]
+    cls: type = model_class(visit.family)
+    missing = [name for name in options if name not in parameters(cls)]
     if missing:
         raise Unsupported(f"the release's {visit.family.model_class} has no {', '.join(missing)}")
     there = Geometry(visit.case.destination.patch_size, visit.case.source.grid_size)
