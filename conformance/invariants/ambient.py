@@ -82,8 +82,9 @@ def _differences(trial: Trial, inside: Mapping[str, Tensor], how: str) -> Iterat
     elsewhere = [k for k, v in inside.items() if k in outside and v.device != outside[k].device]
     for name in elsewhere:
         yield Problem("device", name, f"{name} is on {inside[name].device} {how}, on {outside[name].device} otherwise")
-    case = replace(trial.case, in_chans=None)
-    here = trial.family.canonical(case, {**inside, **{k: outside[k] for k in elsewhere}})
+    case, kept = replace(trial.case, in_chans=None), trial.own_buffers(trial.model())
+    there = {**inside, **{k: outside[k] for k in elsewhere}}
+    here = trial.family.canonical(case, {k: v for k, v in there.items() if k not in kept})
     for name in {**trial.state, **here}:
         want, got = ({k: v for k, v in state.items() if k == name} for state in (trial.state, here))
         found = exact_differences(want, got)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..cases.case import Case, Geometry
 from ..checkpoints import files
 from ..drawing.catalogue import catalogue
+from ..errors import one_line
 from ..families import Family
 from ..families.base import PIXELS
 from .factory import FactoryCall, factory_call, sizes
@@ -146,7 +147,10 @@ def _local_dir(visit: Visit) -> nn.Module:
     saved = saved.with_kwargs(num_classes=visit.case.arch["num_classes"], in_chans=visit.case.arch.get("in_chans"))
     saved = saved.with_kwargs(**{k: None for k, v in saved.kwargs.items() if callable(v)})  # JSON holds no classes
     hub: Any = importlib.import_module("timm.models._hub")
-    hub.save_config_for_hf(saved.empty(), str(folder / "config.json"))
+    try:
+        hub.save_config_for_hf(saved.empty(), str(folder / "config.json"))
+    except Exception as error:  # of saving, which is not the load
+        raise Unsupported(f"the release cannot save the model's configuration: {one_line(error)}") from None
     return FactoryCall(f"local-dir:{folder}", {}, call.kwargs).loaded()
 
 
@@ -175,7 +179,12 @@ def resize(model: Any, visit: Visit, old: Geometry, new: Geometry) -> None:
         del said["patch_size"]
     if "window_size" in inspect.signature(model.set_input_size).parameters:
         said["window_size"] = (visit.call.kwargs["window_size"],) * 2
-    model.set_input_size(**said)
+    try:
+        model.set_input_size(**said)
+    except AttributeError as error:
+        if "has no attribute 'set_input_size'" in str(error):  # a part of the model, such as a stem
+            raise Unsupported(f"the release's {type(model).__name__} cannot be resized: {error}") from None
+        raise
 
 
 def _not_its_own(visit: Visit) -> str | None:

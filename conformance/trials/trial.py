@@ -102,11 +102,16 @@ class Trial(Expectation):
             return Loaded(error, checkpoint)
         case = replace(self.case, destination=destination or self.case.destination, in_chans=None)
         own = {k: v.clone() for k, v in raw.items()}  # the loader may return the checkpoint's own tensors
-        # Buffers that only the release's model saves, such as old relative_position_index, are in no format. A strict load
-        # judges them.
-        kept = {k for k, _ in model.named_buffers()} & model.state_dict().keys() - self.truth.keys()
+        kept = self.own_buffers(model)
         state = self.family.canonical(case, {k: v for k, v in own.items() if k not in kept})
         return Loaded((own, state), checkpoint)
+
+    def own_buffers(self, model: nn.Module) -> set[str]:
+        """Buffers that only the release's model saves, such as old relative_position_index: in no format.
+
+        A strict load judges them.
+        """
+        return {k for k, _ in model.named_buffers()} & model.state_dict().keys() - self.truth.keys()
 
     def load(
         self,
