@@ -13,7 +13,7 @@ from ..cases.case import VARIED
 from ..targets.doors import DOORS, Visit
 from ..trials.problems import Problem, raised
 from ..trials.trial import Trial
-from .end_to_end import applies_to_files
+from .end_to_end import as_saved
 from .equivalence import TOKENS, output, resized_output
 from .registry import few_blocks, invariant
 
@@ -21,11 +21,9 @@ from .registry import few_blocks, invariant
 def _applies(trial: Trial) -> str | None:
     if not trial.case.door:
         return "the case goes through create_model alone"
-    if not trial.loader.reads_saved(trial.family, trial.case):
-        return "the release does not read what the training script saved: trained-tensors-used judges that"
     if DOORS[trial.case.door].fed is not None and (reason := _no_output(trial)):
         return reason
-    return applies_to_files(trial)
+    return as_saved(trial)
 
 
 def _no_output(trial: Trial) -> str | None:

@@ -18,7 +18,7 @@ from ..targets.scratch import scratch_folder
 from ..trials.loaded import Blocked
 from ..trials.problems import Problem, exact_differences, raised
 from ..trials.trial import Trial
-from .end_to_end import applies_to_files
+from .end_to_end import as_saved
 from .equivalence import output
 from .registry import few_blocks, invariant
 
@@ -29,9 +29,7 @@ _TO_COLUMN = {"patch-to-column", "grid-to-column"}
 def _applies(trial: Trial) -> str | None:
     if trial.case.door != "set-input-size":
         return "the model is not resized in place"
-    if not trial.loader.reads_saved(trial.family, trial.case):
-        return "the release does not read what the training script saved: trained-tensors-used judges that"
-    return few_blocks(trial) or applies_to_files(trial)
+    return few_blocks(trial) or as_saved(trial)
 
 
 @invariant(
