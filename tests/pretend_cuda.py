@@ -11,7 +11,9 @@ For a process of its own (:mod:`tests.pretend_cuda_worker`): a backend cannot be
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -25,11 +27,14 @@ from tests.torch_internals import (
     tree_map_only,
     wrapper_tensor,
 )
+from timm_conformance.trials import ambient
 
 NAME = "pretend"
 _FACTORIES = (
     "empty.memory_format",
     "empty_strided",
+    "arange",
+    "arange.start",
     "arange.start_step",
     "eye",
     "eye.m",
@@ -128,3 +133,10 @@ def install() -> None:
         packet, _, overload = name.partition(".")
         library.impl(name, _made(getattr(getattr(torch.ops.aten, packet), overload or "default")), "PrivateUse1")
     install.library = library  # its registrations live as long as it does
+    # A backend in Python is passed over in inference mode, and none has autocast: these two states are plain here.
+    plain = mock.patch.dict(ambient.STATES, {name: _nothing for name in ("inference-mode", "autocast")})
+    plain.start()
+
+
+def _nothing(device: str) -> nullcontext:
+    return nullcontext()

@@ -168,6 +168,7 @@ def loader(name: str) -> Loader:
     if name == "reference":
         return Loader(parse_target(name))
     fake = Loader(parse_target(f"loader:tests.fakes:{name}"))
+    fake.function = torch.autocast("cpu", enabled=False)(fake.function)  # it computes more than the reference it calls
     fake._build = loader("reference")._build
     return fake
 
@@ -201,7 +202,8 @@ def broken(fake: Fake, invariants: list[Invariant], seed: int) -> dict[str, set[
 
 @pytest.mark.parametrize("fake", FAKES, ids=lambda fake: f"{fake.name}-{fake.family}")
 def test_fake_is_caught_by_the_invariant_meant_for_it(fake: Fake) -> None:
-    judged = [i for i in INVARIANTS.values() if i.name == fake.meant or i.name not in _ALWAYS]
+    mine = [i for i in INVARIANTS.values() if i.judges(loader(fake.name).target)]
+    judged = [i for i in mine if i.name == fake.meant or i.name not in _ALWAYS]
     found = broken(fake, judged, seed=0)
     assert found.keys() <= {fake.meant, *fake.also.split()}
     meant = INVARIANTS[fake.meant]

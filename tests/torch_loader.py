@@ -22,7 +22,7 @@ def resamples_by_torch(checkpoint, model, interpolation=None, antialias=None, al
         old, new = tuple(weight.shape[-2:]), tuple(size)
         if old == new:
             return weight
-        basis = torch.eye(old[0] * old[1], dtype=torch.float64).reshape(-1, 1, *old)
+        basis = torch.eye(old[0] * old[1], dtype=torch.float64, device=weight.device).reshape(-1, 1, *old)
         matrix = _interpolated(basis, new, how.of_kernels).flatten(1)
         return (
             (weight.double().flatten(-2) @ torch.linalg.pinv(matrix).T)

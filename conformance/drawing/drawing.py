@@ -65,9 +65,9 @@ class Drawing:
             scratch.replace(path)
         return found
 
-    def more(self, family: Family, stratum: Stratum) -> list[Case]:
-        """Further cases of a stratum, in which to look for a regime that was not met."""
-        return self._collect(family, stratum, extra=_EXTRA)
+    def more(self, family: Family, stratum: Stratum, search: int = 0) -> list[Case]:
+        """Further cases of a stratum, in which to look for a regime that was not met; others in each ``search``."""
+        return self._collect(family, stratum, f"/extra{search or ''}")
 
     def shrink(self, family: Family, stratum: Stratum, visit: Callable[[Case], None]) -> None:
         """Draw the cases of a stratum again, and let Hypothesis shrink the first case for which ``visit`` raises.
@@ -78,7 +78,7 @@ class Drawing:
             return
         self._run(family, stratum, visit, phases=(Phase.generate, Phase.shrink))
 
-    def _collect(self, family: Family, stratum: Stratum, extra: int = 0) -> list[Case]:
+    def _collect(self, family: Family, stratum: Stratum, extra: str = "") -> list[Case]:
         found: list[Case] = []
         self._run(family, stratum, found.append, extra=extra)
         # Hypothesis's first case is always the simplest one, which is nearly the same in every stratum.
@@ -90,11 +90,11 @@ class Drawing:
         stratum: Stratum,
         visit: Callable[[Case], None],
         phases: tuple[Phase, ...] = (Phase.generate,),
-        extra: int = 0,
+        extra: str = "",
     ) -> None:
         # The seed alone would repeat the same draws in every stratum and family.
-        seed = crc32(f"{self.seed}/{family.name}/{stratum.name}{'/extra' if extra else ''}".encode())
-        count = extra or self._count(family, stratum, seed)
+        seed = crc32(f"{self.seed}/{family.name}/{stratum.name}{extra}".encode())
+        count = _EXTRA if extra else self._count(family, stratum, seed)
         if not count:
             return
 

@@ -18,6 +18,7 @@ from ..cases.case import (
     DECLARED,
     SAVED_ENTRIES,
     SAVED_PREFIXES,
+    FORWARD_DOORS,
     VARIED,
     Case,
     Contents,
@@ -190,31 +191,23 @@ _DTYPES = (*("float32",) * 4, *("float16", "bfloat16") * 2, "float64")
 _NPZ_DTYPES = (*("float32",) * 4, "float16", "bfloat16", "float64")  # NumPy has no bfloat16
 
 
-def _classes_to_ask(own: int) -> list[int | None]:
-    """Numbers of classes to ask for; None leaves the argument away, ``own`` is the checkpoint's number."""
-    return [None, None, 0, 7, own]
-
-
 def _channels_to_ask(own: int) -> list[int | None]:
     """Numbers of input channels to ask for; None leaves the argument away, ``own`` is the checkpoint's number."""
     return [None, None, *(other for other in (1, 3, 4, 12) if other != own)]
 
 
 def _doors(family: Family, case: Case, model: RealModel) -> list[str]:
-    """The doors of timm by which a case may be loaded. A door that resizes needs a size that changes."""
+    """The doors of timm that lead to a case's destination. A door that resizes needs a size that changes."""
     registered = (family.img_size(case.arch, case.destination), case.destination.patch_size)
-    compared = (
-        case.dtype == "float32" and case.contents.kind in VARIED and case.in_chans is None and not case.other_classes
-    )
-    resized = (
-        compared and case.source.grid_size != case.destination.grid_size and not family.tables(case.arch, case.source)
-    )
+    if registered == (model.input_size, model.patch_size) and "own-sizes" in family.doors:
+        return ["own-sizes"]
+    dynamic = case.source.grid_size != case.destination.grid_size and not family.tables(case.arch, case.source)
     closed = {
+        "own-sizes": True,
         "set-input-size": case.native,
-        "own-sizes": registered != (model.input_size, model.patch_size),
-        "naflex-patches": case.native or not compared,
-        "dynamic-img-size": not resized,
-        "dynamic-img-pad": not resized,
+        "naflex-patches": case.native,
+        "dynamic-img-size": not dynamic,
+        "dynamic-img-pad": not dynamic,
     }
     return [door for door in family.doors if not closed.get(door)]
 
@@ -254,37 +247,39 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
         destination=destination,
         model_name=model.name,
     )
+    doors = _doors(family, case, model) if not stratum.many_blocks else []
+    often = doors == ["own-sizes"]  # few cases have a registered model's own sizes
+    if doors and draw(st.sampled_from([False, True] if often else [False, True, False, False]), label="by a door"):
+        case = replace(case, door=draw(st.sampled_from(doors), label="door"))
+    # The outputs of a model that resizes in its forward are compared, so its tensors are float32 and its tokens vary.
+    compared = case.door in FORWARD_DOORS
     declared = [d for d in DECLARED if family.undecidable_grid(replace(case, declared=d), model.input_size) is None]
-    container = draw(
-        st.sampled_from([*family.containers, "memory"] if "memory" in family.containers else family.containers),
-        label="container",
-    )
+    files = [name for name in family.containers if name != "memory"]
+    memory = [] if case.door else ["memory"] * (2 * family.containers.count("memory"))
+    dtypes = ("float32",) if compared else _NPZ_DTYPES if family.in_place else _DTYPES
+    kinds = ["normal", "normal", *(VARIED if case.native or compared else CONTENTS)]
     case = replace(
         case,
-        dtype=draw(st.sampled_from(_NPZ_DTYPES if family.in_place else _DTYPES), label="dtype"),
+        dtype=draw(st.sampled_from(dtypes), label="dtype"),
         contents=Contents(
-            draw(st.sampled_from(["normal", "normal", *(VARIED if case.native else CONTENTS)]), label="contents"),
-            draw(st.integers(0, 999), label="seed"),
+            draw(st.sampled_from(kinds), label="contents"), draw(st.integers(0, 999), label="seed")
         ),
         wrapper=draw(st.sampled_from(family.wrappers), label="wrapper"),
         declared=draw(st.sampled_from(declared), label="declared"),
-        container=container,
+        container=draw(st.sampled_from(files + memory), label="container"),
     )
-    written, channels = container != "memory", case.arch.get("in_chans", 3)
-    # A loader may assume three channels if the declaration does not give another number.
-    known = channels == 3 or case.declared == "true"
-    if not written:  # cases in memory are never loaded by create_model
+    channels = case.arch.get("in_chans", 3)
+    # None leaves an argument away. A loader may assume three channels if the declaration does not give another number.
+    known = (channels == 3 or case.declared == "true") and not compared
+    if case.container == "memory":  # cases in memory are never loaded by create_model
         return case
-    asks = family.asks(case.arch) if known and not stratum.many_blocks else ()
-    if asks and draw(st.sampled_from([False, True, False]), label="ask for other options"):
+    asks = family.asks(case.arch) if known and not (case.door or stratum.many_blocks) else ()
+    if asks and draw(st.booleans(), label="ask for other options"):
         case, known = replace(case, asked=draw(st.sampled_from(asks), label="asked")), False
+    own = case.arch["num_classes"]
     case = replace(
         case,
         in_chans=draw(st.sampled_from(_channels_to_ask(channels)), label="in_chans") if known else None,
-        num_classes=draw(st.sampled_from(_classes_to_ask(case.arch["num_classes"])), label="num_classes"),
+        num_classes=draw(st.sampled_from([None, own] if compared else [None, None, 0, 7, own]), label="num_classes"),
     )
-    doors = _doors(family, case, model) if not (case.asked or stratum.many_blocks) else []
-    by_door: bool = draw(st.booleans(), label="by a door") if doors else False
-    if by_door:
-        case = replace(case, door=draw(st.sampled_from(doors), label="door"))
     return replace(case, saved=_saved(case))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
+from itertools import product
 
 import torch
 
@@ -30,6 +31,8 @@ from .judging import NewFailure, Tally, inapplicable, judge
 # Maximum judgements of one shrink; then the smallest failing case so far is reported.
 _SHRINK_BUDGET = 200
 _MAX_SHRUNK = 3
+# How often all strata are searched for a regime that was not met.
+_SEARCHES = 4
 
 
 class Explorer:
@@ -115,10 +118,10 @@ class Explorer:
                     wanting.append(invariant)
             return wanting
 
-        for stratum in strata_of(family):
+        for search, stratum in product(range(_SEARCHES), strata_of(family)):
             if self.drawing.over or not unmet():
                 return
-            for case in self.drawing.more(family, stratum):
+            for case in self.drawing.more(family, stratum, search):
                 trial = Trial(family, case, self.loader)
                 if unmet(trial):
                     self._judge_all(tallies, trial, stratum)
@@ -266,7 +269,7 @@ class Explorer:
         torch.manual_seed(0)
         trial = Trial(family, witness.case, self.loader)
         if owner is not None and not owner.meets(trial.regimes):
-            reason = f"shows where {' or '.join(owner.regime)}, which a run on {self.loader.device} never is"
+            reason = f"shows in regime {' or '.join(owner.regime)}, and its case is not in it here, on {self.loader.device}"
             return records.Witness(self.target, entry_id, "not-applicable", True, reason)
         hiding = self._hiding_entry(trial, entry)
         if hiding is not None and hiding.regime == ["off-cpu"]:

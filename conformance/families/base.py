@@ -209,8 +209,9 @@ class Family:
         """The ways in which a file of the format can be loaded: none without files, no dict of an ``.npz`` file's arrays."""
         if self.containers == ("memory",) or self.unread:
             return ()
-        closed = {"state-dict", "local-dir"} if self.in_place else set()
-        closed |= set() if self.naflex else {"naflex-patches"}
+        closed = {regime.removeprefix("door-") for regime in self.unreachable}
+        closed |= {"state-dict", "local-dir"} if self.in_place else set()
+        closed.add("set-input-size" if self.naflex else "naflex-patches")
         return tuple(door for door in DOORS if door not in closed)
 
     def unsupported(self, case: Case, release: Version) -> str | None:

@@ -119,7 +119,7 @@ BEIT = Family(
     tables=_tables,
     tags=_tags,
     own_regimes=frozenset({"tables-block", "tables-shared", "tables-none", "absolute-positions"}),
-    unreachable=frozenset({"prefix-0", "prefix-1+R"}),
+    unreachable=frozenset({"prefix-0", "prefix-1+R", "door-dynamic-img-size", "door-dynamic-img-pad"}),
     weight=0.6,
 )
 

@@ -100,7 +100,7 @@ RELPOS = Family(
     needs=_needs,
     tags=_tags,
     own_regimes=frozenset({"positions-bias", "positions-mlp", "shared-positions"}),
-    unreachable=frozenset({"prefix-1+R", "wrapped"}),
+    unreachable=frozenset({"prefix-1+R", "wrapped", "door-dynamic-img-size", "door-dynamic-img-pad"}),
     weight=0.22,
 )
 

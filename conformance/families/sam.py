@@ -107,7 +107,9 @@ SAM = Family(
     forward_arch=lambda case: {"windows": _sides(case.arch)},
     tags=_tags,
     own_regimes=frozenset({"global-none", "global-last", "global-all"}),
-    unreachable=frozenset({"wrapped", "prefix-1", "prefix-1+R"}),
+    unreachable=frozenset(
+        {"wrapped", "prefix-1", "prefix-1+R", "door-set-input-size", "door-dynamic-img-size", "door-dynamic-img-pad"}
+    ),
     weight=0.3,
 )
 

@@ -161,6 +161,8 @@ SWIN = Family(
         {
             "prefix-1",
             "prefix-1+R",
+            "door-dynamic-img-size",
+            "door-dynamic-img-pad",
             "source-grid-non-square",
             "square-count-non-square",
             "native-identity:destination-grid-non-square",
@@ -194,6 +196,7 @@ SWIN_V2 = replace(
     tables=lambda arch, geometry: {},
     ambiguity="",
     undecidable=_no_scale,
+    unreachable=SWIN.unreachable - {"door-dynamic-img-size"},
     weight=0.3,
 )
 

@@ -143,7 +143,7 @@ def _same_parameter(
         coarser = max(got.dtype, want.dtype, key=lambda dtype: torch.finfo(dtype).eps if dtype.is_floating_point else 0)
         bound = 2 * trial.created_bound(name)
         if got.dtype != want.dtype and trial.case.dtype == "float64":  # rounded into either model
-            bound = bound + bounds.rounding(want, coarser)
+            bound = bound + bounds.rounding(want.cpu(), coarser)
         yield from trial.compare(name, got.to(coarser), want.to(coarser), bound)
 
 

@@ -161,14 +161,13 @@ def trained_tensors_used(trial: Trial) -> Iterator[Problem]:
         return
     canonical = naflex_model.canonical if trial.case.asks_for_naflex else trial.family.canonical
     got = canonical(trial.case, dict(created.outcome.state_dict()))
-    found = list(_unused(trial, got, "\n".join(created.warned)))
+    warned = "\n".join(created.warned)
+    found = list(_unused(trial, got, warned))
     wanted = trained_tensors(trial)
     # A tensor of one value may be what the model begins with. Where nearly all are such, the rest says nothing of them.
     telling = {name for name, (want, _) in wanted.items() if len(want.unique()) > 1} or wanted.keys()
     if telling <= {name for name, _ in found} and 2 * len(found) >= len(wanted):
-        kind, how = (
-            ("nothing-used", "as a warning says") if created.warned else ("nothing-used-silently", "without a warning")
-        )
+        kind, how = ("nothing-used", "as a warning says") if warned else ("nothing-used-silently", "without a warning")
         yield Problem(kind, "", f"none of the checkpoint's {len(wanted)} trained tensors is in the model, {how}")
         return
     alone = {k: v for k, v in wanted.items() if not trial.base.ok or not _same_as_alone(trial, k)}

@@ -24,7 +24,7 @@ def within(state: str, device: str) -> Iterator[list[str]]:
     changed: list[str] = []
     try:
         _set_plain()
-        with _STATES[state](device):
+        with STATES[state](device):
             before = _settings(device)
             yield changed
             after = _settings(device)
@@ -75,7 +75,7 @@ CODE = {
     "no-grad": ("torch.no_grad()", ""),
     "deterministic": ("torch.use_deterministic_algorithms(True)", "torch.use_deterministic_algorithms(False)"),
 }
-_STATES: dict[str, Callable[[str], AbstractContextManager]] = {
+STATES: dict[str, Callable[[str], AbstractContextManager]] = {
     "default-float64": lambda device: _set(torch.set_default_dtype, torch.float64),
     "default-bfloat16": lambda device: _set(torch.set_default_dtype, torch.bfloat16),
     # Everywhere a device that is not the checkpoint's, as "cuda" is for a file read on the CPU.

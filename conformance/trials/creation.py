@@ -22,7 +22,10 @@ from ..targets.scratch import scratch_folder
 
 @dataclass(frozen=True)
 class Created:
-    """The model, or the exception of a load that was refused, with the warnings of Python and of timm's logger."""
+    """The model, or the exception of a load that was refused, with the warnings of Python and of timm's logger.
+
+    Those of torch are not among them: they are about its functions, and some are given once in a process.
+    """
 
     outcome: nn.Module | Exception
     warned: tuple[str, ...]
@@ -64,7 +67,7 @@ class _Listener(logging.Handler):
 
 @contextmanager
 def _listening() -> Iterator[list[str]]:
-    """The warnings given meanwhile. The loader silences timm's logger otherwise."""
+    """The warnings given meanwhile, but torch's own. The loader silences timm's logger otherwise."""
     heard: list[str] = []
     logger, listener = logging.getLogger("timm"), _Listener(heard)
     level, propagate = logger.level, logger.propagate
@@ -75,7 +78,7 @@ def _listening() -> Iterator[list[str]]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield heard
-            heard += [str(warning.message) for warning in caught]
+            heard += [str(one.message) for one in caught if "torch" not in Path(one.filename).parts]
     finally:
         logger.removeHandler(listener)
         logger.setLevel(level)
