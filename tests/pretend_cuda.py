@@ -30,6 +30,8 @@ from tests.torch_internals import (
 from timm_conformance.trials import ambient
 
 NAME = "pretend"
+# Ambient states that are none on the pretend device.
+PLAIN = ("inference-mode", "autocast")
 _FACTORIES = (
     "empty.memory_format",
     "empty_strided",
@@ -134,8 +136,7 @@ def install() -> None:
         library.impl(name, _made(getattr(getattr(torch.ops.aten, packet), overload or "default")), "PrivateUse1")
     install.library = library  # its registrations live as long as it does
     # A backend in Python is passed over in inference mode, and none has autocast: these two states are plain here.
-    plain = mock.patch.dict(ambient.STATES, {name: _nothing for name in ("inference-mode", "autocast")})
-    plain.start()
+    mock.patch.dict(ambient.STATES, dict.fromkeys(PLAIN, _nothing)).start()
 
 
 def _nothing(device: str) -> nullcontext:

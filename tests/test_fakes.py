@@ -9,6 +9,7 @@ from itertools import chain
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from timm_conformance.cases.case import Case
 from timm_conformance.cases.profiles import PROFILES

@@ -93,8 +93,8 @@ def test_the_names_in_a_safetensors_file_have_the_prefix(tmp_path: Path) -> None
 
 
 def test_a_third_of_the_files_is_saved_by_a_training_script() -> None:
-    names = ("openai_clip", "swin", "deit", "dinov2", "mae", "perception_encoder", "eva", "beit", "sam")
-    found = [case for name in names for cases in DRAWING.cases(FAMILIES[name]).values() for case in cases]
+    families = list(FAMILIES.values())[::3]
+    found = [case for family in families for cases in DRAWING.cases(family).values() for case in cases]
     written = [case for case in found if case.container != "memory" and not case.asked]
     saved = [case for case in written if case.saved]
     assert 0.2 < len(saved) / len(written) < 0.5

@@ -107,6 +107,7 @@ def _created_applies(trial: Trial) -> str | None:
     catches="what the file reader or model factory does by the default dtype or autocast, states that a load changes for good.",
     regimes=("native", "resampled"),
     applies=both(both(_one_in(4), few_blocks), _created_applies),
+    not_on_functions=("native", "resampled"),
 )
 def create_model_ignores_ambient_state(trial: Trial) -> Iterator[Problem]:
     case, outside = trial.case, trial.created_model.outcome

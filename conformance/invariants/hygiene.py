@@ -177,6 +177,7 @@ def shares_no_memory(trial: Trial) -> Iterator[Problem]:
     catches="parameters of the new model that are tensors of the checkpoint.",
     regimes=("native", "resampled"),
     applies=both(both(_IN_MEMORY, few_blocks), both(_one_in(6), as_saved)),
+    not_on_functions=("native", "resampled"),
 )
 def create_model_shares_no_memory(trial: Trial) -> Iterator[Problem]:
     checkpoint = trial.to_device(trial.upstream)

@@ -83,7 +83,7 @@ def _loaded_again(trial: Trial, resized: nn.Module) -> Iterator[Problem]:
     channels = case.in_chans or case.arch.get("in_chans", 3)
     if channels != 3:  # releases before 1.0.31 take every checkpoint's channels for three, which create-model judges
         return
-    saved = {k: v.clone() for k, v in resized.state_dict().items()}
+    saved = {k: v.cpu().clone() for k, v in resized.state_dict().items()}
     with scratch_folder() as folder:
         path = files.write(saved, "bare", "safetensors", Path(folder))
         call: FactoryCall = Visit(trial.loader, family, case, path).call
@@ -108,7 +108,7 @@ def _resized_back(trial: Trial, resized: Any) -> Iterator[Problem]:
     if _TO_COLUMN & back.regimes:
         return
     back.resampling = BICUBIC_ANTIALIAS
-    back.truth = {k: v.clone() for k, v in family.canonical(case, dict(resized.state_dict())).items()}
+    back.truth = {k: v.cpu().clone() for k, v in family.canonical(case, dict(resized.state_dict())).items()}
     try:
         resize(resized, Visit(trial.loader, family, case), case.destination, case.source)
     except Exception as error:

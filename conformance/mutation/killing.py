@@ -170,7 +170,7 @@ class MutantJudge:
         killers: set[str] = set()
         errors: set[str] = set()
         for invariant in explorer.invariants:
-            if not invariant.concerns(candidate.family):
+            if not (invariant.concerns(candidate.family) and invariant.judges(explorer.loader.target)):
                 continue
             judgement = judge(invariant, trial)
             if judgement.outcome == "error":  # of the suite, whose oracle the reference is: a run would end with it
