@@ -55,7 +55,7 @@ def judge(report: str, target: str, *families: str) -> None:
         session = Session(asked, Selection(tuple(families), profile="smoke", device=device), record=record)
         known = load_ledger(DEFAULT_LEDGER).witnesses
         for name in session.witnesses():
-            if known[name].case.ambient not in pretend_cuda.PLAIN:
+            if "ambient" not in known[name].invariant or known[name].case.ambient not in pretend_cuda.PLAIN:
                 session.replay(name)
         for family in session.families:
             session.explore(family)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, wraps
 from inspect import getmembers, isfunction
 from itertools import chain
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from timm_conformance.engine.explorer import Explorer, judge
 from timm_conformance.families import FAMILIES
 from timm_conformance.invariants import INVARIANTS, Invariant
 from timm_conformance.ledger.entries import Ledger
-from timm_conformance.targets.loader import Loader
+from timm_conformance.targets.loader import Convert, Loader
 from timm_conformance.targets.target import parse_target
 from timm_conformance.trials.trial import Trial
 
@@ -163,13 +163,24 @@ FAKES = (
 _SEEDS = range(20)
 
 
+def _undisturbed(convert: Convert) -> Convert:
+    """A fake without the ambient states that its own arithmetic would not bear: the reference, which it calls, guards its own."""
+
+    @wraps(convert)
+    def alone(*args, **kwargs):
+        with torch.autocast("cpu", enabled=False), torch.device("cpu"):
+            return convert(*args, **kwargs)
+
+    return alone
+
+
 @cache
 def loader(name: str) -> Loader:
     """The reference, or a fake as a target; building models takes half the time, so fakes share the reference's."""
     if name == "reference":
         return Loader(parse_target(name))
     fake = Loader(parse_target(f"loader:tests.fakes:{name}"))
-    fake.function = torch.autocast("cpu", enabled=False)(fake.function)  # it computes more than the reference it calls
+    fake.function = _undisturbed(fake.function)
     fake._build = loader("reference")._build
     return fake
 
