@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis.strategies import SearchStrategy
 from packaging.version import Version
 
-from ..cases.case import CONTAINERS, DOORS, NPZ, Case, Geometry, Size
+from ..cases.case import CONTAINERS, DOORS, FORWARD_DOORS, NPZ, Case, Geometry, Size
 
 if TYPE_CHECKING:  # the command line reads this registry without importing torch
     from torch import Tensor
@@ -119,6 +119,7 @@ class Family:
     tags            regimes of a case beyond the common ones; ``own_regimes`` lists all that the family can produce
     undecidable     why no loader could know the answer for a case, or None
     unreachable     regimes that no case of the family is in; ``invariant:regime`` if only that invariant cannot judge them
+    in_forward      doors by which its models resize in a forward, if their output has to be that of a model made at that size
     weight          share of a profile's cases to draw: less if the family shares its code path with another
     """
 
@@ -170,6 +171,7 @@ class Family:
     own_regimes: frozenset[str] = frozenset()
     undecidable: Callable[[Case], str | None] = _decidable
     unreachable: frozenset[str] = frozenset()
+    in_forward: tuple[str, ...] = ("dynamic-img-size", "dynamic-img-pad")
     weight: float = 1.0
 
     @property
@@ -209,9 +211,9 @@ class Family:
         """The ways in which a file of the format can be loaded: none without files, no dict of an ``.npz`` file's arrays."""
         if self.containers == ("memory",) or self.unread:
             return ()
-        closed = {regime.removeprefix("door-") for regime in self.unreachable}
+        closed = {regime.removeprefix("door-") for regime in self.unreachable} | {*FORWARD_DOORS} - {*self.in_forward}
         closed |= {"state-dict", "local-dir"} if self.in_place else set()
-        closed.add("set-input-size" if self.naflex else "naflex-patches")
+        closed |= {"set-input-size"} if self.naflex else set()
         return tuple(door for door in DOORS if door not in closed)
 
     def unsupported(self, case: Case, release: Version) -> str | None:

@@ -119,7 +119,8 @@ BEIT = Family(
     tables=_tables,
     tags=_tags,
     own_regimes=frozenset({"tables-block", "tables-shared", "tables-none", "absolute-positions"}),
-    unreachable=frozenset({"prefix-0", "prefix-1+R", "door-dynamic-img-size", "door-dynamic-img-pad"}),
+    in_forward=(),
+    unreachable=frozenset({"prefix-0", "prefix-1+R"}),
     weight=0.6,
 )
 

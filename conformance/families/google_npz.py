@@ -85,6 +85,7 @@ GOOGLE_NPZ_STEM = replace(
     stride=hybrid.stem_stride,
     max_patch=8,
     unreachable=_NEVER | {"prefix-0", "prefix-1+R"},
+    in_forward=hybrid.UNPADDED,
     weight=0.22,
 )
 

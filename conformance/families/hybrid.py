@@ -13,6 +13,8 @@ from . import asks, vit
 from .base import Arch, Family, Shapes
 
 _BACKBONE = "patch_embed.backbone."
+# What is padded is the stem's output: the stem of a padded image computes something else.
+UNPADDED = ("dynamic-img-size",)
 
 
 # -- ResNet stems ------------------------------------------------------------------------------------------------------
@@ -104,6 +106,7 @@ HYBRID_RESNET = Family(
     own_regimes=frozenset({"stages", "root-alone"}),
     undecidable=without_features,
     unreachable=frozenset({"prefix-0", "prefix-1+R"}),
+    in_forward=UNPADDED,
     weight=0.22,
 )
 

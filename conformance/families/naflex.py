@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ..cases.case import Case
+from ..cases.case import FORWARD_DOORS, Case
 from . import asks, eva_model, naflex_model, vit
 from .base import Arch
 from .eva import EVA_NATIVE
@@ -70,6 +70,7 @@ NAFLEX_VIT = vit.family(
     needs=naflex_model.needs,
     tags=naflex_model.tags,
     own_regimes=naflex_model.REGIMES | {"class-and-registers"},
+    in_forward=FORWARD_DOORS,
     weight=0.4,
 )
 
@@ -133,6 +134,7 @@ NAFLEX_EVA = replace(
     models=EVA_NATIVE.models,
     not_models=EVA_NATIVE.not_models,
     models_module="eva",
+    in_forward=(),
     weight=0.4,
 )
 
@@ -160,6 +162,7 @@ NAFLEX_NATIVE = vit.family(
     undecidable=naflex_model.undecidable_patch,
     forward_arch=lambda case: {"patch_size": case.source.patch_size},
     unreachable=frozenset({"wrapped"}),
+    in_forward=FORWARD_DOORS,
     weight=0.22,
 )
 
@@ -180,6 +183,7 @@ NAFLEX_REGISTERED = replace(
     models=("naflexvit_*",),
     not_models=("*_radio_*", "*_parfac_*"),  # a grid of 128x128 positions; a table for each axis
     models_module="",
+    in_forward=(),
     weight=0.15,
 )
 

@@ -42,6 +42,7 @@ def _into_naflex(classic: Family, **more: Any) -> Family:
         model_class="NaFlexVit",
         models_module="vision_transformer",
         canonical=naflex_model.canonical,
+        in_forward=(),
         tags=lambda case: classic.tags(case) | naflex_model.tags(case),
         **more,
     )

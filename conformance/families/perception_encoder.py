@@ -40,6 +40,7 @@ PERCEPTION_ENCODER = eva_model.family(
     model_kwargs=partial(eva_model.model_kwargs, eps=1e-5),
     implied=lambda arch: frozenset({"head.bias"}),
     foreign=lambda arch: vit.text_tower(),
+    in_forward=(),
     unreachable=frozenset({"prefix-1+R"}),
     weight=0.22,
 )
@@ -57,6 +58,7 @@ PERCEPTION_ENCODER_BARE = eva_model.family(
     by_model=_layer_scale,
     models=("vit_pe_lang_*", "vit_pe_spatial_*"),
     model_kwargs=partial(eva_model.model_kwargs, eps=1e-5),
+    in_forward=(),
     unreachable=frozenset({"prefix-1+R"}),
     weight=0.22,
 )

@@ -100,7 +100,8 @@ RELPOS = Family(
     needs=_needs,
     tags=_tags,
     own_regimes=frozenset({"positions-bias", "positions-mlp", "shared-positions"}),
-    unreachable=frozenset({"prefix-1+R", "wrapped", "door-dynamic-img-size", "door-dynamic-img-pad"}),
+    in_forward=(),
+    unreachable=frozenset({"prefix-1+R", "wrapped"}),
     weight=0.22,
 )
 

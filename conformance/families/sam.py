@@ -107,9 +107,8 @@ SAM = Family(
     forward_arch=lambda case: {"windows": _sides(case.arch)},
     tags=_tags,
     own_regimes=frozenset({"global-none", "global-last", "global-all"}),
-    unreachable=frozenset(
-        {"wrapped", "prefix-1", "prefix-1+R", "door-set-input-size", "door-dynamic-img-size", "door-dynamic-img-pad"}
-    ),
+    in_forward=(),
+    unreachable=frozenset({"wrapped", "prefix-1", "prefix-1+R", "door-set-input-size"}),
     weight=0.3,
 )
 

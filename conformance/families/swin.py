@@ -152,6 +152,7 @@ SWIN = Family(
     model_class="SwinTransformer",
     foreign=_masks,
     square_source_grid=True,
+    in_forward=(),
     square_grids="often",
     grid_multiple=2 ** (_STAGES - 1),
     tables=_tables,
@@ -161,8 +162,6 @@ SWIN = Family(
         {
             "prefix-1",
             "prefix-1+R",
-            "door-dynamic-img-size",
-            "door-dynamic-img-pad",
             "source-grid-non-square",
             "square-count-non-square",
             "native-identity:destination-grid-non-square",
@@ -196,7 +195,6 @@ SWIN_V2 = replace(
     tables=lambda arch, geometry: {},
     ambiguity="",
     undecidable=_no_scale,
-    unreachable=SWIN.unreachable - {"door-dynamic-img-size"},
     weight=0.3,
 )
 
