@@ -74,7 +74,9 @@ def test_drawn_cases_keep_to_their_bounds(name):
     for seed, stratum in product(range(2, 12), strata_of(family)):
         if wanted <= met:
             break
-        met |= {r for case in drawn(family, stratum, seed=seed) for r in regimes(case, family.num_prefix_tokens(case.arch))}
+        met |= {
+            r for case in drawn(family, stratum, seed=seed) for r in regimes(case, family.num_prefix_tokens(case.arch))
+        }
     assert not met & family.unreachable
     assert family.own_regimes <= met
     assert wanted <= met, "a regime no case of the family is in must be in `unreachable`"

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from ..cases.case import (
     CONTENTS,
     DECLARED,
+    FORWARD_DOORS,
     SAVED_ENTRIES,
     SAVED_PREFIXES,
-    FORWARD_DOORS,
     VARIED,
     Case,
     Contents,
@@ -261,9 +261,7 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
     case = replace(
         case,
         dtype=draw(st.sampled_from(dtypes), label="dtype"),
-        contents=Contents(
-            draw(st.sampled_from(kinds), label="contents"), draw(st.integers(0, 999), label="seed")
-        ),
+        contents=Contents(draw(st.sampled_from(kinds), label="contents"), draw(st.integers(0, 999), label="seed")),
         wrapper=draw(st.sampled_from(family.wrappers), label="wrapper"),
         declared=draw(st.sampled_from(declared), label="declared"),
         container=draw(st.sampled_from(files + memory), label="container"),
@@ -274,7 +272,8 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
     if case.container == "memory":  # cases in memory are never loaded by create_model
         return case
     asks = family.asks(case.arch) if known and not (case.door or stratum.many_blocks) else ()
-    if asks and draw(st.booleans(), label="ask for other options"):
+    by_options: bool = draw(st.booleans(), label="ask for other options") if asks else False
+    if by_options:
         case, known = replace(case, asked=draw(st.sampled_from(asks), label="asked")), False
     own = case.arch["num_classes"]
     case = replace(

@@ -269,7 +269,9 @@ class Explorer:
         torch.manual_seed(0)
         trial = Trial(family, witness.case, self.loader)
         if owner is not None and not owner.meets(trial.regimes):
-            reason = f"shows in regime {' or '.join(owner.regime)}, and its case is not in it here, on {self.loader.device}"
+            reason = (
+                f"shows in regime {' or '.join(owner.regime)}, and its case is not in it here, on {self.loader.device}"
+            )
             return records.Witness(self.target, entry_id, "not-applicable", True, reason)
         hiding = self._hiding_entry(trial, entry)
         if hiding is not None and hiding.regime == ["off-cpu"]:

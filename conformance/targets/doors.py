@@ -98,7 +98,12 @@ def open_door(visit: Visit) -> nn.Module:
         return door.load(visit).to(visit.loader.device)
 
 
-@_door("`create_model(name, pretrained=True, pretrained_cfg_overlay=dict(state_dict=...))`")
+def _wrapped(visit: Visit) -> bool:
+    """Whether what is passed as a state dict is one in a wrapper, which only some models' filter functions open."""
+    return visit.case.wrapper != "bare"
+
+
+@_door("`create_model(name, pretrained=True, pretrained_cfg_overlay=dict(state_dict=...))`", may_refuse=_wrapped)
 def _state_dict(visit: Visit) -> nn.Module:
     return visit.call.with_overlay(file=None, state_dict=files.read(visit.path)).loaded()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +21,7 @@ from ..targets.scratch import scratch_folder
 
 @dataclass(frozen=True)
 class Created:
-    """The model, or the exception of a load that was refused, with the warnings of Python and of timm's logger.
-
-    Those of torch are not among them: they are about its functions, and some are given once in a process.
-    """
+    """The model, or the exception of a load that was refused, with what timm's logger warned of."""
 
     outcome: nn.Module | Exception
     warned: tuple[str, ...]
@@ -67,7 +63,10 @@ class _Listener(logging.Handler):
 
 @contextmanager
 def _listening() -> Iterator[list[str]]:
-    """The warnings given meanwhile, but torch's own. The loader silences timm's logger otherwise."""
+    """What timm's logger warns of meanwhile; the loader silences it otherwise.
+
+    Warnings of Python are no word about a load: torch's functions give them, some once in a process.
+    """
     heard: list[str] = []
     logger, listener = logging.getLogger("timm"), _Listener(heard)
     level, propagate = logger.level, logger.propagate
@@ -75,10 +74,7 @@ def _listening() -> Iterator[list[str]]:
     logger.propagate = False
     logger.addHandler(listener)
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield heard
-            heard += [str(one.message) for one in caught if "torch" not in Path(one.filename).parts]
+        yield heard
     finally:
         logger.removeHandler(listener)
         logger.setLevel(level)
