@@ -72,10 +72,15 @@ def _fixed_failures(was: Observed, now: Observed) -> Iterator[tuple[str, str, st
 
 
 def ends(known_bugs: Ledger, versions: Sequence[str]) -> Iterator[tuple[Entry, str, str]]:
-    """Each ledger entry that shows on a CPU, with the last release that has the bug and the first that does not."""
+    """Each ledger entry that shows on a CPU, with the last release that has the bug and the first that does not.
+
+    A view of files that a release does not open ends with its cause: where fewer files are such, nothing was mended.
+    """
     for entry in known_bugs.entries:
+        cause = known_bugs.entry(entry.view_of) if entry.view_of and entry.regime == ["saved-unread"] else None
         for old, new in pairwise(versions) if entry.regime != ["off-cpu"] else ():
-            if entry.applies_to(Version(old)) and not entry.applies_to(Version(new)):
+            goes_on = cause is not None and cause.applies_to(Version(new))
+            if entry.applies_to(Version(old)) and not (entry.applies_to(Version(new)) or goes_on):
                 yield entry, old, new
 
 

@@ -14,7 +14,7 @@ from ..targets.doors import DOORS, Visit
 from ..trials.problems import Problem, raised
 from ..trials.trial import Trial
 from .end_to_end import as_saved
-from .equivalence import TOKENS, output, resized_output
+from .equivalence import TO_COLUMN, TOKENS, output, resized_output
 from .registry import few_blocks, invariant
 
 
@@ -31,6 +31,8 @@ def _no_output(trial: Trial) -> str | None:
     case = trial.case
     if case.contents.kind not in VARIED or max(case.source.tokens, case.destination.tokens) > TOKENS:
         return f"needs tokens that vary (LayerNorm divides by their variance), and no more than {TOKENS} of them"
+    if TO_COLUMN & trial.regimes:
+        return "torch's antialiased resize to one column may be wrong, which other invariants and a probe say"
     if case.in_chans is not None or case.other_classes:
         return "the model has other channels or classes than the checkpoint: its output is its own"
     return few_blocks(trial)

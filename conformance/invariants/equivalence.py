@@ -19,6 +19,8 @@ from .registry import both, few_blocks, invariant, unless
 
 # Attention is quadratic: three float64 passes over the 1369 tokens of DINOv2's native grid take as long as fifty cases.
 TOKENS = 600
+# torch's antialiased CPU kernel is wrong when the result is one pixel wide; other invariants and a probe say so.
+TO_COLUMN = {"patch-to-column", "grid-to-column"}
 # Errors may add up in a way that random ones do not.
 _LUCK = 16
 

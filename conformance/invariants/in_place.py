@@ -19,11 +19,8 @@ from ..trials.loaded import Blocked
 from ..trials.problems import Problem, exact_differences, raised
 from ..trials.trial import Trial
 from .end_to_end import as_saved
-from .equivalence import output
+from .equivalence import TO_COLUMN, output
 from .registry import few_blocks, invariant
-
-# torch's antialiased CPU kernel is wrong when the result is one pixel wide; other invariants and a probe say so.
-_TO_COLUMN = {"patch-to-column", "grid-to-column"}
 
 
 def _applies(trial: Trial) -> str | None:
@@ -105,7 +102,7 @@ def _resized_back(trial: Trial, resized: Any) -> Iterator[Problem]:
     """Problems of the model's tensors after it was resized to the checkpoint's own geometry again."""
     case, family = trial.case, trial.family
     back = Trial(family, replace(case, source=case.destination, destination=case.source), trial.loader, trial.device)
-    if _TO_COLUMN & back.regimes:
+    if TO_COLUMN & back.regimes:
         return
     back.resampling = BICUBIC_ANTIALIAS
     back.truth = {k: v.cpu().clone() for k, v in family.canonical(case, dict(resized.state_dict())).items()}
