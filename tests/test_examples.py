@@ -59,7 +59,7 @@ def test_every_profile_judges_examples(profile, tmp_path):
 @pytest.mark.parametrize("profile", ["smoke", "gate"])
 def test_every_profile_meets_the_regimes_of_every_known_bug(profile):
     """By a stratum or a pinned case, whatever the ledger of the run is. A run on a CPU is never off it."""
-    met, ends = set(), (Version(MODEL_RELEASE), Version("0.9.0"))  # the first one reads the fewest training checkpoints
+    met, ends = set(), (Version(MODEL_RELEASE), Version("0.9.0"))  # 0.9.0 opens the fewest training checkpoints
     reads = lambda family, case: all(reads_saved(family, case, end) for end in ends)  # noqa: E731
     nowhere = SimpleNamespace(device="cpu", reads_saved=reads)
     entries = [e for e in load_ledger(DEFAULT_LEDGER).entries if "off-cpu" not in " ".join(e.regime)]

@@ -51,13 +51,13 @@ def fixes(seen: Mapping[str, Observations], known_bugs: Ledger) -> list[Fix]:
         cases: dict[tuple[str, str, str, str, str], dict[int, bool]] = {}
         for family in before.keys() & after.keys():
             for number, (was, now) in enumerate(zip(before[family], after[family], strict=True)):
-                if "saved-unread" in was.regimes - now.regimes:
-                    continue  # the release opens more files: targets/file_reader.py says since when
+                # The release opens more files: targets/file_reader.py says since when, and an entry only where one ends.
+                opened = "saved-unread" in was.regimes - now.regimes
                 for invariant, kind, tensor in _fixed_failures(was, now):
                     entry = first_covering(ending, family, invariant, (kind, tensor), was.regimes)
                     owner = entry.id if entry else ""
                     passes = invariant in now.passed
-                    if owner or passes:
+                    if owner or (passes and not opened):
                         cases.setdefault((owner, kind, tensor, invariant, family), {})[number] = passes
         found += [Fix(old, new, *key, frozenset(some), any(some.values())) for key, some in sorted(cases.items())]
     return found
@@ -72,15 +72,10 @@ def _fixed_failures(was: Observed, now: Observed) -> Iterator[tuple[str, str, st
 
 
 def ends(known_bugs: Ledger, versions: Sequence[str]) -> Iterator[tuple[Entry, str, str]]:
-    """Each ledger entry that shows on a CPU, with the last release that has the bug and the first that does not.
-
-    A view of files that a release does not open ends with its cause: where fewer files are such, nothing was mended.
-    """
+    """Each ledger entry that shows on a CPU, with the last release that has the bug and the first that does not."""
     for entry in known_bugs.entries:
-        cause = known_bugs.entry(entry.view_of) if entry.view_of and entry.regime == ["saved-unread"] else None
         for old, new in pairwise(versions) if entry.regime != ["off-cpu"] else ():
-            goes_on = cause is not None and cause.applies_to(Version(new))
-            if entry.applies_to(Version(old)) and not (entry.applies_to(Version(new)) or goes_on):
+            if entry.applies_to(Version(old)) and not entry.applies_to(Version(new)):
                 yield entry, old, new
 
 
