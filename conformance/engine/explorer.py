@@ -155,13 +155,11 @@ class Explorer:
             tally.worst = max(tally.worst or 0.0, result.worst)
         if outcome == "fail":
             owners = {(p.kind, p.tensor): (p, self.attribute(trial, invariant, p)) for p in result.problems}
-            for key, (problem, entry) in owners.items():
+            for problem, entry in owners.values():
                 if entry is not None:
                     tally.known[entry.id] += 1
-                elif key in tally.new:
-                    tally.new[key].count += 1
                 else:
-                    tally.new[key] = NewFailure(problem, trial.case, stratum)
+                    tally.count(problem, trial.case, stratum)
             if all(entry is not None for _, entry in owners.values()):
                 outcome = "known"
         tally.cases[outcome] += 1

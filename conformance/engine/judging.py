@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ..cases.case import Case
+from ..drawing.drawing import PINNED
 from ..drawing.strategies import Stratum
 from ..invariants import Invariant
 from ..targets.models import Unsupported
@@ -78,3 +79,12 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     new: dict[tuple[str, str], NewFailure] = field(default_factory=dict)
     worst: float | None = None
+
+    def count(self, problem: Problem, case: Case, stratum: Stratum) -> None:
+        """Count a problem that no ledger entry explains. A drawn case takes a pinned one's place: it alone can be shrunk."""
+        key = (problem.kind, problem.tensor)
+        seen = self.new.get(key)
+        if seen is None or (seen.stratum == PINNED != stratum):
+            self.new[key] = NewFailure(problem, case, stratum, seen.count + 1 if seen else 1)
+        else:
+            seen.count += 1

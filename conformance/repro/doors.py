@@ -77,6 +77,7 @@ def _by_door(scripted: ScriptableCase, written: bool) -> list[str] | None:
 def assertion_of(witness: WitnessFile, scripted: ScriptableCase) -> tuple[Assertion, str]:
     """That the two models agree in the tensor, or in the output, and a pattern of the script's output."""
     if DOORS[scripted.case.door].fed is not None:
+        raises = witness.kind.startswith("raises-")
         channels, height, width = scripted.input_size
         cut = "[..., :-1, :-1]" if scripted.case.door == "dynamic-img-pad" else ""
         before = [
@@ -89,7 +90,8 @@ def assertion_of(witness: WitnessFile, scripted: ScriptableCase) -> tuple[Assert
             "    want = created.double().eval()(image)",
             f"    off = float((model.double().eval()(image{cut}) - want).abs().max() / want.abs().max())",
         ]
-        return _agree("the output", lines, before), "off by"
+        said = witness.kind.removeprefix("raises-") if raises else "off by"
+        return _agree("the output", lines, before, raises=raises), said
     if witness.kind == "nothing-used":
         lines = [
             "pairs = zip(created.state_dict().values(), model.state_dict().values())",
@@ -102,6 +104,8 @@ def assertion_of(witness: WitnessFile, scripted: ScriptableCase) -> tuple[Assert
     return _agree(witness.tensor, lines), "off by"
 
 
-def _agree(what: str, lines: list[str], before: tuple[str, ...] | list[str] = ()) -> Assertion:
+def _agree(
+    what: str, lines: list[str], before: tuple[str, ...] | list[str] = (), *, raises: bool = False
+) -> Assertion:
     ends = ["bug = not off < 1e-3", 'got = f"off by {off:.3g}" if bug else expected']
-    return Assertion(f'"{what} as create_model makes it of the same file"', [*lines, *ends], before, raised="False")
+    return Assertion(f'"{what} as create_model makes it of the same file"', [*lines, *ends], before, raised=str(raises))

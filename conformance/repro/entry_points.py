@@ -92,9 +92,12 @@ def create_model_line(
     if case.in_chans is not None or "in_chans" in case.arch:
         given["in_chans"] = str(case.in_chans or case.arch["in_chans"])
     start = ["name", f"pretrained={pretrained}", "pretrained_cfg_overlay=overlay"]
-    arguments = ", ".join([*start, *map("=".join, given.items()), *more])
-    line = f"model = timm.create_model({arguments}, **options)"
-    return line if len(line) < source_code.WIDTH - 8 else f"model = timm.create_model(\n    {arguments}, **options\n)"
+    parts = [", ".join(start), ", ".join([*map("=".join, given.items()), *more, "**options"])]
+    line = f"model = timm.create_model({', '.join(parts)})"
+    if len(line) < source_code.WIDTH - 8:
+        return line
+    between = ", " if sum(map(len, parts)) < source_code.WIDTH - 12 else ",\n    "
+    return f"model = timm.create_model(\n    {between.join(parts)}\n)"
 
 
 def _overlay(source: str, overlay: dict[str, Any]) -> str:
