@@ -104,8 +104,6 @@ def assertion_of(witness: WitnessFile, scripted: ScriptableCase) -> tuple[Assert
     return _agree(witness.tensor, lines), "off by"
 
 
-def _agree(
-    what: str, lines: list[str], before: tuple[str, ...] | list[str] = (), *, raises: bool = False
-) -> Assertion:
+def _agree(what: str, lines: list[str], before: tuple[str, ...] | list[str] = (), *, raises: bool = False) -> Assertion:
     ends = ["bug = not off < 1e-3", 'got = f"off by {off:.3g}" if bug else expected']
     return Assertion(f'"{what} as create_model makes it of the same file"', [*lines, *ends], before, raised=str(raises))
