@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -15,9 +16,16 @@ class UserError(Exception):
     """A wrong argument, file or environment."""
 
 
+# A control sequence of a terminal: ECMA-48, "CSI ... final byte".
+_ESCAPE_CODE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+
+
 def one_line(text: object) -> str:
-    """The text of another library's exception in one line of at most 300 characters, with unprintable characters escaped."""
-    folded = " ".join(str(text).split())[:300]
+    """The text of another library's exception in one line of at most 300 characters.
+
+    Escape codes of terminals, such as colours, are left out; other unprintable characters are escaped.
+    """
+    folded = " ".join(_ESCAPE_CODE.sub("", str(text)).split())[:300]
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in folded)
 
 

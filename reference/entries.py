@@ -37,8 +37,8 @@ class Opened:
     @property
     def where(self) -> str:
         """Entry and prefix in words. Empty for a plain dict of tensors."""
-        words = [f"read from {'.'.join(self.entry)}"] if self.entry else []
-        words += [f"without the prefix {self.prefix}"] if self.prefix else []
+        words = [f"under {'.'.join(self.entry)}"] if self.entry else []
+        words += [f"behind {self.prefix}"] if self.prefix else []
         return ", ".join(words)
 
 

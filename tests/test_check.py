@@ -48,7 +48,7 @@ def _plain() -> dict:
 
 @pytest.mark.parametrize(
     ("container", "wrapper", "opened"),
-    [("safetensors", "bare", ""), ("pth", "bare", ""), ("pth", "model.state_dict", "read from model.state_dict")],
+    [("safetensors", "bare", ""), ("pth", "bare", ""), ("pth", "model.state_dict", "under model.state_dict")],
 )
 def test_a_checkpoint_in_timms_names_agrees(tmp_path, container, wrapper, opened):
     """In every container and wrapper: exit code 0, every tensor compared, the forward run, and said what was opened."""
@@ -57,7 +57,7 @@ def test_a_checkpoint_in_timms_names_agrees(tmp_path, container, wrapper, opened
     assert lines(found, path)[0] == ("checkpoint", ", ".join(filter(None, (str(path), container, opened))))
     assert (found.exit_code, found.format, found.families[0]) == (0, "timm_native", "timm_native")
     assert found.tensors == 152
-    assert found.forward.verdict == "agrees"
+    assert found.forward.verdict == "same"
     assert found.forward.taken["num_heads"] == 3
 
 
@@ -91,7 +91,7 @@ def test_2120_is_a_refusal_that_the_ledger_explains(clip):
     assert (grid.kind, grid.tensor, grid.entries) == ("value", "pos_embed", ["clip-grid-not-antialiased"])
     assert "upgrade to timm 1.0.3 or later, where this is mended" in found.advice
     assert any("--fix" in line for line in found.advice)
-    assert found.forward.verdict == "agrees"  # at its own size 0.9.16 loads it
+    assert found.forward.verdict == "same"  # at its own size 0.9.16 loads it
 
 
 def test_other_values_are_found_though_nothing_is_refused(clip):
@@ -122,7 +122,7 @@ def test_an_image_that_patches_do_not_fill(tmp_path):
     """The forward is that of the checkpoint's own size, whatever the model's image has beyond its patches."""
     found = answer(save(tmp_path, _plain()), img_size=(230, 230))
     assert (found.exit_code, found.source) == (0, found.destination)
-    assert found.forward.verdict == "agrees"
+    assert found.forward.verdict == "same"
 
 
 @pytest.mark.parametrize(("classes", "channels"), [(10, 1), (0, 4), (None, 3)])
@@ -133,7 +133,7 @@ def test_other_classes_and_channels(tmp_path, classes, channels):
     assert found.tensors == (152 if classes is None else 150)
     assert found.classes == (1000, 1000 if classes is None else classes)
     assert found.in_chans == (3, channels)
-    assert found.forward.verdict == "agrees"
+    assert found.forward.verdict == "same"
 
 
 def test_a_checkpoint_brings_its_own_number_of_classes(tmp_path):

@@ -53,7 +53,7 @@ def test_json(tiny):
     done = check(tiny, "--model", TINY, "--img-size", "96x160", "--format", "json")
     found = json.loads(done.stdout)
     assert found["destination"] == {"patch_size": [16, 16], "grid_size": [6, 10]}
-    assert (found["exit_code"], found["forward"]["verdict"]) == (0, "agrees")
+    assert (found["exit_code"], found["forward"]["verdict"]) == (0, "same")
 
 
 @pytest.mark.parametrize(

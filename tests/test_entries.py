@@ -135,9 +135,9 @@ def test_a_source_and_a_refusal_say_what_was_read() -> None:
     assert (source.entry, source.prefix) == (("state_dict_ema",), COMPILED)
     assert Source.of(own, model(GEOMETRY)).prefix == ""
     lacking = saved({k: v for k, v in own.items() if k != "norm.bias"}, ("model", "state_dict_ema"), COMPILED)
-    said = "(read from model.state_dict_ema, without the prefix _orig_mod.)"
+    said = "(under model.state_dict_ema, behind _orig_mod.)"
     assert refusal(lacking, model(GEOMETRY)) == f"checkpoint does not fit the model: missing: norm.bias {said}"
-    assert refusal({"model": {"a": own["norm.bias"]}}, model(GEOMETRY)).endswith("keys seen: a (read from model)")
+    assert refusal({"model": {"a": own["norm.bias"]}}, model(GEOMETRY)).endswith("keys seen: a (under model)")
     assert refusal({"a": own["norm.bias"]}, model(GEOMETRY)).endswith("keys seen: a")
 
 

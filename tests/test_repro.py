@@ -136,7 +136,7 @@ def test_a_stored_witness_has_a_script_of_its_own(witness) -> None:
     ("args", "says"),
     [
         (["clip-early-retrun"], "did you mean 'clip-early-return'?"),
-        (["99999"], "unknown ledger entry, issue or witness file '99999'"),
+        (["99999"], "no ledger entry links issue #99999"),
         (["missing.json", "--target", "reference"], "witness missing.json"),
         (["{witness}"], "which target does it fail on? Name it with --target"),
         (["{witness}", "--target", f"timm=={NEW}"], f"does not show on timm=={NEW}"),

@@ -93,7 +93,7 @@ def test_the_reference_refuses_the_invalid_ones_for_what_is_wrong_with_them(timm
             arrays = load_arrays(FOLDER / document.family / vector.checkpoint.file)
             with pytest.raises(reference.LoadError) as raised:
                 by_the_reference(arrays, said)
-            said_why = str(raised.value).partition(" (read from ")[0]
+            said_why = str(raised.value).partition(" (under ")[0]
             assert fnmatchcase(said_why, f"checkpoint does not fit the model: {reasons[vector.damage]}"), vector.id
 
 

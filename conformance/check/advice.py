@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+from packaging.version import Version
+
+from ..cases.case import Case
 from ..drawing.catalogue import models_of
-from ..families import READ
+from ..families import READ, Family
 from ..ledger.entries import Entry
 from ..probes.registry import ProbeAnswer
+from ..reference import Opened
+from ..targets.file_reader import first_to_read
+from ..targets.loader import Loader
 from ..trials.problems import Problem
 from .loading import RequestedModel
 
@@ -68,6 +75,21 @@ def causes_beside_the_loader(form: str, taken: Mapping[str, Any], same_load: boo
     if form in _MOBILECLIP:
         lines.append("timm's MobileCLIP does not pad its first convolution, upstream's does (docs/findings.md)")
     return lines
+
+
+def with_quick_gelu(model: str, loader: Loader) -> list[str]:
+    """The registered model that has OpenAI's QuickGELU in place of ``model``'s activation, if the release has one."""
+    other = model.replace("_clip_", "_clip_quickgelu_")
+    if other != model and loader.knows_model(other):
+        return [f"--model {other} has QuickGELU, as OpenAI's models do"]
+    return ["OpenAI's models have QuickGELU: create_model(..., act_layer='quick_gelu')"]
+
+
+def first_reader(family: Family, case: Case, opened: Opened, release: Version | None) -> str:
+    """That a later release opens a file whose tensors lie there; empty if none does."""
+    saved = "+".join(filter(None, (".".join(opened.entry), opened.prefix)))
+    first = first_to_read(family, replace(case, saved=saved), release) if release is not None else None
+    return f"upgrade to timm {first} or later, which reads what lies {opened.where}" if first else ""
 
 
 def fix_hint() -> str:

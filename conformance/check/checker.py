@@ -9,8 +9,8 @@ the tensors of a ``.npz`` file as they are. So they are released after conversio
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,24 @@ from torch import Tensor, nn
 
 from ..cases.case import Case, Geometry
 from ..errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, UserError
-from ..families import FAMILIES
 from ..ledger.entries import DEFAULT_LEDGER, load_ledger
 from ..reference import LoadError, open_checkpoint, unwrap
-from ..reference.destination import FIRST, Destination
+from ..reference.destination import Destination
 from ..reference.loader import Source
 from ..targets.loader import Loader
 from ..targets.target import parse_target
 from ..trials.problems import Problem
-from . import advice, fix
+from . import advice, fix, sizes
 from .comparison import CheckpointTrial, grouped
-from .detection import Recognised, evidence, families_of, recognise
+from .detection import Detector, Recognised, evidence
 from .hyperparameters import NOT_IN_TENSORS, hyperparameters
-from .loading import Checkpoint, Loaded, RequestedModel, create, known_model, load
+from .loading import RequestedModel, create, known_model
+from .opening import Opening, opening
+from .outside import Told, told
 from .protocol import Answer, Difference, Forward, Request
 from .reading import container_of, read
 from .sanity import require_weights
-
-_HEADS = ("head.weight", "head.fc.weight")
+from .target_loads import TargetLoads
 
 
 def check_checkpoint(request: Request) -> Answer:
@@ -47,8 +47,8 @@ def check_checkpoint(request: Request) -> Answer:
 class _Check:
     """One check and the answer that it fills in step by step.
 
-    ``wanted`` is the model that the user asks for, ``default`` the registered model without further options, and ``usual``
-    the shapes and sizes of ``default``.
+    ``wanted`` is the model that the user asks for, ``default`` the registered model at the sizes and with the options asked for,
+    and ``usual`` the shapes and sizes of ``default``.
     """
 
     def __init__(self, request: Request) -> None:
@@ -61,19 +61,25 @@ class _Check:
         self.faults = self.loader.library_faults
         self.entries = self.ledger.active(self.loader.release, self.faults)
         # timm builds a model at the declared input size unless an img_size is given.
-        self.wanted = RequestedModel(request.model, request.patch_size, request.img_size or request.input_size)
+        size = request.img_size or request.input_size
+        self.wanted = RequestedModel(request.model, request.patch_size, size, options=request.options)
         self.default: Any = create(self.wanted)
         try:
             self.usual = Destination.of(self.default)
         except LoadError as error:
             raise UserError(f"--model {request.model}: {error}") from None
+        self.detector = Detector(request.model, self.module, self.usual)
+        self.wanted = replace(self.wanted, num_classes=request.num_classes, in_chans=request.in_chans)
         self._content: Mapping[str, Any] | None = read(self.path)
-        self.names = frozenset(self._content)
+        self.opening: Opening | None = None
         self.recognised: Recognised | None = None
+        self.told = Told()
+        self.loads = TargetLoads(request, self.loader, self.result.container, frozenset(self._content), self.default)
 
     def run(self) -> Answer:
         """Do the check. Raises :class:`UserError`."""
         result = self.result
+        result.notes = sizes.notes(self.request, self.usual)
         try:
             self.recognised = self._recognise()
             trial = self._compare_tensors(self.recognised)
@@ -83,8 +89,9 @@ class _Check:
         except LoadError as error:
             self._report_refusal(str(error))
             return result
-        result.exit_code = EXIT_FAILURE if result.error or result.differences else EXIT_EXPECTED
-        self._advise(forward, judged_already)
+        wrong = result.error or result.differences or result.unread
+        result.exit_code = EXIT_FAILURE if wrong else EXIT_EXPECTED
+        self._advise(trial.case, forward, judged_already)
         return result
 
     def _release_content(self) -> None:
@@ -97,33 +104,44 @@ class _Check:
         """What the file holds, read again where it was released."""
         return read(self.path) if self._content is None else self._content
 
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """The checkpoint for the reference: the file as it stands, or the tensors that a search or the user took out of it."""
+        assert self.opening is not None
+        return self.content if self.opening.by_timm else self.opening.opened.state
+
     # -- what it is --------------------------------------------------------------------------------------------------
 
     def _recognise(self) -> Recognised:
-        opened = open_checkpoint(self.content)
-        self.result.opened, state = opened.where, opened.state
+        request = self.request
         try:
-            form = recognise(state, self.usual.shapes, self.request.model, self.module)
+            self.opening = opening(self.content, self.detector, request.entry, request.prefix)
         except LoadError:
-            _require_weights(state)  # gives a better reason for some files
+            with suppress(LoadError):
+                opened = open_checkpoint(self.content)
+                self.result.opened = opened.where
+                _require_weights(opened.state)
             raise
-        families = families_of(form, self.request.model, self.module)
-        self.result.format = form.name
-        self.result.evidence = evidence(form, state)
-        self.result.families = [f.name for f in families]
+        opened = self.opening.opened
+        self.result.opened, self.result.beside, state = opened.where, self.opening.beside, opened.state
+        recognised = self.detector.recognised(state)
+        self.result.format = recognised.form.name
+        self.result.evidence = evidence(recognised.form, state)
+        self.result.families = [f.name for f in recognised.families]
         _require_weights(state)
-        shapes = form.decode({k: v.to("meta") for k, v in state.items()}, self.usual.facts)
-        classes = next((len(shapes[k]) for k in _HEADS if k in shapes), 0)
-        first = next((shapes[k] for k in reversed(FIRST) if k in shapes), None)
-        return Recognised(form, families, classes, self.usual.facts.in_chans if first is None else first.shape[1])
+        self.told = told(self.content, state)
+        self.result.notes += self.told.text()
+        return recognised
 
     def _requested_model(self, recognised: Recognised) -> RequestedModel:
         """The model asked for. It has the checkpoint's classes and channels unless the request names others."""
-        counts = {"num_classes": recognised.num_classes, "in_chans": recognised.in_chans}
-        given = {k: n if getattr(self.request, k) is None else getattr(self.request, k) for k, n in counts.items()}
+        own = {"num_classes": recognised.num_classes, "in_chans": recognised.in_chans}
+        asked = {k: getattr(self.request, k) for k in own}
+        given = {k: n if asked[k] is None else asked[k] for k, n in own.items()}
         self.result.classes = recognised.num_classes, given["num_classes"]
         self.result.in_chans = recognised.in_chans, given["in_chans"]
-        return replace(self.wanted, **self._unusual_counts(given))
+        unusual = self._unusual_counts(given)
+        return replace(self.wanted, **{k: unusual[k] if asked[k] is None else asked[k] for k in own})
 
     def _unusual_counts(self, counts: Mapping[str, int]) -> dict[str, Any]:
         """Numbers of classes and channels that ``create_model`` has to be given: None for the registered model's own."""
@@ -141,7 +159,7 @@ class _Check:
         resampling = family.resampling(family.by_model(request.model))
         other_classes = request.num_classes not in (None, recognised.num_classes)
         source = Source.of(
-            self.content,
+            self.given,
             model,
             input_size=request.input_size,
             resampling=resampling,
@@ -150,6 +168,7 @@ class _Check:
         right, destination = source.fitted(model), Destination.of(model)
         case = self._case(recognised, model, source, destination)
         result.source, result.destination, result.stride = case.source, case.destination, destination.stride
+        result.notes += sizes.guessed_grid(request, source, destination)
         old, new = (next(iter(windows.values()), None) for windows in (source.windows, destination.windows))
         result.windows = (old, new) if old and new and new != destination.grid_size else None
         if request.fix:
@@ -157,7 +176,8 @@ class _Check:
             fix.write(Path(request.fix), right, made)
             result.fixed = request.fix
         self._release_content()
-        loaded = self._load_on_target(asked, recognised)
+        assert self.opening is not None
+        loaded = self.loads.load_or_take_out(asked, recognised, self.opening, right, self._content or {}, result)
         trial = CheckpointTrial(family, case, self.loader, source, destination, right, loaded)
         result.loaded = loaded.failure is None
         problems = [] if loaded.state_dict else [loaded.failure]
@@ -168,13 +188,14 @@ class _Check:
 
     def _case(self, recognised: Recognised, model: nn.Module, source: Source, destination: Destination) -> Case:
         """The check as a case of the suite, which invariants and the ledger need."""
-        request, upstream = self.request, unwrap(self.content)
+        assert self.opening is not None
+        request, upstream = self.request, self.opening.opened.state
         (chans, asked_chans), (classes, asked_classes) = self.result.in_chans, self.result.classes
         arch = hyperparameters(model, upstream, source.state) | recognised.family.by_model(request.model)
         grids = (old for k, old in source.windows.items() if destination.windows[k] == destination.grid_size)
         return Case(
             family=recognised.family.name,
-            arch=arch | {"in_chans": chans},
+            arch=arch | self.told.options | {"in_chans": chans},
             source=Geometry(source.patch_size, source.grid_size or next(grids, destination.grid_size)),
             destination=Geometry(destination.patch_size, destination.grid_size),
             dtype=_dtype(source.state),
@@ -185,21 +206,6 @@ class _Check:
             in_chans=None if chans == asked_chans else asked_chans,
             num_classes=None if classes == asked_classes else asked_classes,
         )
-
-    def _load_on_target(self, wanted: RequestedModel, recognised: Recognised | None) -> Loaded:
-        """Load the checkpoint with the target. For an unknown format, the model's own classes and channels are declared."""
-        family = recognised.family if recognised else FAMILIES["timm_native"]
-        checkpoint = Checkpoint(
-            path=self.path,
-            container=self.result.container,
-            names=self.names,
-            family=family,
-            arch=family.by_model(self.request.model),
-            num_classes=recognised.num_classes if recognised else self.default.num_classes,
-            in_chans=recognised.in_chans if recognised else 3,
-            input_size=self.request.input_size,
-        )
-        return load(self.loader, wanted, checkpoint, partial(read, self.path))
 
     def _with_ledger(self, trial: CheckpointTrial, problems: Any) -> list[Difference]:
         families = self.result.families or [trial.family.name]
@@ -219,26 +225,33 @@ class _Check:
         if reason:
             return Forward("not compared", reason)
         if trial.outcome.model is None:
-            trial.outcome = self._load_on_target(self._native_model(recognised, trial.case), recognised)
+            trial.outcome = self.loads.load(self._native_model(recognised, trial.case), recognised)
         if trial.outcome.failure is not None:
             said = trial.outcome.failure.message
             return Forward("not compared", f"the target does not load it at its own size: {said}")
         try:
-            problems = list(trial.outputs(unwrap(self.content)))
+            problems = list(trial.outputs(self._upstream()))
         except LoadError as error:
             return Forward("not compared", str(error))
-        taken = {k: trial.case.arch[k] for k in NOT_IN_TENSORS if trial.case.arch.get(k)}
+        arch = trial.case.arch
+        taken = {k: arch[k] for k in NOT_IN_TENSORS if arch.get(k) and k not in self.told.options}
         if not problems:
-            return Forward("agrees", "", max(trial.fractions, default=0.0), taken)
+            return Forward("same", "", max(trial.fractions, default=0.0), taken)
         (found,) = self._with_ledger(trial, problems)
         return Forward("differs", found.text, found.fraction, taken, found.entries)
+
+    def _upstream(self) -> Mapping[str, Tensor]:
+        """The tensors of the checkpoint in the upstream layout, read again where they were released."""
+        assert self.opening is not None
+        return unwrap(self.content) if self.opening.by_timm else self.opening.opened.state
 
     def _native_model(self, recognised: Recognised, case: Case) -> RequestedModel:
         """The model at the checkpoint's own geometry, with its classes and channels."""
         counts = self._unusual_counts({"num_classes": recognised.num_classes, "in_chans": recognised.in_chans})
         usual = case.source.patch_size == self.usual.patch_size and not self.request.patch_size
         patch = None if usual else case.source.patch_size
-        return RequestedModel(self.request.model, patch, recognised.family.img_size(case.arch, case.source), **counts)
+        size = recognised.family.img_size(case.arch, case.source)
+        return RequestedModel(self.request.model, patch, size, **counts, options=self.request.options)
 
     # -- what to do --------------------------------------------------------------------------------------------------
 
@@ -246,14 +259,16 @@ class _Check:
         """Report that the reference cannot use the checkpoint, and whether the target loads it."""
         result = self.result
         result.refused, result.exit_code = reason, EXIT_USAGE
-        loaded = self._load_on_target(self.wanted, self.recognised)
+        loaded = self.loads.load(self.wanted, self.recognised)
         result.loaded = loaded.failure is None
         result.error = "" if loaded.failure is None else loaded.failure.message
         if loaded.model is not None and result.loaded:
             result.tensors = len(loaded.state_dict.keys() & loaded.model.state_dict().keys())
         result.advice = advice.after_refusal(reason, result.format)
+        beware = "" if result.loaded else self.loads.unnoticed(self.wanted, self.recognised)
+        result.advice += [beware] if beware else []
 
-    def _advise(self, forward: Forward, same_load: bool) -> None:
+    def _advise(self, case: Case, forward: Forward, same_load: bool) -> None:
         """Add the known bugs and the advice.
 
         ``same_load`` tells whether the output comes from the same load as the tensors that were compared.
@@ -266,9 +281,16 @@ class _Check:
         lines = [advice.remedy(entry, self.faults) for entry in entries]
         if forward.verdict == "differs" and not entries and not result.differences:
             lines += advice.causes_beside_the_loader(result.format, forward.taken, same_load)
+        if forward.verdict == "differs" and self.told.openai:
+            lines += advice.with_quick_gelu(self.request.model, self.loader)
+        if result.unread:
+            assert self.opening is not None
+            assert self.recognised is not None
+            reader = advice.first_reader(self.recognised.family, case, self.opening.opened, self.loader.release)
+            lines.insert(0, reader or "take its tensors out of the file as the call above does, or use --fix")
         if result.fixed:
             lines += advice.loading_code(self.wanted, result.fixed)
-        elif result.error or result.differences:
+        elif result.error or result.differences or result.unread:
             lines.append(advice.fix_hint())
         result.advice = list(dict.fromkeys(lines))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from ..ledger.entries import DEFAULT_LEDGER, load_ledger
 from ..targets import subprocess_call
 from ..targets import target as targets
 from .fix import check_path
+from .names import model_name
 from .protocol import Answer, Request
 from .render import render
 
@@ -24,6 +27,8 @@ def check(checkpoint: Path, *, form: str, timeout: float, **options: Any) -> int
 
     ``timeout`` is in seconds. ``options`` are the fields of :class:`Request` without ``path``; sizes are text as typed.
     """
+    options["model"] = model_name(options["model"])
+    options["options"] = _options(options.pop("option"))
     sizes: dict[str, Any] = {name: _size(name, options.pop(name)) for name in ("patch_size", "img_size", "input_size")}
     if not checkpoint.exists():
         raise UserError(f"checkpoint {checkpoint}: there is no such file")
@@ -40,6 +45,31 @@ def check(checkpoint: Path, *, form: str, timeout: float, **options: Any) -> int
     else:
         render(answer, checkpoint)
     return answer.exit_code
+
+
+# Options of create_model that have their own option here, or that a check sets itself.
+_OWN = ("img_size", "patch_size", "num_classes", "in_chans")
+_SET = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "model_name", "cache_dir")
+
+
+def _options(texts: Sequence[str]) -> dict[str, Any]:
+    """Arguments of ``create_model`` from ``NAME=VALUE``; a value is a Python literal, or text. Raises :class:`UserError`."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise UserError(
+                f"--option {text!r}: write NAME=VALUE, an argument of create_model, for example global_pool=avg"
+            )
+        if name in _OWN:
+            raise UserError(f"--option {name}: it has an option of its own, --{name.replace('_', '-')}")
+        if name in _SET:
+            raise UserError(f"--option {name}: the check sets it itself")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
 
 
 def _size(name: str, text: str | None) -> Size | None:

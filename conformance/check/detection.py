@@ -9,9 +9,13 @@ from torch import Tensor
 
 from ..drawing.catalogue import catalogue, models_of
 from ..families import READ, Family
-from ..reference import Format, LoadError, detect
+from ..reference import FORMATS, Format, LoadError, detect
+from ..reference.destination import FIRST, Destination
 
 _SHOWN = 4
+_HEADS = ("head.weight", "head.fc.weight")
+# The share of tensors that a model and a checkpoint must have in common to fit.
+_NEARLY_ALL = 0.8
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,42 @@ def recognise(state: Mapping[str, Tensor], names: Mapping[str, object], model: s
     except LoadError:
         return read_as
     return by_keys if families_of(by_keys, model, module) else read_as
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Detection for a model that was asked for: its name, its timm ``module``, and its shapes and sizes."""
+
+    model: str
+    module: str
+    usual: Destination
+
+    def form_of(self, state: Mapping[str, Tensor]) -> str:
+        """The name of the format of a state dict. Raises :class:`reference.LoadError`."""
+        return recognise(state, self.usual.shapes, self.model, self.module).name
+
+    def fits(self, state: Mapping[str, Tensor], form: str) -> bool:
+        """Whether the model has nearly all of a state dict's tensors, and their widths."""
+        own = self.usual.shapes
+        try:
+            shapes = self._decoded(state, FORMATS[form])
+        except LoadError:
+            return False
+        common = [k for k in shapes if k in own]
+        widths = all(shapes[k].shape == own[k] for k in common if shapes[k].ndim == 1 and not k.startswith("head"))
+        return widths and len(common) > _NEARLY_ALL * max(len(own), len(shapes))
+
+    def recognised(self, state: Mapping[str, Tensor]) -> Recognised:
+        """What a state dict is. Raises :class:`reference.LoadError`."""
+        form = recognise(state, self.usual.shapes, self.model, self.module)
+        shapes = self._decoded(state, form)
+        classes = next((len(shapes[k]) for k in _HEADS if k in shapes), 0)
+        first = next((shapes[k] for k in reversed(FIRST) if k in shapes), None)
+        channels = self.usual.facts.in_chans if first is None else first.shape[1]
+        return Recognised(form, families_of(form, self.model, self.module), classes, channels)
+
+    def _decoded(self, state: Mapping[str, Tensor], form: Format) -> dict[str, Tensor]:
+        return form.decode({k: v.to("meta") for k, v in state.items()}, self.usual.facts)
 
 
 def evidence(form: Format, state: Mapping[str, Tensor]) -> list[str]:

@@ -30,27 +30,32 @@ from ..trials.problems import Problem, raised
 
 @dataclass(frozen=True)
 class RequestedModel:
-    """A model that the user asks for by name. A field that is None has the model's own value."""
+    """A model that the user asks for by name. A field that is None has the model's own value.
+
+    ``options`` are further arguments of ``create_model``.
+    """
 
     model: str
     patch_size: Size | None = None
     img_size: Size | None = None
     num_classes: int | None = None
     in_chans: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of ``create_model``. A square size is one number, as users write it."""
         sizes = {"patch_size": self.patch_size, "img_size": self.img_size}
         given = {k: v[0] if v[0] == v[1] else v for k, v in sizes.items() if v is not None}
         counts = {"num_classes": self.num_classes, "in_chans": self.in_chans}
-        return given | {k: v for k, v in counts.items() if v is not None}
+        return given | {k: v for k, v in counts.items() if v is not None} | dict(self.options)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint file with its numbers of classes and channels and the image size that it was trained at.
 
-    ``names`` are the outermost keys in the file.
+    ``names`` are the outermost keys in the file. ``state`` are the tensors that a user takes out of it, where the file as it
+    stands is not to be loaded. ``declared`` is the size that the model declares, ``(height, width)``.
     """
 
     path: Path
@@ -61,6 +66,14 @@ class Checkpoint:
     num_classes: int
     in_chans: int
     input_size: Size | None
+    declared: Size
+    state: Mapping[str, Tensor] | None = None
+
+    @property
+    def overlay(self) -> dict[str, Any]:
+        """What ``pretrained_cfg_overlay`` says of a checkpoint beside its place."""
+        size = (self.in_chans, *(self.input_size or self.declared))
+        return {"custom_load": False, "num_classes": self.num_classes, "input_size": size}
 
 
 @dataclass
@@ -120,7 +133,7 @@ def create(wanted: RequestedModel) -> nn.Module:
 
     make = partial(timm.create_model, wanted.model, **wanted.arguments())
     try:
-        with _memory_saving(wanted.model):
+        with memory_saving(wanted.model):
             return make().eval()
     except Exception:  # the constructor reads its own parameters
         _NEED_REAL_PARAMETERS.add(wanted.model)
@@ -138,7 +151,8 @@ def create(wanted: RequestedModel) -> nn.Module:
 _NEED_REAL_PARAMETERS: set[str] = set()
 
 
-def _memory_saving(model: str) -> AbstractContextManager:
+def memory_saving(model: str) -> AbstractContextManager:
+    """A context in which a new model takes no memory for its parameters, if it can be built so."""
     return nullcontext() if model in _NEED_REAL_PARAMETERS else parameters_on_meta()
 
 
@@ -163,15 +177,9 @@ def load(
 def _by_create_model(wanted: RequestedModel, checkpoint: Checkpoint, into: Loaded) -> None:
     import timm
 
-    usual: Any = create(RequestedModel(wanted.model))
-    declared = usual.pretrained_cfg["input_size"]
-    overlay = {
-        "file": str(checkpoint.path),
-        "custom_load": False,
-        "num_classes": checkpoint.num_classes,
-        "input_size": (checkpoint.in_chans, *(checkpoint.input_size or declared[-2:])),
-    }
-    with _memory_saving(wanted.model), captured_load(into):
+    source = {"file": str(checkpoint.path)} if checkpoint.state is None else {"state_dict": dict(checkpoint.state)}
+    overlay = source | checkpoint.overlay
+    with memory_saving(wanted.model), captured_load(into):
         into.model = timm.create_model(
             wanted.model, pretrained=True, pretrained_cfg_overlay=overlay, **wanted.arguments()
         ).eval()
@@ -194,6 +202,7 @@ def _by_function(
     model = create(wanted)
     own = wanted.num_classes not in (None, checkpoint.num_classes)
     more = {"input_size": checkpoint.input_size, "keep_classifier": own} if loader.target.kind == "reference" else {}
-    state = loader.converted(checkpoint.family, checkpoint.arch, read(), model, **more)
+    given = read() if checkpoint.state is None else checkpoint.state
+    state = loader.converted(checkpoint.family, checkpoint.arch, given, model, **more)
     with captured_load(into):
         model.load_state_dict(state, strict=not own)

@@ -11,7 +11,10 @@ from ..targets.target import MODEL_RELEASE
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One check. Sizes are ``(height, width)`` in pixels. A field that is None takes the model's or the checkpoint's value."""
+    """One check. Sizes are ``(height, width)`` in pixels. A field that is None takes the model's or the checkpoint's value.
+
+    ``options`` are further arguments of ``create_model``. ``entry`` and ``prefix`` say where in the file the model's tensors lie.
+    """
 
     path: str
     model: str
@@ -20,7 +23,10 @@ class Request(msgspec.Struct, frozen=True):
     img_size: Size | None = None
     num_classes: int | None = None
     in_chans: int | None = None
+    options: dict[str, Any] = {}
     input_size: Size | None = None
+    entry: str | None = None
+    prefix: str | None = None
     fix: str | None = None
     ledger: str | None = None
 
@@ -40,9 +46,12 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Forward(msgspec.Struct, frozen=True):
-    """The comparison of the model's output with the upstream model's. ``taken`` are hyperparameters read from the model."""
+    """The comparison of the model's output with the upstream model's.
 
-    verdict: Literal["agrees", "differs", "not compared"]
+    ``taken`` are hyperparameters that no tensor holds. They were read from the model, so they were not compared.
+    """
+
+    verdict: Literal["same", "differs", "not compared"]
     text: str
     fraction: float | None = None
     taken: dict[str, Any] = {}
@@ -54,7 +63,8 @@ class Answer(msgspec.Struct, kw_only=True):
 
     unusable     why nothing could be checked: the file cannot be read, or the model does not exist
     container    the kind of file
-    opened       which entry of the file the reference read, and the prefix of its names; empty for a plain dict of tensors
+    opened       which entry of the file was read, and the prefix of its names; empty for a plain dict of tensors
+    beside       what else the file holds, one line each
     format       the reference's name of the checkpoint's format, ``evidence`` the keys that show it
     families     families of the suite to which the checkpoint may belong, the likeliest first
     source       patch and grid of the checkpoint; ``destination`` those of the model
@@ -62,6 +72,9 @@ class Answer(msgspec.Struct, kw_only=True):
     windows      windows of relative positions of checkpoint and model, if they differ from the grid
     classes      numbers of classes of checkpoint and model; ``in_chans`` those of input channels
     refused      why the reference cannot use the checkpoint, empty if it can
+    notes        what was guessed, or is told by something else than tensors, one line each
+    unread       why the target reads nothing of the file as it stands; then it was given the tensors that lie there
+    call         Python lines that load the checkpoint as the target was made to; ``not_by`` other calls, and why they do not
     loaded       whether the target loads the checkpoint; ``error`` is the target's message if it does not
     tensors      number of tensors that were compared; ``fraction`` is the largest error as a fraction of its bound
     known        the ledger's entries that explain the differences, one line each
@@ -74,6 +87,7 @@ class Answer(msgspec.Struct, kw_only=True):
     unusable: str = ""
     container: str = ""
     opened: str = ""
+    beside: list[str] = []
     format: str = ""
     evidence: list[str] = []
     families: list[str] = []
@@ -84,6 +98,10 @@ class Answer(msgspec.Struct, kw_only=True):
     classes: tuple[int, int] = (0, 0)
     in_chans: tuple[int, int] = (3, 3)
     refused: str = ""
+    notes: list[str] = []
+    unread: str = ""
+    call: list[str] = []
+    not_by: list[str] = []
     loaded: bool = False
     error: str = ""
     tensors: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 from ..cases.case import Geometry, Size
@@ -9,6 +10,9 @@ from ..report.terminal import make_console
 from .protocol import Answer, Difference, Forward
 
 _LABEL = 12
+_SHOWN = 4
+# Kinds of differences in which tensors have no values to compare.
+_OF_NAMES = {"missing-key": "missing", "unexpected-key": "unexpected"}
 # Meanings of the exit codes.
 _MEANS = {
     0: "the target loads what the reference does",
@@ -27,6 +31,7 @@ def render(answer: Answer, checkpoint: Path) -> None:
 def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
     """The lines of an answer, each with its label. A label is empty if it is the same as the line's above."""
     out = [("checkpoint", ", ".join(filter(None, (str(checkpoint), answer.container, answer.opened))))]
+    out += _labelled("beside it", answer.beside)
     if answer.format:
         keys = ", ".join(answer.evidence)
         families = [name for name in answer.families if name != answer.format]
@@ -36,17 +41,24 @@ def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
         source, destination = (_geometry(g, answer.stride) for g in (answer.source, answer.destination))
         out.append(("geometry", source if source == destination else f"{source} -> {destination}"))
         out += [("", line) for line in _counts(answer)]
+    out += _labelled("note", answer.notes)
     if answer.refused:
         out.append(("reference", f"cannot use it: {answer.refused}"))
         out.append(("target", f"{answer.target}, {answer.model}: {_all_the_same(answer)}"))
     else:
-        out.append(("target", f"{answer.target}, {answer.model}: {_loads(answer)}"))
-        out += _labelled("differs", [_difference(d) for d in answer.differences if d.text != answer.error])
+        if answer.unread:
+            out.append(("target", answer.unread))
+            out.append(("", f"given the tensors {answer.opened}, it {_loads(answer)}"))
+        else:
+            out.append(("target", f"{answer.target}, {answer.model}: {_loads(answer)}"))
+        out += _labelled("the call" if not answer.error else "call tried", answer.call)
+        out += _labelled("not by", answer.not_by)
+        out += _labelled("differs", _differences(answer))
         assert answer.forward is not None  # it is compared unless the reference refuses
         out.append(("forward", _forward(answer.forward)))
         if answer.forward.taken:
             taken = ", ".join(f"{k}={v}" for k, v in answer.forward.taken.items())
-            out.append(("", f"taken from the model, since no tensor says it: {taken}"))
+            out.append(("", f"not compared, since no tensor tells it and it was taken from the model: {taken}"))
     out += _labelled("fixed", [f"{answer.fixed}, the reference's conversion"] if answer.fixed else [])
     out += _labelled("known", answer.known)
     out += _labelled("to do", answer.advice)
@@ -85,6 +97,23 @@ def _all_the_same(answer: Answer) -> str:
     return f"loads it all the same, without complaint: {answer.tensors} tensors of the model"
 
 
+def _differences(answer: Answer) -> list[str]:
+    """One line for each difference; one for all tensors that are missing, or unexpected, for the same reason."""
+    alike: dict[tuple[str, ...], list[Difference]] = defaultdict(list)
+    for found in answer.differences:
+        if found.text != answer.error:
+            own = () if found.kind in _OF_NAMES else (found.tensor,)
+            alike[found.kind, *found.entries, *own].append(found)
+    return [_difference(group[0]) if len(group) == 1 else _names(group) for group in alike.values()]
+
+
+def _names(group: list[Difference]) -> str:
+    """Tensors of several names that are missing or unexpected."""
+    names, total = [d.tensor for d in group], sum(d.count for d in group)
+    listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more names" if len(names) > _SHOWN else "")
+    return f"{total} tensors are {_OF_NAMES[group[0].kind]}: {listed}{_known(group[0].entries)}"
+
+
 def _difference(found: Difference) -> str:
     count = f" ({found.count} tensors {found.tensor})" if found.count > 1 else ""
     return f"{found.text}{count}{_known(found.entries)}"
@@ -95,7 +124,7 @@ def _known(entries: list[str]) -> str:
 
 
 def _forward(found: Forward) -> str:
-    if found.verdict == "agrees":
-        return f"agrees with the upstream model at the checkpoint's own size, at {found.fraction:.2g} of what rounding allows"
+    if found.verdict == "same":
+        return f"the output of the upstream model at the checkpoint's own size, at {found.fraction:.2g} of what rounding allows"
     beside = " from the upstream model" if found.verdict == "differs" else ""
     return f"{found.verdict}{beside}: {found.text}{_known(found.entries)}"

@@ -220,8 +220,20 @@ def vectors(families: tuple[str, ...], out: Path | None, check: bool) -> None:
 @click.option("--num-classes", type=click.IntRange(0), metavar="N", help="[default: the checkpoint's]")
 @click.option("--in-chans", type=click.IntRange(1), metavar="C", help="[default: the checkpoint's]")
 @click.option(
+    "--option",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any other argument of create_model, for example global_pool=avg (repeatable).",
+)
+@click.option(
     "--input-size", metavar="S|SxT", help="Image size the checkpoint was trained at [default: as the model declares]."
 )
+@click.option(
+    "--entry",
+    metavar="KEY.KEY",
+    help="The entry of the file that holds the model's tensors [default: as timm opens it, else found].",
+)
+@click.option("--prefix", metavar="PREFIX.", help="What stands before the model's names [default: found].")
 @click.option("--target", default="timm==1.0.31", show_default=True, metavar="TARGET")
 @click.option(
     "--fix", metavar="OUT.safetensors", help="Write the checkpoint as the reference converts it, for a strict load."

@@ -73,7 +73,27 @@ def _subject(subject: str, known_bugs: Ledger) -> tuple[str, WitnessFile, Entry 
     path = Path(subject)
     if path.suffix == ".json":
         return path.stem, read_witness(path), None, []
+    if number.isdecimal():
+        raise UserError(_near(int(number), known_bugs))
     raise unknown("ledger entry, issue or witness file", subject, [e.id for e in known_bugs.entries])
+
+
+_NEAR = 3
+
+
+def _near(number: int, known_bugs: Ledger) -> str:
+    """What is known near an issue that no entry links, in three lines."""
+    linked = {int(e.link.rstrip("/").rpartition("/")[2]): e.id for e in known_bugs.entries if _ends_in_number(e.link)}
+    nearest = sorted(linked, key=lambda n: abs(n - number))[:_NEAR]
+    return (
+        f"no ledger entry links issue #{number}\n"
+        f"nearest by number: {', '.join(f'#{n} {linked[n]}' for n in sorted(nearest))}; `timm-conformance list ledger` lists all\n"
+        "the checkpoint that the issue is about: `timm-conformance check FILE --model NAME` says what is wrong with its load"
+    )
+
+
+def _ends_in_number(link: str) -> bool:
+    return link.rstrip("/").rpartition("/")[2].isdecimal()
 
 
 def _default_target(name: str, entry: Entry | None, family: str) -> str:

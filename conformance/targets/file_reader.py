@@ -33,6 +33,13 @@ def reads_saved(family: Family, case: Case, release: Version) -> bool:
     return not left or (left == own and _opens(family, "bare", release))
 
 
+def first_to_read(family: Family, case: Case, after: Version) -> str | None:
+    """The first release after another one that opens the file of a case as it is saved, or None if none does."""
+    changed = {since for since, _ in _REMOVED} | {*family.wrapper_since.values(), family.known_since}
+    later = sorted(v for v in map(Version, changed) if v > after)
+    return next((str(v) for v in later if reads_saved(family, case, v)), None)
+
+
 def _own_prefix(family: Family) -> str:
     """The prefix with which the names of a family's checkpoints begin by themselves."""
     return "module." if format_of(family).namespace.startswith("module.") else ""

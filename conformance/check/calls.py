@@ -1,0 +1,84 @@
+"""The calls by which a checkpoint is loaded, as code to copy, and what other calls come to.
+
+The answer of a check is about a call: it prints the one that was made. timm has others that users try first. They are tried
+as well, and the answer says of each that does not give the same model why.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from ..errors import one_line
+from ..reference import Opened
+from .loading import Checkpoint, Loaded, RequestedModel, captured_load, memory_saving
+from .taking_out import TakenOut, text
+
+_SHORT = 200
+
+
+def code(wanted: RequestedModel, checkpoint: Checkpoint, taken_out: TakenOut | None) -> list[str]:
+    """Python lines that load a checkpoint by timm, with those that take its tensors out by hand, if that is needed."""
+    path = text(str(checkpoint.path))
+    arguments = "".join(f", {k}={v!r}" for k, v in wanted.arguments().items())
+    if checkpoint.container == "npz":
+        return [f'model = timm.create_model("{wanted.model}"{arguments})', f"model.load_pretrained({path})"]
+    lines, source = ([], f"file={path}") if taken_out is None else (taken_out.code(checkpoint), "state_dict=state")
+    overlay = ", ".join(f"{k}={v!r}" for k, v in checkpoint.overlay.items())
+    create = f'timm.create_model("{wanted.model}", pretrained=True{arguments}'
+    return [*lines, f"model = {create}, pretrained_cfg_overlay=dict({source}, {overlay}))"]
+
+
+def others(wanted: RequestedModel, checkpoint: Checkpoint, loaded: Loaded) -> Iterator[tuple[str, str]]:
+    """Other calls of ``create_model`` for a file, each with why it does not give the model ``loaded``; empty if it does."""
+    import timm
+
+    if checkpoint.container == "npz":
+        return
+    overlay = {k: v for k, v in checkpoint.overlay.items() if k != "custom_load"} | {"file": str(checkpoint.path)}
+    ways: dict[str, Callable[[], Any]] = {
+        "checkpoint_path=, which converts nothing": lambda: timm.create_model(
+            wanted.model, checkpoint_path=str(checkpoint.path), **wanted.arguments()
+        ),
+        "pretrained_cfg_overlay without custom_load=False": lambda: timm.create_model(
+            wanted.model, pretrained=True, pretrained_cfg_overlay=overlay, **wanted.arguments()
+        ),
+    }
+    for name, way in ways.items():
+        yield name, _outcome(wanted, way, loaded)
+
+
+def _outcome(wanted: RequestedModel, way: Callable[[], Any], loaded: Loaded) -> str:
+    """Why a call does not give the model ``loaded``; empty if it does."""
+    try:
+        with memory_saving(wanted.model), captured_load(Loaded()):
+            model = way()
+    except Exception as error:
+        return f"{type(error).__name__}: {_short(str(error))}"
+    if loaded.model is None:
+        return ""
+    got, want = model.state_dict(), loaded.model.state_dict()
+    other = [k for k in want if k not in got or not _same(got[k], want[k])]
+    return f"loads other tensors, such as {other[0]}" if other else ""
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and a.is_meta == b.is_meta and (a.is_meta or torch.equal(a.to(b.dtype), b))
+
+
+def _short(message: str) -> str:
+    """The beginning of an exception's message, without what every failed load begins with."""
+    said = one_line(re.sub(r"^Error\(s\) in loading state_dict for \w+:", "", message.strip()))
+    return said if len(said) <= _SHORT else f"{said[:_SHORT]}..."
+
+
+def unread(target: str, loaded: Loaded, opened: Opened, expected: Mapping[str, object]) -> str:
+    """That a target reads nothing of a file as it stands, in words; ``expected`` are the names of the model's tensors."""
+    where = opened.where or "at names of blocks in chunks"
+    found = f"{target} does not look {where}: it finds none of the {len(expected)} tensors that it asks for"
+    if loaded.failure is None:
+        return f"{found}, and makes the model all the same, with a line in the log at most"
+    return f"{found}, and refuses the file as it stands"

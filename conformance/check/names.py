@@ -1,0 +1,46 @@
+"""Model names as users write them: registered ones, those of timm's files on the Hugging Face hub, and local folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..errors import UserError
+
+_HUB = ("hf-hub:", "hf_hub:")
+_FOLDER = "local-dir:"
+_OWNER = "timm/"
+
+
+def model_name(text: str) -> str:
+    """The registered name that ``text`` means: itself, ``timm/NAME``, ``hf-hub:timm/NAME``, or a folder with a config.json.
+
+    The config is the one that timm's ``save_for_hf`` writes, with the name under ``architecture``. Raises :class:`UserError`.
+    """
+    if text.startswith(_FOLDER) or Path(text).is_dir():
+        return _of_folder(Path(text.removeprefix(_FOLDER)))
+    hub = next((h for h in _HUB if text.startswith(h)), "")
+    name = text.removeprefix(hub).partition("@")[0] if hub else text
+    if hub and not name.startswith(_OWNER):
+        raise UserError(
+            f"--model {text}: of the hub, only timm/NAME is a registered model; name the architecture that its "
+            "config.json has"
+        )
+    return name.removeprefix(_OWNER)
+
+
+def _of_folder(folder: Path) -> str:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--model {folder}: {path} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    name = config.get("architecture") if isinstance(config, dict) else None
+    if not isinstance(name, str):
+        raise UserError(
+            f"--model {folder}: {path} names no architecture, as timm's save_for_hf writes it; name the timm model"
+        )
+    tag = (config.get("pretrained_cfg") or {}).get("tag") if isinstance(config.get("pretrained_cfg"), dict) else None
+    return f"{name}.{tag}" if tag and "." not in name else name

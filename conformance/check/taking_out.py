@@ -1,0 +1,62 @@
+"""Tensors that a user has to take out of a file by hand, since no timm opens it so, and the code that does it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..reference import Opened
+from .loading import Checkpoint, Loaded
+
+
+@dataclass(frozen=True)
+class TakenOut:
+    """Where the tensors lie, and what is done to their names.
+
+    ``chunked`` is as in :class:`.opening.Opening`. Names that begin with ``heads`` are left out. ``namespace`` says that the file
+    holds arguments in a Namespace, which torch reads only if it is told to.
+    """
+
+    opened: Opened
+    chunked: bool
+    heads: str
+    namespace: bool
+
+    def code(self, checkpoint: Checkpoint) -> list[str]:
+        """Python lines after which ``state`` has the tensors under the names that timm expects."""
+        path = text(str(checkpoint.path))
+        keys = "".join(f"[{text(key)}]" for key in self.opened.entry)
+        lines = [f'state = torch.load({path}, map_location="cpu", weights_only=True){keys}']
+        if checkpoint.container == "safetensors":
+            lines = [f"state = safetensors.torch.load_file({path})"]
+        if self.namespace:
+            lines.insert(0, "torch.serialization.add_safe_globals([argparse.Namespace])")
+        if self.opened.prefix:
+            prefix = text(self.opened.prefix)
+            lines.append(f"state = {{k.removeprefix({prefix}): v for k, v in state.items() if k.startswith({prefix})}}")
+        if self.heads:
+            lines.append(f"state = {{k: v for k, v in state.items() if not k.startswith({text(self.heads)})}}")
+        if self.chunked:
+            lines.append(r'state = {re.sub(r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", k): v for k, v in state.items()}')
+        return lines
+
+
+def text(value: str) -> str:
+    """A string as Python code, in double quotes."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def has_namespace(content: Mapping[str, Any]) -> bool:
+    """Whether a file holds the arguments of a training script as argparse has them."""
+    return any(isinstance(v, argparse.Namespace) for v in content.values())
+
+
+def foreign_heads(loaded: Loaded, state: Mapping[str, object], right: Mapping[str, object]) -> str:
+    """The first part of the names of heads that a file has beside the tower and the model has not; empty if there is none."""
+    parts = {k.partition(".")[0] for k in loaded.state_dict.keys() - right.keys()}
+    own = {k.partition(".")[0] for k in right}
+    known = [p for p in parts if p not in own and any(k.startswith(f"{p}.") for k in state)]
+    return f"{known[0]}." if len(parts) == len(known) == 1 else ""

@@ -1,0 +1,108 @@
+"""What the target makes of a file: of the file as it stands, or of the tensors that a user takes out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..families import FAMILIES
+from ..targets.loader import Loader
+from . import calls
+from .detection import Recognised
+from .loading import Checkpoint, Loaded, RequestedModel, load
+from .opening import Opening
+from .protocol import Answer, Request
+from .reading import read
+from .taking_out import TakenOut, foreign_heads, has_namespace
+
+
+class TargetLoads:
+    """Loads of one file by the target.
+
+    ``names`` are the outermost keys in the file, ``default`` the registered model. ``state`` are the tensors that the target is
+    given in place of the file, once it has been seen to read nothing of the file as it stands.
+    """
+
+    def __init__(self, request: Request, loader: Loader, container: str, names: frozenset[str], default: Any) -> None:
+        self.request, self.loader, self.container, self.names, self.default = request, loader, container, names, default
+        self.path = Path(request.path)
+        self.state: Mapping[str, Tensor] | None = None
+
+    def checkpoint(self, recognised: Recognised | None) -> Checkpoint:
+        """The checkpoint for the target. For an unknown format, the model's own classes and channels are declared."""
+        family = recognised.family if recognised else FAMILIES["timm_native"]
+        return Checkpoint(
+            path=self.path,
+            container=self.container,
+            names=self.names,
+            family=family,
+            arch=family.by_model(self.request.model),
+            num_classes=recognised.num_classes if recognised else self.default.num_classes,
+            in_chans=recognised.in_chans if recognised else 3,
+            input_size=self.request.input_size,
+            declared=self.default.pretrained_cfg["input_size"][-2:],
+            state=self.state,
+        )
+
+    def load(self, wanted: RequestedModel, recognised: Recognised | None) -> Loaded:
+        """The load of the file, or of what was taken out of it."""
+        return load(self.loader, wanted, self.checkpoint(recognised), partial(read, self.path))
+
+    def load_or_take_out(
+        self,
+        wanted: RequestedModel,
+        recognised: Recognised,
+        opening: Opening,
+        right: Mapping[str, Tensor],
+        content: Mapping[str, Any],
+        result: Answer,
+    ) -> Loaded:
+        """The load of the file; where the target reads nothing of it, that of the tensors which lie in it.
+
+        ``right`` is the state dict that the load should give. The calls are noted in ``result``.
+        """
+        opened, checkpoint, taken_out = opening.opened, self.checkpoint(recognised), None
+        loaded = self.load(wanted, recognised)
+        if (opened.where or opening.chunked) and not loaded.state_dict.keys() & right.keys():
+            given, state, heads = self._given(wanted, checkpoint, opened.state, right)
+            if given.state_dict.keys() & right.keys():
+                result.unread = calls.unread(self.request.target, loaded, opened, right)
+                self.state, loaded = state, given
+                taken_out = TakenOut(opened, opening.chunked, heads, has_namespace(content))
+        if self.loader.target.is_timm:
+            result.call = calls.code(wanted, checkpoint, taken_out)
+            if taken_out is None and loaded.failure is None:
+                tried = calls.others(wanted, checkpoint, loaded)
+                result.not_by = [f"{name}: {reason}" for name, reason in tried if reason]
+        return loaded
+
+    def _given(
+        self, wanted: RequestedModel, checkpoint: Checkpoint, state: dict[str, Tensor], right: Mapping[str, Tensor]
+    ) -> tuple[Loaded, dict[str, Tensor], str]:
+        """The load of tensors, without a head that the model has not; the tensors, and the beginning of the head's names."""
+        way = partial(load, self.loader, wanted)
+        loaded = way(dataclasses.replace(checkpoint, state=state), partial(read, self.path))
+        heads = foreign_heads(loaded, state, right) if loaded.failure is not None else ""
+        if heads:
+            state = {k: v for k, v in state.items() if not k.startswith(heads)}
+            loaded = way(dataclasses.replace(checkpoint, state=state), partial(read, self.path))
+        return loaded, state, heads
+
+    def unnoticed(self, wanted: RequestedModel, recognised: Recognised | None) -> str:
+        """That a refused file loads with another number of classes, where the load is not strict; empty if it does not."""
+        if not self.loader.target.is_timm or wanted.num_classes is not None:
+            return ""
+        loaded = self.load(replace(wanted, num_classes=self.default.num_classes + 1), recognised)
+        if loaded.failure is not None or loaded.model is None:
+            return ""
+        held = len(loaded.state_dict.keys() & loaded.model.state_dict().keys())
+        return (
+            f"beware: with another num_classes= the load is not strict, and {self.request.target} accepts the file; it then "
+            f"uses {held or 'none'} of its tensors"
+        )
