@@ -87,7 +87,7 @@ def _near(number: int, known_bugs: Ledger) -> str:
     nearest = sorted(linked, key=lambda n: abs(n - number))[:_NEAR]
     return (
         f"no ledger entry links issue #{number}\n"
-        f"nearest by number: {', '.join(f'#{n} {linked[n]}' for n in sorted(nearest))}; `timm-conformance list ledger` lists all\n"
+        f"nearest by number: {', '.join(f'#{n} {linked[n]}' for n in sorted(nearest))}; see `timm-conformance list ledger`\n"
         "the checkpoint that the issue is about: `timm-conformance check FILE --model NAME` says what is wrong with its load"
     )
 
