@@ -1,9 +1,9 @@
-"""One check of a checkpoint file, in a process that has the target's timm.
+"""One check of a checkpoint, in a process that has the target's timm.
 
-The check reads the file, loads it by the reference and by the target, compares the tensors, and compares the outputs.
+The check reads the file or folder, loads it by the reference and by the target, compares the tensors, and compares the outputs.
 
 At most two copies of the checkpoint are in memory at a time: the one read and the one that the target loaded. No loader uses
-the tensors of a ``.npz`` file as they are. So they are released after conversion, and read again for the forward pass.
+the tensors of a Flax tree as they are. So they are released after conversion, and read again for the forward pass.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .detection import Recognised, evidence, families_of, recognise
 from .hyperparameters import NOT_IN_TENSORS, hyperparameters
 from .loading import Checkpoint, Loaded, RequestedModel, create, known_model, load
 from .protocol import Answer, Difference, Forward, Request
-from .reading import container_of, read
+from .reading import beside, locate, read
 from .sanity import require_weights
 
 _HEADS = ("head.weight", "head.fc.weight")
@@ -54,7 +54,8 @@ class _Check:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.path = Path(request.path)
-        self.result = Answer(target=request.target, model=request.model, container=container_of(self.path))
+        self.located = locate(self.path)
+        self.result = Answer(target=request.target, model=request.model, container=self.located.container)
         self.loader = Loader(parse_target(request.target))
         self.module = known_model(self.loader, request.model)
         self.ledger = load_ledger(request.ledger or DEFAULT_LEDGER)
@@ -69,6 +70,8 @@ class _Check:
             raise UserError(f"--model {request.model}: {error}") from None
         self._content: Mapping[str, Any] | None = read(self.path)
         self.names = frozenset(self._content)
+        self.beside = beside(self.path, self._content)
+        self.result.read = self.beside.notes
         self.recognised: Recognised | None = None
 
     def run(self) -> Answer:
@@ -89,7 +92,7 @@ class _Check:
 
     def _release_content(self) -> None:
         """Release the file's tensors, which are no longer needed. Those of a memory-mapped file take no memory."""
-        if self.result.container == "npz":
+        if self.located.file_kind == "npz":
             self._content = None
 
     @property
@@ -180,7 +183,7 @@ class _Check:
             dtype=_dtype(source.state),
             wrapper="bare" if upstream.keys() == self.content.keys() else "model",
             declared="true" if request.input_size else "default",
-            container=self.result.container,
+            container=self.located.file_kind,
             model_name=request.model,
             in_chans=None if chans == asked_chans else asked_chans,
             num_classes=None if classes == asked_classes else asked_classes,
@@ -190,8 +193,8 @@ class _Check:
         """Load the checkpoint with the target. For an unknown format, the model's own classes and channels are declared."""
         family = recognised.family if recognised else FAMILIES["timm_native"]
         checkpoint = Checkpoint(
-            path=self.path,
-            container=self.result.container,
+            located=self.located,
+            config=self.beside.config,
             names=self.names,
             family=family,
             arch=family.by_model(self.request.model),
@@ -199,7 +202,9 @@ class _Check:
             in_chans=recognised.in_chans if recognised else 3,
             input_size=self.request.input_size,
         )
-        return load(self.loader, wanted, checkpoint, partial(read, self.path))
+        loaded = load(self.loader, wanted, checkpoint, partial(read, self.path))
+        self.result.given = self.result.given or loaded.given
+        return loaded
 
     def _with_ledger(self, trial: CheckpointTrial, problems: Any) -> list[Difference]:
         families = self.result.families or [trial.family.name]

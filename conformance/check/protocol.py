@@ -53,7 +53,8 @@ class Answer(msgspec.Struct, kw_only=True):
     """The result of a check.
 
     unusable     why nothing could be checked: the file cannot be read, or the model does not exist
-    container    the kind of file
+    container    the kind of file or folder
+    read         what was read of a folder, what else it is, and what was left out; one line each
     opened       which entry of the file the reference read, and the prefix of its names; empty for a plain dict of tensors
     format       the reference's name of the checkpoint's format, ``evidence`` the keys that show it
     families     families of the suite to which the checkpoint may belong, the likeliest first
@@ -62,6 +63,7 @@ class Answer(msgspec.Struct, kw_only=True):
     windows      windows of relative positions of checkpoint and model, if they differ from the grid
     classes      numbers of classes of checkpoint and model; ``in_chans`` those of input channels
     refused      why the reference cannot use the checkpoint, empty if it can
+    given        what the target was given, if not the file that was named
     loaded       whether the target loads the checkpoint; ``error`` is the target's message if it does not
     tensors      number of tensors that were compared; ``fraction`` is the largest error as a fraction of its bound
     known        the ledger's entries that explain the differences, one line each
@@ -73,6 +75,7 @@ class Answer(msgspec.Struct, kw_only=True):
     model: str
     unusable: str = ""
     container: str = ""
+    read: list[str] = []
     opened: str = ""
     format: str = ""
     evidence: list[str] = []
@@ -84,6 +87,7 @@ class Answer(msgspec.Struct, kw_only=True):
     classes: tuple[int, int] = (0, 0)
     in_chans: tuple[int, int] = (3, 3)
     refused: str = ""
+    given: str = ""
     loaded: bool = False
     error: str = ""
     tensors: int = 0

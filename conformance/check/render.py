@@ -27,6 +27,7 @@ def render(answer: Answer, checkpoint: Path) -> None:
 def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
     """The lines of an answer, each with its label. A label is empty if it is the same as the line's above."""
     out = [("checkpoint", ", ".join(filter(None, (str(checkpoint), answer.container, answer.opened))))]
+    out += [("", line) for line in answer.read]
     if answer.format:
         keys = ", ".join(answer.evidence)
         families = [name for name in answer.families if name != answer.format]
@@ -39,8 +40,10 @@ def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
     if answer.refused:
         out.append(("reference", f"cannot use it: {answer.refused}"))
         out.append(("target", f"{answer.target}, {answer.model}: {_all_the_same(answer)}"))
+        out += _given(answer)
     else:
         out.append(("target", f"{answer.target}, {answer.model}: {_loads(answer)}"))
+        out += _given(answer)
         out += _labelled("differs", [_difference(d) for d in answer.differences if d.text != answer.error])
         assert answer.forward is not None  # it is compared unless the reference refuses
         out.append(("forward", _forward(answer.forward)))
@@ -55,6 +58,10 @@ def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
 
 def _labelled(label: str, found: list[str]) -> list[tuple[str, str]]:
     return [(label if n == 0 else "", line) for n, line in enumerate(found)]
+
+
+def _given(answer: Answer) -> list[tuple[str, str]]:
+    return [("", f"it was given {answer.given}")] if answer.given else []
 
 
 def _geometry(geometry: Geometry, stride: Size) -> str:
