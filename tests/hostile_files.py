@@ -115,7 +115,7 @@ def html_page(folder: Path) -> Path:
     return written(folder, b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "pth")
 
 
-@refused("its shard model-00001-of-00002.safetensors is not beside it; get all shards into the folder of the index")
+@refused("get all shards into the folder of the index; missing: model-00001-of-00002.safetensors")
 def index_of_shards(folder: Path) -> Path:
     return written(folder, b'{\n  "weight_map": {"head.weight": "model-00001-of-00002.safetensors"}}', "json")
 

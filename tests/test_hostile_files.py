@@ -12,7 +12,7 @@ import torch
 
 from tests.fuzz.watch import Limits, Watch, watched
 from tests.hostile_files import state
-from tests.hostile_tensors import HOSTILE, ODD
+from tests.hostile_folders import HOSTILE, ODD
 from tests.small_vit import GEOMETRY, image_encoder, model
 from timm_conformance import reference
 from timm_conformance.check.protocol import Request

@@ -69,7 +69,6 @@ class _Check:
         except LoadError as error:
             raise UserError(f"--model {request.model}: {error}") from None
         self._content: Mapping[str, Any] | None = read(self.path)
-        self.names = frozenset(self._content)
         self.beside = beside(self.path, self._content)
         self.result.read = self.beside.notes
         self.recognised: Recognised | None = None
@@ -195,7 +194,6 @@ class _Check:
         checkpoint = Checkpoint(
             located=self.located,
             config=self.beside.config,
-            names=self.names,
             family=family,
             arch=family.by_model(self.request.model),
             num_classes=recognised.num_classes if recognised else self.default.num_classes,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 from torch import Tensor, nn
 
 from ..cases.case import Size
@@ -52,12 +53,11 @@ class RequestedModel:
 class Checkpoint:
     """A checkpoint with its numbers of classes and channels and the image size that it was trained at.
 
-    ``config`` is the config.json beside it, empty if there is none. ``names`` are the outermost keys of its content.
+    ``config`` is the config.json beside it, empty if there is none.
     """
 
     located: Located
     config: Mapping[str, Any]
-    names: frozenset[str]
     family: Family
     arch: Mapping[str, Any]
     num_classes: int
@@ -170,13 +170,15 @@ def _by_timm(
     located, reason = checkpoint.located, "timm reads arrays of Flax from a file"
     if located.in_folder and located.is_file and located.file_kind != "npz":
         usual, counts = create(RequestedModel(wanted.model)), (checkpoint.num_classes, checkpoint.in_chans)
-        reason = not_as_folder(checkpoint.config, loader.release, usual, wanted.model, wanted.arguments(), counts)
+        reason = not_as_folder(
+            located, checkpoint.config, loader.release, usual, wanted.model, wanted.arguments(), counts
+        )
         if not reason:
             return _as_folder(wanted, checkpoint, into)
     into.given = said_of_file(located, reason)
     with one_file(located, read) as path:
         if located.file_kind == "npz":
-            _in_place(wanted, path, checkpoint.names, into)
+            _in_place(wanted, path, into)
         else:
             _by_create_model(wanted, checkpoint, path, into)
 
@@ -186,7 +188,7 @@ def _as_folder(wanted: RequestedModel, checkpoint: Checkpoint, into: Loaded) -> 
     import timm
 
     name = f"local-dir:{checkpoint.located.named}"
-    into.given = f'create_model("{name}", pretrained=True)'
+    into.given = f'the folder, as create_model("{name}", pretrained=True)'
     size = checkpoint.input_size
     overlay = {"input_size": (checkpoint.in_chans, *size)} if size else None
     with _memory_saving(wanted.model), captured_load(into):
@@ -212,13 +214,15 @@ def _by_create_model(wanted: RequestedModel, checkpoint: Checkpoint, path: Path,
         ).eval()
 
 
-def _in_place(wanted: RequestedModel, path: Path, names: frozenset[str], into: Loaded) -> None:
+def _in_place(wanted: RequestedModel, path: Path, into: Loaded) -> None:
     """Load by ``model.load_pretrained``, the only thing that ``create_model`` does with a ``.npz`` file."""
     model = create(wanted)
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             empty = parameter.new_empty(parameter.shape, device="cpu")
             module.register_parameter(name, nn.Parameter(empty, requires_grad=False))
+    with np.load(path) as tree:
+        names = tree.files
     into.state_dict = write_in_place(model, path, names)
     into.model = model
 

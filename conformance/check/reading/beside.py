@@ -109,7 +109,7 @@ def _left_out(located: Located, content: Mapping[str, Any]) -> list[str]:
     """The objects of a torch.distributed.checkpoint folder that only running code would read."""
     contents = read_metadata(located.path)
     missing = [name for name in contents.objects if not _holds(content, contents.keys.get(name, (name,)))]
-    return [f"not read, since they are no tensors: {some(missing)}"] if missing else []
+    return [f"not read, since only running code would read them: {some(missing)}"] if missing else []
 
 
 def _holds(content: Any, keys: tuple[str | int, ...]) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import (
@@ -30,7 +31,7 @@ from ...errors import UserError
 from ...reference.errors import some
 from .archives import ZIP, archive_at, require_torch_archive
 from .dcp_metadata import Contents, Declared, Place, read_metadata
-from .limits import refused
+from .limits import damaged, refused
 from .torch_files import weights_only
 
 # Objects of a training script: its arguments and counters. Larger ones, or more, are not read.
@@ -49,10 +50,8 @@ def read_dcp(folder: Path) -> dict[str, Any]:
     reader = _Reader(folder, contents)
     try:
         load(flat, storage_reader=reader, planner=DefaultLoadPlanner(flatten_state_dict=False))
-    except Exception:
-        if reader.refusal is not None:  # torch wraps what a reader raises
-            raise reader.refusal from None
-        raise
+    except CheckpointException as error:  # no Exception to Python; torch wraps in it whatever happens on a rank
+        raise reader.refusal or damaged(folder, *(failure for failure, _ in error.failures.values())) from None
     return _nested(folder, contents, flat | _objects(contents))
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from .folders import checkpoint_in, is_dcp
 from .kinds import kind_of
-from .limits import refused, start_of
-from .shards import read_index, require_whole
+from .limits import start_of
+from .shards import kind_of_shards, read_index, require_whole
 
 FILES = ("safetensors", "pth", "npz", "msgpack")
 SHARDS = "shards of "
@@ -61,10 +61,7 @@ def locate(path: Path) -> Located:
     if start_of(found).lstrip().startswith(b"{") and found.suffix == ".json":
         files = read_index(found)
         if files:
-            kinds = {_kind_of_shard(found, name) for name in dict.fromkeys(files.values())}
-            if len(kinds) > 1:
-                raise refused(found, f"its shards are of several kinds: {', '.join(sorted(kinds))}")
-            return Located(path, found, SHARDS + kinds.pop())
+            return Located(path, found, SHARDS + kind_of_shards(found, files, kind_of))
     require_whole(found)
     return Located(path, found, kind_of(found))
 
@@ -74,10 +71,3 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):
         return False
-
-
-def _kind_of_shard(index: Path, name: str) -> str:
-    shard = index.parent / name
-    if not shard.exists():
-        raise refused(index, f"its shard {name} is not beside it; get all shards into the folder of the index")
-    return kind_of(shard)

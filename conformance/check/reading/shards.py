@@ -56,6 +56,18 @@ def require_whole(path: Path) -> None:
         )
 
 
+def kind_of_shards(index: Path, files: Mapping[str, str], kind_of: Callable[[Path], str]) -> str:
+    """The container of all shards, as ``kind_of`` tells it of each. Raises :class:`UserError` if one is missing or another."""
+    names = dict.fromkeys(files.values())
+    missing = [name for name in names if not (index.parent / name).exists()]
+    if missing:
+        raise refused(index, f"get all shards into the folder of the index; missing: {some(missing)}")
+    kinds = {kind_of(index.parent / name) for name in names}
+    if len(kinds) > 1:
+        raise refused(index, f"its shards are of several kinds: {', '.join(sorted(kinds))}")
+    return kinds.pop()
+
+
 def is_shard(name: str) -> bool:
     """Whether a file is named as one shard of several."""
     named = _SHARD.fullmatch(name)
@@ -80,9 +92,6 @@ def read_shards(index: Path, kind: str, reader: Callable[[Path], Any]) -> dict[s
     content: dict[str, Any] = {}
     for name in dict.fromkeys(files.values()):
         shard = index.parent / name
-        if not shard.exists():
-            missing = [n for n in dict.fromkeys(files.values()) if not (index.parent / n).exists()]
-            raise refused(index, f"its shards are not all beside it, get the others: {some(missing)}")
         part = reader(shard)
         if not isinstance(part, Mapping):
             raise refused(shard, f"a shard of {kind} is a dict of tensors, this holds a {type(part).__name__}")
@@ -93,8 +102,7 @@ def read_shards(index: Path, kind: str, reader: Callable[[Path], Any]) -> dict[s
         lacking = [tensor for tensor, file in files.items() if file == name and tensor not in part]
         if lacking:
             raise refused(
-                shard,
-                f"{index.name} says that it holds tensors which it lacks, is it of another save?: {some(lacking)}",
+                shard, f"of another save than its index: {index.name} lists tensors that it lacks, {some(lacking)}"
             )
         content |= part
     if not content:
