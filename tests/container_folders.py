@@ -59,7 +59,7 @@ def distributed(folder: Path, content: dict[str, Any]) -> Path:
     path = folder / "checkpoint"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no process group
-        save(content, storage_writer=FileSystemWriter(path))
+        save(content, storage_writer=FileSystemWriter(path, sync_files=False))
     return path
 
 

@@ -97,7 +97,6 @@ def test_a_distributed_checkpoint_is_read_as_it_was_saved(tmp_path: Path) -> Non
 
 def test_chunks_of_several_processes_are_put_together(tmp_path: Path) -> None:
     """Rows in two files, as two processes of FSDP write them."""
-    from torch.distributed.checkpoint.filesystem import _StorageInfo
     from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
 
     from tests.hostile_folders import tampered, torch_saved
@@ -111,11 +110,11 @@ def test_chunks_of_several_processes_are_put_together(tmp_path: Path) -> None:
         metadata.state_dict_metadata[name].chunks = [
             ChunkStorageMetadata(torch.Size((at, 0)), size) for at, size in sizes.items()
         ]
-        for index in [i for i in metadata.storage_data if i.fqn == name]:
-            del metadata.storage_data[index]
+        (old,) = (index for index in metadata.storage_data if index.fqn == name)
+        info = type(metadata.storage_data.pop(old))
         for at, piece in pieces.items():
             length = len(torch_saved(piece.clone()))
-            metadata.storage_data[MetadataIndex(name, (at, 0))] = _StorageInfo(f"__{at}_0.other", 0, length)
+            metadata.storage_data[MetadataIndex(name, (at, 0))] = info(f"__{at}_0.other", 0, length)
 
     path = tampered(tmp_path, split)
     for at, piece in pieces.items():
@@ -227,8 +226,8 @@ def test_the_folder_itself_is_given_where_timm_takes_it(tmp_path: Path) -> None:
         ({"model_type": "vit"}, "config.json names no architecture of timm"),
         (CONFIG | {"architecture": "vit_small_patch16_224"}, "config.json describes vit_small_patch16_224"),
         (
-            CONFIG | {"model_args": {"img_size": 96}},
-            "config.json builds the model with img_size=96, which was not asked for",
+            CONFIG | {"model_args": {"dynamic_img_size": True}},
+            "config.json builds the model with dynamic_img_size=True, which was not asked for",
         ),
         (CONFIG | {"num_classes": 7}, "config.json has 7 classes and 3 channels, the tensors 1000 and 3"),
     ],
