@@ -73,6 +73,21 @@ def deepspeed_zero_without_its_script(folder: Path) -> Path:
     return touched(folder, "zero_pp_rank_0_mp_rank_00_model_states.pt", "zero_pp_rank_1_mp_rank_00_model_states.pt")
 
 
+@refused("a part of a DeepSpeed checkpoint without its weights; run the zero_to_fp32.py")
+def deepspeed_optimizer(folder: Path) -> Path:
+    return saved(folder, {"optimizer_state_dict": {"zero_stage": 1}, "ds_config": {}, "ds_version": "0.15.0"})
+
+
+@refused(
+    "it holds a deepspeed.runtime.LossScaler, which only running its code would read: a part of a DeepSpeed checkpoint; run "
+)
+def deepspeed_class(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "checkpoint.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02cdeepspeed.runtime\nLossScaler\n.")
+        archive.writestr("archive/version", b"3\n")
+    return folder / "checkpoint.pt"
+
+
 @refused("several files may be the checkpoint, name one: epoch_1.pth, epoch_2.pth")
 def several_files(folder: Path) -> Path:
     return touched(folder, "epoch_1.pth", "epoch_2.pth")

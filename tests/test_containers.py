@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tests import container_folders as folders
 from tests.check_files import TINY, native, tensors
+from tests.fuzz.watch import Limits, watched
 from tests.hostile_files import saved
 from tests.hostile_tensors import state
 from tests.test_check import answer, elsewhere, said
@@ -160,6 +161,28 @@ def test_orbax_gives_the_names_of_the_tree(database: bool, tmp_path: Path) -> No
     (tmp_path / "_METADATA").write_text(json.dumps({"tree_metadata": leaves, "use_zarr3": False}))
     assert container_of(tmp_path) == "orbax"
     assert _same(read(tmp_path), flat)
+
+
+def _of_shards(folder: Path, content: dict[str, Tensor]) -> Path:
+    return folders.shards(folder, content, count=2)
+
+
+def _of_torch_shards(folder: Path, content: dict[str, Tensor]) -> Path:
+    return folders.shards(folder, content, "pth", count=2)
+
+
+@pytest.mark.parametrize(
+    ("writer", "copies"),
+    [(_of_shards, 0), (_of_torch_shards, 0), (folders.distributed, 2), (folders.flax, 2)],
+    ids=["shards", "torch_shards", "distributed", "flax"],
+)
+def test_memory_stays_within_the_file_and_the_model(writer: Any, copies: int, tmp_path: Path) -> None:
+    """Shards are mapped. A tensor of another container is read from its file into memory once, and into the model's."""
+    content = {"a": torch.zeros(2**24), "b": torch.zeros(1)}
+    path = writer(tmp_path, content)
+    limit = content["a"].nbytes * copies + 2**25
+    outcome = watched(lambda: str(read(path)["a"].shape), Limits(memory=limit))
+    assert outcome.kind == "done", outcome.text
 
 
 # -- what lies beside it ---------------------------------------------------------------------------------------------

@@ -124,6 +124,11 @@ _CHECKED = [
     "text_model",
     "another_model",
     "dict_that_holds_itself",
+    "a_shard_alone",
+    "deepspeed_zero",
+    "metadata_that_runs_code",
+    "distributed_chunk_that_runs_code",
+    "msgpack_shape_huge",
 ]
 
 

@@ -14,6 +14,7 @@ from .folders import FILES, beside_in
 from .limits import refused, small_json
 from .locating import DCP, SHARDS, Located, locate
 from .shards import read_index
+from .torch_files import DEEPSPEED
 
 _CONFIGS = ("config.json", "open_clip_config.json")
 _MAX_CONFIG = 4 * 2**20
@@ -99,7 +100,7 @@ def _origin(content: Mapping[str, Any]) -> list[str]:
     version = content.get("pytorch-lightning_version")
     if version is not None and isinstance(content.get("state_dict"), Mapping):
         return [f"a checkpoint of Lightning {some([str(version)])}: its weights are the entry state_dict"]
-    if "ds_version" in content or "ds_config" in content:
+    if content.keys() & DEEPSPEED:
         version = content.get("ds_version", "")
         return [f"a checkpoint of DeepSpeed {some([str(version)])}: its weights are the entry module"]
     return []

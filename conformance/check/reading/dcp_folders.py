@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -110,14 +110,44 @@ def _declared(tensor: Declared) -> TensorStorageMetadata:
 def _loaded(place: Place) -> Any:
     """What ``torch.save`` wrote to a place. Raises :class:`UserError`."""
     with place.file.open("rb") as file:
-        file.seek(place.offset)
-        part = io.BytesIO(file.read(place.length))
-    if not part.getbuffer()[:4].tobytes().startswith(ZIP):
-        raise refused(place.file, f"the part at byte {place.offset:,} was not written by torch.save")
-    with archive_at(place.file, part) as archive:
-        require_torch_archive(archive, place.file)
-    part.seek(0)
-    return weights_only(place.file, part)
+        part = _Part(file, place)
+        if not part.read(4).startswith(ZIP):
+            raise refused(place.file, f"the part at byte {place.offset:,} was not written by torch.save")
+        part.seek(0)
+        with archive_at(place.file, part) as archive:
+            require_torch_archive(archive, place.file)
+        part.seek(0)
+        return weights_only(place.file, part)
+
+
+class _Part(io.RawIOBase, IO[bytes]):
+    """A part of an open file as a file of its own, which is not copied into memory."""
+
+    def __init__(self, file: IO[bytes], place: Place) -> None:
+        self._file, self._place, self._at = file, place, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._place.length}[whence]
+        self._at = max(start + offset, 0)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = memoryview(buffer).cast("B")
+        left = max(self._place.length - self._at, 0)
+        self._file.seek(self._place.offset + self._at)
+        content = self._file.read(min(len(wanted), left))
+        wanted[: len(content)] = content
+        self._at += len(content)
+        return len(content)
 
 
 def _objects(contents: Contents) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from .locating import DCP, ORBAX, SHARDS, Located, locate
 from .numpy_files import read_npz
 from .orbax_folders import read_orbax
 from .shards import read_shards
-from .torch_files import read_pth
+from .torch_files import DEEPSPEED, TO_FLOAT32, read_pth
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -42,6 +42,8 @@ def read_located(located: Located) -> dict[str, Any]:
         raise damaged(located.path, error) from None
     if not isinstance(content, dict):
         raise refused(located.path, f"a checkpoint is a dict of tensors, this holds a {type(content).__name__}")
+    if content.keys() & DEEPSPEED and not isinstance(content.get("module"), Mapping):
+        raise refused(located.path, f"a part of a DeepSpeed checkpoint without its weights; {TO_FLOAT32}")
     return content
 
 

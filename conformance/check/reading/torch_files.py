@@ -14,6 +14,10 @@ from torch import Tensor
 from .archives import ZIP, archive_at, require_torch_archive
 from .limits import damaged, refused, require_held, runs_code, start_of
 
+# Entries that DeepSpeed leaves in each of its files, and what to do with those that hold a part of the weights.
+DEEPSPEED = {"ds_config", "ds_version"}
+TO_FLOAT32 = "run the zero_to_fp32.py that DeepSpeed left in its folder, and name what it writes"
+
 
 def read_pth(path: Path) -> Any:
     """The content of a ``.pth`` file. A zip archive is mapped into memory, not copied. Raises :class:`UserError`."""
@@ -41,7 +45,7 @@ def weights_only(path: Path, source: Path | IO[bytes], **options: Any) -> Any:
             raise refused(
                 path,
                 f"it holds a {wanted[1]}, which only running its code would read: a part of a DeepSpeed checkpoint; "
-                "run the zero_to_fp32.py that DeepSpeed left in its folder, and name what it writes",
+                f"{TO_FLOAT32}",
             ) from None
         if wanted:
             raise runs_code(path, wanted[1]) from None
