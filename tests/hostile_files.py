@@ -88,7 +88,7 @@ def missing(folder: Path) -> Path:
     return folder / "checkpoint.pth"
 
 
-@refused("this is a folder; name the file in it")
+@refused("this is a folder without a checkpoint; name the file or the folder that holds the tensors")
 def a_folder(folder: Path) -> Path:
     return folder
 
@@ -115,7 +115,7 @@ def html_page(folder: Path) -> Path:
     return written(folder, b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "pth")
 
 
-@refused("this is a JSON file, not a checkpoint; an index of shards or a configuration")
+@refused("get all shards into the folder of the index; missing: model-00001-of-00002.safetensors")
 def index_of_shards(folder: Path) -> Path:
     return written(folder, b'{\n  "weight_map": {"head.weight": "model-00001-of-00002.safetensors"}}', "json")
 
@@ -126,7 +126,7 @@ def configuration(folder: Path) -> Path:
     return written(folder, b'{"args":{"lr": 0.1}}', "json")
 
 
-@refused("neither a .safetensors file nor one of torch.save or numpy.savez")
+@refused("neither a .safetensors file nor one of torch.save, numpy.savez or flax")
 def noise(folder: Path) -> Path:
     return written(folder, bytes(range(1, 128)) * 4, "bin")
 

@@ -12,12 +12,11 @@ import torch
 
 from tests.fuzz.watch import Limits, Watch, watched
 from tests.hostile_files import state
-from tests.hostile_tensors import HOSTILE, ODD
+from tests.hostile_folders import HOSTILE, ODD
 from tests.small_vit import GEOMETRY, image_encoder, model
 from timm_conformance import reference
-from timm_conformance.check import reading
 from timm_conformance.check.protocol import Request
-from timm_conformance.check.reading import container_of, read
+from timm_conformance.check.reading import container_of, limits, read
 from timm_conformance.check.sanity import require_weights
 from timm_conformance.check.worker import answer_request
 from timm_conformance.checkpoints.files import write
@@ -62,7 +61,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
 
 def test_arrays_larger_than_the_memory_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(state(), "bare", "npz", tmp_path)
-    monkeypatch.setattr(reading, "_memory", lambda: 1000)
+    monkeypatch.setattr(limits, "memory", lambda: 1000)
     with pytest.raises(UserError, match="more than this machine's memory"):
         read(path)
 
@@ -125,6 +124,11 @@ _CHECKED = [
     "text_model",
     "another_model",
     "dict_that_holds_itself",
+    "a_shard_alone",
+    "deepspeed_zero",
+    "metadata_that_runs_code",
+    "distributed_chunk_that_runs_code",
+    "msgpack_shape_huge",
 ]
 
 

@@ -20,11 +20,20 @@ from .taking_out import TakenOut, text
 _SHORT = 200
 
 
-def code(wanted: RequestedModel, checkpoint: Checkpoint, taken_out: TakenOut | None) -> list[str]:
-    """Python lines that load a checkpoint by timm, with those that take its tensors out by hand, if that is needed."""
-    path = text(str(checkpoint.path))
+def code(wanted: RequestedModel, checkpoint: Checkpoint, taken_out: TakenOut | None, loaded: Loaded) -> list[str]:
+    """Python lines that load a checkpoint by timm as it was ``loaded``, with those that take its tensors out by hand, if any.
+
+    There are none for a container that timm does not read: one file of its tensors has to be written first.
+    """
+    located = checkpoint.located
+    path = text(str(located.path))
     arguments = "".join(f", {k}={v!r}" for k, v in wanted.arguments().items())
-    if checkpoint.container == "npz":
+    if loaded.by_folder:
+        name = text(f"local-dir:{located.named}")
+        return [f"model = timm.create_model({name}, pretrained=True{arguments})"]
+    if not is_one_file(checkpoint):
+        return []
+    if located.file_kind == "npz":
         return [f'model = timm.create_model("{wanted.model}"{arguments})', f"model.load_pretrained({path})"]
     lines, source = ([], f"file={path}") if taken_out is None else (taken_out.code(checkpoint), "state_dict=state")
     overlay = ", ".join(f"{k}={v!r}" for k, v in checkpoint.overlay.items())
@@ -32,16 +41,22 @@ def code(wanted: RequestedModel, checkpoint: Checkpoint, taken_out: TakenOut | N
     return [*lines, f"model = {create}, pretrained_cfg_overlay=dict({source}, {overlay}))"]
 
 
+def is_one_file(checkpoint: Checkpoint) -> bool:
+    """Whether timm reads the checkpoint's container, which is one file."""
+    return checkpoint.located.is_file and checkpoint.located.container == checkpoint.located.file_kind
+
+
 def others(wanted: RequestedModel, checkpoint: Checkpoint, loaded: Loaded) -> Iterator[tuple[str, str]]:
     """Other calls of ``create_model`` for a file, each with why it does not give the model ``loaded``; empty if it does."""
     import timm
 
-    if checkpoint.container == "npz":
+    if loaded.by_folder or not is_one_file(checkpoint) or checkpoint.located.file_kind == "npz":
         return
-    overlay = {k: v for k, v in checkpoint.overlay.items() if k != "custom_load"} | {"file": str(checkpoint.path)}
+    path = str(checkpoint.located.path)
+    overlay = {k: v for k, v in checkpoint.overlay.items() if k != "custom_load"} | {"file": path}
     ways: dict[str, Callable[[], Any]] = {
         "checkpoint_path=, which converts nothing": lambda: timm.create_model(
-            wanted.model, checkpoint_path=str(checkpoint.path), **wanted.arguments()
+            wanted.model, checkpoint_path=path, **wanted.arguments()
         ),
         "pretrained_cfg_overlay without custom_load=False": lambda: timm.create_model(
             wanted.model, pretrained=True, pretrained_cfg_overlay=overlay, **wanted.arguments()

@@ -1,9 +1,9 @@
-"""One check of a checkpoint file, in a process that has the target's timm.
+"""One check of a checkpoint, in a process that has the target's timm.
 
-The check reads the file, loads it by the reference and by the target, compares the tensors, and compares the outputs.
+The check reads the file or folder, loads it by the reference and by the target, compares the tensors, and compares the outputs.
 
 At most two copies of the checkpoint are in memory at a time: the one read and the one that the target loaded. No loader uses
-the tensors of a ``.npz`` file as they are. So they are released after conversion, and read again for the forward pass.
+the tensors of a Flax tree as they are. So they are released after conversion, and read again for the forward pass.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .loading import RequestedModel, create, known_model
 from .opening import Opening, opening
 from .outside import Told, told
 from .protocol import Answer, Difference, Forward, Request
-from .reading import container_of, read
+from .reading import beside, locate, read
 from .sanity import require_weights
 from .target_loads import TargetLoads
 
@@ -54,7 +54,8 @@ class _Check:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.path = Path(request.path)
-        self.result = Answer(target=request.target, model=request.model, container=container_of(self.path))
+        self.located = locate(self.path)
+        self.result = Answer(target=request.target, model=request.model, container=self.located.container)
         self.loader = Loader(parse_target(request.target))
         self.module = known_model(self.loader, request.model)
         self.ledger = load_ledger(request.ledger or DEFAULT_LEDGER)
@@ -72,9 +73,11 @@ class _Check:
         self.wanted = replace(self.wanted, num_classes=request.num_classes, in_chans=request.in_chans)
         self._content: Mapping[str, Any] | None = read(self.path)
         self.opening: Opening | None = None
+        self.beside = beside(self.path, self._content)
+        self.result.read = self.beside.notes
         self.recognised: Recognised | None = None
         self.told = Told()
-        self.loads = TargetLoads(request, self.loader, self.result.container, frozenset(self._content), self.default)
+        self.loads = TargetLoads(request, self.loader, self.located, self.beside.config, self.default)
 
     def run(self) -> Answer:
         """Do the check. Raises :class:`UserError`."""
@@ -96,7 +99,7 @@ class _Check:
 
     def _release_content(self) -> None:
         """Release the file's tensors, which are no longer needed. Those of a memory-mapped file take no memory."""
-        if self.result.container == "npz":
+        if self.located.file_kind == "npz":
             self._content = None
 
     @property
@@ -129,7 +132,7 @@ class _Check:
         self.result.evidence = evidence(recognised.form, state)
         self.result.families = [f.name for f in recognised.families]
         _require_weights(state)
-        self.told = told(self.content, state)
+        self.told = told(self.content, state, self.beside.config)
         self.result.notes += self.told.text()
         return recognised
 
@@ -201,7 +204,7 @@ class _Check:
             dtype=_dtype(source.state),
             wrapper="bare" if upstream.keys() == self.content.keys() else "model",
             declared="true" if request.input_size else "default",
-            container=self.result.container,
+            container=self.located.file_kind,
             model_name=request.model,
             in_chans=None if chans == asked_chans else asked_chans,
             num_classes=None if classes == asked_classes else asked_classes,

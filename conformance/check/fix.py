@@ -21,6 +21,9 @@ def check_path(out: Path, checkpoint: Path) -> None:
         raise UserError(f"--fix {out}: it is written as safetensors; name it OUT.safetensors")
     if not out.parent.is_dir():
         raise UserError(f"--fix {out}: there is no folder {out.parent}")
+    folder = checkpoint.parent if checkpoint.suffix == ".json" else checkpoint  # of shards, whose index was named
+    if folder.is_dir() and folder.resolve() in out.resolve().parents:
+        raise UserError(f"--fix {out}: this is in the folder of the checkpoint; write it elsewhere")
     if out.is_dir() or (out.exists() and checkpoint.exists() and out.samefile(checkpoint)):
         raise UserError(f"--fix {out}: " + ("this is a folder" if out.is_dir() else "this is the checkpoint itself"))
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 from torch import Tensor, nn
 
 from ..cases.case import Size
@@ -26,6 +27,8 @@ from ..families import Family
 from ..targets.loader import Loader, write_in_place
 from ..targets.target import MODEL_RELEASE
 from ..trials.problems import Problem, raised
+from .handing import not_as_folder, one_file, said_of_file
+from .reading import Located
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,14 @@ class RequestedModel:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint file with its numbers of classes and channels and the image size that it was trained at.
+    """A checkpoint with its numbers of classes and channels and the image size that it was trained at.
 
-    ``names`` are the outermost keys in the file. ``state`` are the tensors that a user takes out of it, where the file as it
-    stands is not to be loaded. ``declared`` is the size that the model declares, ``(height, width)``.
+    ``config`` is the config.json beside it, empty if there is none. ``state`` are the tensors that a user takes out of it, where
+    the file as it stands is not to be loaded. ``declared`` is the size that the model declares, ``(height, width)``.
     """
 
-    path: Path
-    container: str
-    names: frozenset[str]
+    located: Located
+    config: Mapping[str, Any]
     family: Family
     arch: Mapping[str, Any]
     num_classes: int
@@ -80,12 +82,15 @@ class Checkpoint:
 class Loaded:
     """The result of a load: the model, the state dict that it received, and the exception as a problem.
 
-    The exception itself is not kept, since its frames would hold the checkpoint in memory.
+    ``given`` is what the target was given, if not the file that the user named; ``by_folder`` says that it was the folder. The exception itself is not kept, since its
+    frames would hold the checkpoint in memory.
     """
 
     model: nn.Module | None = None
     state_dict: dict[str, Tensor] = field(default_factory=dict)
     failure: Problem | None = None
+    given: str = ""
+    by_folder: bool = False
 
 
 _register, _load = nn.Module.register_parameter, nn.Module.load_state_dict
@@ -159,25 +164,63 @@ def memory_saving(model: str) -> AbstractContextManager:
 def load(
     loader: Loader, wanted: RequestedModel, checkpoint: Checkpoint, read: Callable[[], Mapping[str, Any]]
 ) -> Loaded:
-    """Load a checkpoint into the model ``wanted`` with the target. ``read`` reads the file for a loader that takes a dict."""
-    if not loader.target.is_timm:
-        way = partial(_by_function, loader, wanted, checkpoint, read)
-    elif checkpoint.container == "npz":
-        way = partial(_in_place, wanted, checkpoint)
-    else:
-        way = partial(_by_create_model, wanted, checkpoint)
+    """Load a checkpoint into the model ``wanted`` with the target. ``read`` reads it for a loader that takes a dict.
+
+    timm is given the file, or the folder where the release takes it; see :mod:`.handing`.
+    """
     loaded = Loaded()
     try:
-        way(loaded)
+        if loader.target.is_timm:
+            _by_timm(loader, wanted, checkpoint, read, loaded)
+        else:
+            _by_function(loader, wanted, checkpoint, read, loaded)
     except Exception as error:
         loaded.failure = raised(error, "loading")
     return loaded
 
 
-def _by_create_model(wanted: RequestedModel, checkpoint: Checkpoint, into: Loaded) -> None:
+def _by_timm(
+    loader: Loader, wanted: RequestedModel, checkpoint: Checkpoint, read: Callable[[], Mapping[str, Any]], into: Loaded
+) -> None:
+    if checkpoint.state is not None:
+        return _by_create_model(wanted, checkpoint, Path(), into)
+    located, reason = checkpoint.located, "timm reads arrays of Flax from a file"
+    if located.in_folder and located.is_file and located.file_kind != "npz":
+        usual, counts = create(RequestedModel(wanted.model)), (checkpoint.num_classes, checkpoint.in_chans)
+        reason = not_as_folder(
+            located, checkpoint.config, loader.release, usual, wanted.model, wanted.arguments(), counts
+        )
+        if not reason:
+            return _as_folder(wanted, checkpoint, into)
+    into.given = said_of_file(located, reason)
+    with one_file(located, read) as path:
+        if located.file_kind == "npz":
+            _in_place(wanted, path, into)
+        else:
+            _by_create_model(wanted, checkpoint, path, into)
+
+
+def _as_folder(wanted: RequestedModel, checkpoint: Checkpoint, into: Loaded) -> None:
+    """Load by ``create_model("local-dir:FOLDER", pretrained=True)``, which takes all but the sizes from config.json."""
     import timm
 
-    source = {"file": str(checkpoint.path)} if checkpoint.state is None else {"state_dict": dict(checkpoint.state)}
+    name = f"local-dir:{checkpoint.located.named}"
+    into.given, into.by_folder = f'the folder, as create_model("{name}", pretrained=True)', True
+    size = checkpoint.input_size
+    overlay = {"input_size": (checkpoint.in_chans, *size)} if size else None
+    with memory_saving(wanted.model), captured_load(into):
+        into.model = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay=overlay, **wanted.arguments()
+        ).eval()
+
+
+def _by_create_model(wanted: RequestedModel, checkpoint: Checkpoint, path: Path, into: Loaded) -> None:
+    import timm
+
+    if checkpoint.state is None:
+        source: dict[str, Any] = {"file": str(path)}
+    else:
+        source = {"state_dict": dict(checkpoint.state)}
     overlay = source | checkpoint.overlay
     with memory_saving(wanted.model), captured_load(into):
         into.model = timm.create_model(
@@ -185,14 +228,16 @@ def _by_create_model(wanted: RequestedModel, checkpoint: Checkpoint, into: Loade
         ).eval()
 
 
-def _in_place(wanted: RequestedModel, checkpoint: Checkpoint, into: Loaded) -> None:
+def _in_place(wanted: RequestedModel, path: Path, into: Loaded) -> None:
     """Load by ``model.load_pretrained``, the only thing that ``create_model`` does with a ``.npz`` file."""
     model = create(wanted)
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             empty = parameter.new_empty(parameter.shape, device="cpu")
             module.register_parameter(name, nn.Parameter(empty, requires_grad=False))
-    into.state_dict = write_in_place(model, checkpoint.path, checkpoint.names)
+    with np.load(path) as tree:
+        names = tree.files
+    into.state_dict = write_in_place(model, path, names)
     into.model = model
 
 

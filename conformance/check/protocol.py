@@ -62,7 +62,8 @@ class Answer(msgspec.Struct, kw_only=True):
     """The result of a check.
 
     unusable     why nothing could be checked: the file cannot be read, or the model does not exist
-    container    the kind of file
+    container    the kind of file or folder
+    read         what was read of a folder, what else it is, and what was left out; one line each
     opened       which entry of the file was read, and the prefix of its names; empty for a plain dict of tensors
     beside       what else the file holds, one line each
     format       the reference's name of the checkpoint's format, ``evidence`` the keys that show it
@@ -75,6 +76,7 @@ class Answer(msgspec.Struct, kw_only=True):
     notes        what was guessed, or is told by something else than tensors, one line each
     unread       why the target reads nothing of the file as it stands; then it was given the tensors that lie there
     call         Python lines that load the checkpoint as the target was made to; ``not_by`` other calls, and why they do not
+    given        what the target was given, if not the file that was named
     loaded       whether the target loads the checkpoint; ``error`` is the target's message if it does not
     tensors      number of tensors that were compared; ``fraction`` is the largest error as a fraction of its bound
     known        the ledger's entries that explain the differences, one line each
@@ -86,6 +88,7 @@ class Answer(msgspec.Struct, kw_only=True):
     model: str
     unusable: str = ""
     container: str = ""
+    read: list[str] = []
     opened: str = ""
     beside: list[str] = []
     format: str = ""
@@ -102,6 +105,7 @@ class Answer(msgspec.Struct, kw_only=True):
     unread: str = ""
     call: list[str] = []
     not_by: list[str] = []
+    given: str = ""
     loaded: bool = False
     error: str = ""
     tensors: int = 0

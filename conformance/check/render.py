@@ -31,6 +31,7 @@ def render(answer: Answer, checkpoint: Path) -> None:
 def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
     """The lines of an answer, each with its label. A label is empty if it is the same as the line's above."""
     out = [("checkpoint", ", ".join(filter(None, (str(checkpoint), answer.container, answer.opened))))]
+    out += [("", line) for line in answer.read]
     out += _labelled("beside it", answer.beside)
     if answer.format:
         keys = ", ".join(answer.evidence)
@@ -45,12 +46,14 @@ def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
     if answer.refused:
         out.append(("reference", f"cannot use it: {answer.refused}"))
         out.append(("target", f"{answer.target}, {answer.model}: {_all_the_same(answer)}"))
+        out += _given(answer)
     else:
         if answer.unread:
             out.append(("target", answer.unread))
             out.append(("", f"given the tensors {answer.opened}, it {_loads(answer)}"))
         else:
             out.append(("target", f"{answer.target}, {answer.model}: {_loads(answer)}"))
+            out += _given(answer)
         out += _labelled("the call" if not answer.error else "call tried", answer.call)
         out += _labelled("not by", answer.not_by)
         out += _labelled("differs", _differences(answer))
@@ -67,6 +70,10 @@ def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
 
 def _labelled(label: str, found: list[str]) -> list[tuple[str, str]]:
     return [(label if n == 0 else "", line) for n, line in enumerate(found)]
+
+
+def _given(answer: Answer) -> list[tuple[str, str]]:
+    return [("", f"it was given {answer.given}")] if answer.given else []
 
 
 def _geometry(geometry: Geometry, stride: Size) -> str:

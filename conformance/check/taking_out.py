@@ -27,10 +27,10 @@ class TakenOut:
 
     def code(self, checkpoint: Checkpoint) -> list[str]:
         """Python lines after which ``state`` has the tensors under the names that timm expects."""
-        path = text(str(checkpoint.path))
+        path = text(str(checkpoint.located.path))
         keys = "".join(f"[{text(key)}]" for key in self.opened.entry)
         lines = [f'state = torch.load({path}, map_location="cpu", weights_only=True){keys}']
-        if checkpoint.container == "safetensors":
+        if checkpoint.located.file_kind == "safetensors":
             lines = [f"state = safetensors.torch.load_file({path})"]
         if self.namespace:
             lines.insert(0, "torch.serialization.add_safe_globals([argparse.Namespace])")

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -18,29 +17,29 @@ from .detection import Recognised
 from .loading import Checkpoint, Loaded, RequestedModel, load
 from .opening import Opening
 from .protocol import Answer, Request
-from .reading import read
+from .reading import Located, read
 from .taking_out import TakenOut, foreign_heads, has_namespace
 
 
 class TargetLoads:
     """Loads of one file by the target.
 
-    ``names`` are the outermost keys in the file, ``default`` the registered model. ``state`` are the tensors that the target is
+    ``config`` is the config.json beside the file, ``default`` the registered model. ``state`` are the tensors that the target is
     given in place of the file, once it has been seen to read nothing of the file as it stands.
     """
 
-    def __init__(self, request: Request, loader: Loader, container: str, names: frozenset[str], default: Any) -> None:
-        self.request, self.loader, self.container, self.names, self.default = request, loader, container, names, default
-        self.path = Path(request.path)
+    def __init__(
+        self, request: Request, loader: Loader, located: Located, config: Mapping[str, Any], default: Any
+    ) -> None:
+        self.request, self.loader, self.located, self.config, self.default = request, loader, located, config, default
         self.state: Mapping[str, Tensor] | None = None
 
     def checkpoint(self, recognised: Recognised | None) -> Checkpoint:
         """The checkpoint for the target. For an unknown format, the model's own classes and channels are declared."""
         family = recognised.family if recognised else FAMILIES["timm_native"]
         return Checkpoint(
-            path=self.path,
-            container=self.container,
-            names=self.names,
+            located=self.located,
+            config=self.config,
             family=family,
             arch=family.by_model(self.request.model),
             num_classes=recognised.num_classes if recognised else self.default.num_classes,
@@ -52,7 +51,7 @@ class TargetLoads:
 
     def load(self, wanted: RequestedModel, recognised: Recognised | None) -> Loaded:
         """The load of the file, or of what was taken out of it."""
-        return load(self.loader, wanted, self.checkpoint(recognised), partial(read, self.path))
+        return load(self.loader, wanted, self.checkpoint(recognised), partial(read, self.located.named))
 
     def load_or_take_out(
         self,
@@ -75,8 +74,9 @@ class TargetLoads:
                 result.unread = calls.unread(self.request.target, loaded, opened, right)
                 self.state, loaded = state, given
                 taken_out = TakenOut(opened, opening.chunked, heads, has_namespace(content))
+        result.given = loaded.given
         if self.loader.target.is_timm:
-            result.call = calls.code(wanted, checkpoint, taken_out)
+            result.call = calls.code(wanted, checkpoint, taken_out, loaded)
             if taken_out is None and loaded.failure is None:
                 tried = calls.others(wanted, checkpoint, loaded)
                 result.not_by = [f"{name}: {reason}" for name, reason in tried if reason]
@@ -87,11 +87,11 @@ class TargetLoads:
     ) -> tuple[Loaded, dict[str, Tensor], str]:
         """The load of tensors, without a head that the model has not; the tensors, and the beginning of the head's names."""
         way = partial(load, self.loader, wanted)
-        loaded = way(dataclasses.replace(checkpoint, state=state), partial(read, self.path))
+        loaded = way(dataclasses.replace(checkpoint, state=state), partial(read, self.located.named))
         heads = foreign_heads(loaded, state, right) if loaded.failure is not None else ""
         if heads:
             state = {k: v for k, v in state.items() if not k.startswith(heads)}
-            loaded = way(dataclasses.replace(checkpoint, state=state), partial(read, self.path))
+            loaded = way(dataclasses.replace(checkpoint, state=state), partial(read, self.located.named))
         return loaded, state, heads
 
     def unnoticed(self, wanted: RequestedModel, recognised: Recognised | None) -> str:

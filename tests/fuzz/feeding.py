@@ -10,7 +10,7 @@ import torch
 from tests.small_vit import Model
 from timm_conformance import reference
 from timm_conformance.cases.case import Case
-from timm_conformance.check.reading import read
+from timm_conformance.check.reading import beside, read
 from timm_conformance.check.sanity import require_weights
 from timm_conformance.errors import UserError
 from timm_conformance.families import FAMILIES
@@ -47,6 +47,7 @@ def feed(path: Path, case: Case) -> str:
     model = Model(family, case.arch, case.destination, declared_size(family, case, case.source))
     image = torch.zeros(1, case.arch.get("in_chans", 3), *family.img_size(case.arch, case.source))
     arch = case.arch | family.forward_arch(case)
+    stage(lambda: beside(path, content))
     stage(lambda: require_weights(reference.unwrap(content)))
     stage(lambda: reference.load_state_dict(content, model))
     stage(lambda: reference.forward(content, image, arch))

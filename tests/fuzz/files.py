@@ -6,17 +6,21 @@ import io
 import json
 import re
 import struct
+import tempfile
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import msgspec
 import numpy as np
 import torch
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from tests.container_folders import distributed, packed, shards
 from timm_conformance.cases.case import Case
 from timm_conformance.checkpoints import files, wrappers
 from timm_conformance.ledger.entries import DEFAULT_LEDGER
@@ -41,25 +45,28 @@ _RESULTS = (
 
 @dataclass(frozen=True)
 class Input:
-    """A file by its name, and the case whose model it is meant for."""
+    """A file by its name, and the case whose model it is meant for. ``others`` lie beside a file of a folder, by name."""
 
     name: str
     content: bytes
     case: Case
+    others: Mapping[str, bytes] = field(default_factory=dict)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """What Hypothesis makes of every input that fails: not its bytes."""
         printer.text(f"{len(self.content)} bytes in {self.name} for {self.case.describe()}")
 
     def write(self, folder: Path) -> None:
-        """The file and, beside it, its case."""
+        """The file, or the folder that it is in, and beside it its case."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _CASE).write_text(self.case.to_json())
-        (folder / self.name).write_bytes(self.content)
+        for name, content in {self.name: self.content, **self.others}.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
 
 
 def stored(folder: Path) -> tuple[Path, Case]:
-    """The file that :meth:`Input.write` left in a folder, and its case."""
+    """The file or folder that :meth:`Input.write` left in a folder, and its case."""
     (path,) = (p for p in folder.iterdir() if p.name not in (_CASE, OUTCOME))
     return path, Case.from_json((folder / _CASE).read_bytes())
 
@@ -73,9 +80,11 @@ OUTCOME = "outcome.txt"
 def inputs(draw: Draw, pool: Pool) -> Input:
     """A file of any kind, made for one case and changed as tensors, as what its container holds, as bytes, or not at all."""
     case = draw(st.sampled_from(pool.cases), label="case")
-    kind = draw(st.sampled_from(["checkpoint"] * 8 + ["witness", "case", "results"]), label="kind")
+    kind = draw(st.sampled_from(["checkpoint"] * 8 + ["folder", "witness", "case", "results"]), label="kind")
     if kind == "checkpoint":
         return draw(checkpoint_files(case, pool))
+    if kind == "folder":
+        return draw(checkpoint_folders(case))
     text = {
         "witness": lambda: draw(st.sampled_from(_WITNESSES)).read_bytes(),
         "case": lambda: case.to_json().encode(),
@@ -93,7 +102,7 @@ def inputs(draw: Draw, pool: Pool) -> Input:
 @st.composite
 def checkpoint_files(draw: Draw, case: Case, pool: Pool) -> Input:
     """A checkpoint file of a case."""
-    container = draw(st.sampled_from(["pth", "pth", "safetensors", "npz", "pt"]), label="container")
+    container = draw(st.sampled_from(["pth", "pth", "safetensors", "npz", "pt", "msgpack"]), label="container")
     inside = draw(st.booleans(), label="change tensors")
     try:
         content = draw(mutated(case, pool)) if inside else wrappers.wrap(tensors_of(case, False), case.wrapper)
@@ -114,6 +123,9 @@ def _packed(content: dict[Any, Any], container: str) -> bytes:
         return buffer.getvalue()
     tensors = {k: v for k, v in content.items() if isinstance(k, str) and is_dense(v) and v.nbytes < 2**24}
     tensors = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+    if container == "msgpack":
+        named = {k: v for k, v in tensors.items() if "float8" not in str(v.dtype)}
+        return msgspec.msgpack.encode(packed({"params": named, "step": 3}))
     if container == "safetensors":
         return save({k: v for k, v in tensors.items() if k.isprintable() and not v.is_complex()})
     kept = {k: v for k, v in tensors.items() if v.itemsize > 1 and "\0" not in k and k.isprintable() and k}
@@ -123,6 +135,29 @@ def _packed(content: dict[Any, Any], container: str) -> bytes:
             np.lib.format.write_array(member, files.to_numpy(tensor))
             archive.writestr(f"{name}.npy", member.getvalue())
     return buffer.getvalue()
+
+
+@st.composite
+def checkpoint_folders(draw: Draw, case: Case) -> Input:
+    """A folder of a case, of torch.distributed.checkpoint or of shards, one file of which is changed."""
+    state = {k: v.contiguous() for k, v in tensors_of(case, False).items()}
+    with tempfile.TemporaryDirectory(prefix="timm-conformance-fuzz-") as name:
+        folder = Path(name)
+        if draw(st.booleans(), label="distributed"):
+            distributed(folder, {"model": state, "epoch": 3})
+        else:
+            shards(folder, {k: v.clone() for k, v in state.items()})
+        found = {
+            str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+        }
+    changed = draw(st.sampled_from(sorted(found)), label="changed file")
+    content = found.pop(changed)
+    if changed.endswith(".json"):
+        content = draw(_changed_json(content))
+    if not changed.endswith(".json") or draw(st.booleans()):
+        for _ in range(draw(st.integers(1, 3), label="changes to the file")):
+            content = draw(_changed_bytes(content))
+    return Input(changed, content, case, found)
 
 
 @st.composite

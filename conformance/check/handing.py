@@ -1,0 +1,118 @@
+"""How timm is given a checkpoint: the file itself, the folder as ``local-dir:``, or one file that holds what was read.
+
+timm reads a file, and from 1.0.16 on a folder with its own config.json. No release reads shards, a folder of
+torch.distributed.checkpoint or of Orbax, or flax's msgpack. A user makes one file of those, and so does this module: a ``.npz``
+of a Flax tree, a ``.pth`` in the wrappers that were saved, or a ``.safetensors``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+from torch import Tensor
+
+from ..checkpoints import files
+from ..reference.errors import some
+from ..targets.scratch import scratch_folder
+from .reading import SHARDS, Located
+from .reading.folders import FILES
+
+LOCAL_DIR = Version("1.0.16")
+_PARAMS, _VIT_JAX = "params/", "Transformer/posembed_input/pos_embedding"
+_SCALARS = (int, float, str, bool)
+
+
+@contextmanager
+def one_file(located: Located, read: Callable[[], Mapping[str, Any]]) -> Iterator[Path]:
+    """A file with a checkpoint's tensors that timm reads. It is removed after the load, if it had to be written."""
+    if located.is_file and located.container == located.file_kind:
+        yield located.path
+        return
+    with scratch_folder() as folder:
+        content = _named_for_timm(read()) if located.file_kind == "npz" else _only_tensors(read())
+        yield files.write(content, "bare", located.file_kind, Path(folder))
+
+
+def _named_for_timm(tree: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The params of a Flax tree under the names of a published ``.npz`` file.
+
+    timm reads names below ``params/`` as those of big_vision, and names of vit_jax without it
+    (``timm/models/vision_transformer.py: _load_weights``).
+    """
+    params = {name: array for name, array in tree.items() if name.startswith(_PARAMS)} or dict(tree)
+    if _PARAMS + _VIT_JAX in params:
+        return {name.removeprefix(_PARAMS): array for name, array in params.items()}
+    return params
+
+
+def said_of_file(located: Located, why_not_folder: str) -> str:
+    """What the target was given in place of a folder, or of a file that timm does not read. Empty for a file as it is."""
+    if not located.is_file or located.container != located.file_kind:
+        first = " (its local-dir: takes the first shard alone)" if located.container.startswith(SHARDS) else ""
+        return f"one .{located.file_kind} file of its tensors, since timm does not read {located.container}{first}"
+    return f"{located.path.name} alone, since {why_not_folder}" if located.in_folder else ""
+
+
+def not_as_folder(
+    located: Located,
+    config: Mapping[str, Any],
+    release: Version | None,
+    model: Any,
+    name: str,
+    arguments: Mapping[str, Any],
+    counts: tuple[int, int],
+) -> str:
+    """Why ``create_model("local-dir:FOLDER", **arguments)`` is not the load that is asked for; empty if it is.
+
+    timm builds the model that config.json describes, with the arguments that it was saved with. So the folder is given to it
+    only where that is the model ``name``, of which ``model`` is a new one. ``counts`` are the checkpoint's numbers of classes and
+    channels.
+    """
+    cfg = config.get("pretrained_cfg", config)
+    cfg = cfg if isinstance(cfg, Mapping) else {}
+    if release is None or release < LOCAL_DIR:
+        return f"timm {release} has no local-dir:"
+    if located.path.name not in FILES:
+        return "timm looks for other names in a folder first"
+    architecture = config.get("architecture", cfg.get("architecture"))
+    if not config or architecture is None:
+        return "config.json names no architecture of timm" if config else "it has no config.json"
+    if architecture != name.partition(".")[0]:
+        return f"config.json describes {some([str(architecture)])}"
+    saved = config.get("model_args")
+    saved = {k: v for k, v in (saved if isinstance(saved, Mapping) else {}).items() if v is not None}
+    others = [f"{k}={v}" for k, v in saved.items() if k not in arguments]
+    if others:
+        return f"config.json builds the model with {some(others)}, which was not asked for"
+    usual = tuple(model.pretrained_cfg["input_size"])
+    size = _three_numbers(cfg.get("input_size")) or usual
+    if "img_size" not in arguments and size[1:] != usual[1:]:
+        return f"config.json declares images of {size[1]}x{size[2]}, and {name} has {usual[1]}x{usual[2]}"
+    classes = config.get("num_classes", cfg.get("num_classes", counts[0]))
+    if (classes, size[0]) != counts:
+        return f"config.json has {some([str(classes)])} classes and {size[0]} channels, the tensors {counts[0]} and {counts[1]}"
+    pool = cfg.get("global_pool")
+    if pool is not None and pool != getattr(model, "global_pool", pool):
+        return f"config.json pools by {some([str(pool)])}, and {name} does not"
+    return ""
+
+
+def _three_numbers(size: Any) -> tuple[int, ...] | None:
+    """Channels, height and width of a configuration, or None."""
+    whole = isinstance(size, (list, tuple)) and len(size) == 3 and all(isinstance(n, int) for n in size)
+    return tuple(size) if whole else None
+
+
+def _only_tensors(content: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A content without what timm's reader, which runs no code, may refuse: arguments and other objects."""
+    kept: dict[Any, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            kept[key] = _only_tensors(value)
+        elif value is None or isinstance(value, (Tensor, *_SCALARS)):
+            kept[key] = value
+    return kept
