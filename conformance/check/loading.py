@@ -82,8 +82,8 @@ class Checkpoint:
 class Loaded:
     """The result of a load: the model, the state dict that it received, and the exception as a problem.
 
-    ``given`` is what the target was given, if not the file that the user named; ``by_folder`` says that it was the folder. The exception itself is not kept, since its
-    frames would hold the checkpoint in memory.
+    ``given`` is what the target was given, if not the file that the user named; ``by_folder`` says that it was the folder. The
+    exception itself is not kept, since its frames would hold the checkpoint in memory.
     """
 
     model: nn.Module | None = None

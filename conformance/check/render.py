@@ -110,7 +110,8 @@ def _differences(answer: Answer) -> list[str]:
     for found in answer.differences:
         if found.text != answer.error:
             own = () if found.kind in _OF_NAMES else (found.tensor,)
-            alike[(found.kind, *found.entries, *own)].append(found)
+            key = (found.kind, *found.entries, *own)
+            alike[key].append(found)
     return [_difference(group[0]) if len(group) == 1 else _names(group) for group in alike.values()]
 
 
