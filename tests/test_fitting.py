@@ -8,7 +8,8 @@ from torch import Tensor
 
 from timm_conformance.check import advice
 from timm_conformance.check.fitting import Fit, rank_models
-from timm_conformance.check.misfits import differences, num_blocks
+from timm_conformance.check.misfits import differences
+from timm_conformance.check.pairing import num_blocks
 from timm_conformance.targets import architectures as registered
 from timm_conformance.targets.architectures import architectures, shapes_of
 from timm_conformance.targets.loader import Loader
@@ -130,6 +131,10 @@ def test_one_option_away_from_the_model_asked_for(options):
         ("beit_base_patch16_224", {"use_shared_rel_pos_bias": True, "use_rel_pos_bias": False}),
         ("beit_base_patch16_224", {"img_size": 96}),
         ("deit3_small_patch16_224", {"no_embed_class": False}),
+        ("samvit_base_patch16", {"img_size": 512}),
+        ("swin_tiny_patch4_window7_224", {"window_size": 8, "img_size": 256}),
+        ("vit_relpos_small_patch16_224", {"num_heads": 12}),
+        ("vit_small_patch16_dinov3", {"num_reg_tokens": 8}),
     ],
     ids=str,
 )

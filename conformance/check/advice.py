@@ -11,7 +11,7 @@ from ..ledger.entries import Entry
 from ..probes.registry import ProbeAnswer
 from ..reference.errors import some
 from ..trials.problems import Problem
-from .causes import Cause
+from .cause import Cause
 from .fitting import Fit
 from .layouts import recognise_layout, shown_keys
 from .loading import RequestedModel

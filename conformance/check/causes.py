@@ -7,53 +7,12 @@ any loader can use the file; the others are parts that a loader may drop or conv
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from math import isqrt
-from typing import Any
 
-import torch
-from torch import Tensor
-
+from . import storage
+from .cause import Cause, State, matching, tensors_of
 from .keys import few
-from .shards import missing_parts
-
-
-@dataclass(frozen=True)
-class Cause:
-    """One cause. ``kind`` is its stable name, ``text`` what the file has, ``to_do`` what to do about it.
-
-    ``tensors`` is the number of tensors that it touches, ``keys`` are patterns of a few that tell it. ``stops`` says that nothing
-    can be loaded before it is undone.
-    """
-
-    kind: str
-    text: str
-    to_do: str
-    tensors: int
-    keys: tuple[str, ...]
-    stops: bool = True
-
-
-State = Mapping[str, Any]
-
-# Dtypes that need a scale, or are packed. Buffers of indices are int64.
-_PACKED = {"torch.int8", "torch.uint8", *(str(d) for n, d in vars(torch).items() if n.startswith("float8"))}
-# Names that quantising libraries give, the most specific first.
-_SCHEMES: tuple[tuple[str, str], ...] = (
-    ("bitsandbytes, 8 bits", r"(.+\.)?(SCB|weight_format)"),
-    ("bitsandbytes, 4 bits", r"(.+\.)?weight\.(nested_)?(absmax|quant_map)|.+\.quant_state\..+"),
-    ("compressed-tensors", r"(.+\.)?weight_(packed|zero_point)"),
-    ("GPTQ", r"(.+\.)?g_idx"),
-    ("GPTQ or AWQ", r"(.+\.)?(qweight|qzeros)"),
-    ("HQQ", r"(.+\.)?W_q"),
-    ("optimum-quanto", r"(.+\.)?weight\._(data|scale|shift)"),
-    (
-        "torch.ao.quantization",
-        r"(.+\.)?(_packed_params(\..+)?|zero_point|(activation_post_process|weight_fake_quant)\..+)",
-    ),
-    ("torchao", r".+[:._](qdata|int_data)"),
-)
 
 
 def single_causes(state: State) -> list[Cause]:
@@ -61,113 +20,12 @@ def single_causes(state: State) -> list[Cause]:
 
     ``state`` has names as they stand in the file, without wrapper. Entries that are no tensors are allowed.
     """
-    found = [cause for tell in _TELLERS for cause in tell(state)]
+    found = [cause for tell in (*storage.TELLERS, *_TELLERS) for cause in tell(state)]
     return sorted(found, key=lambda cause: not cause.stops)
 
 
-def _tensors(state: State) -> dict[str, Tensor]:
-    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
-
-
-def _matching(state: Iterable[str], pattern: str) -> list[str]:
-    found = re.compile(pattern)
-    return [k for k in state if found.fullmatch(k)]
-
-
-def _quantised(state: State) -> Iterator[Cause]:
-    packed = [k for k, v in _tensors(state).items() if v.is_quantized or (str(v.dtype) in _PACKED and v.ndim > 1)]
-    named = {scheme: hits for scheme, pattern in _SCHEMES if (hits := _matching(state, pattern))}
-    if not packed and not named:
-        return
-    scheme = next(iter(named), "")
-    dtypes = sorted({str(state[k].dtype).removeprefix("torch.") for k in packed})
-    beside = list(dict.fromkeys(k for hits in named.values() for k in hits if k not in packed))
-    beside = beside or [k for k in state if k not in packed and re.search(r"(^|[._])scale(s|_inv)?$", k)]
-    keys = (*few(packed, 2), *few(beside, 2))
-    what = f"{len(packed)} tensors are {', '.join(dtypes)}" if packed else "its weights are packed"
-    scales = f", with scales beside them ({', '.join(few(beside, 2))})" if beside else f" ({', '.join(keys)})"
-    by = f" as {scheme} stores it" if scheme else ""
-    yield Cause(
-        "quantised",
-        f"quantised weights{by}: {what}{scales}",
-        "weights are floating-point numbers: take the file that this one was made from, or load it with the library that wrote "
-        "it, dequantise, and save the state_dict again",
-        len({*packed, *beside}),
-        keys,
-    )
-
-
-def _placeholders(state: State) -> Iterator[Cause]:
-    tensors = _tensors(state)
-    empty = [k for k, v in tensors.items() if v.shape == (0,)]
-    if 2 * len(empty) > len(tensors):
-        yield Cause(
-            "placeholders",
-            f"{len(empty)} of {len(tensors)} tensors are empty placeholders of shape (0,), as DeepSpeed ZeRO-3 saves them: "
-            "the values are in other files",
-            "gather the values first: python zero_to_fp32.py FOLDER OUT, the script that DeepSpeed leaves beside the checkpoint",
-            len(empty),
-            few(empty),
-        )
-    flat = [k for k in state if re.search(r"(^|\.)_?flat_param(_\d+)?$", k)]
-    if flat:
-        yield Cause(
-            "flat-parameters",
-            f"{len(flat)} flat parameters of FSDP ({', '.join(few(flat, 2))}), each of them all tensors of a module in one row",
-            "save the training state again with StateDictType.FULL_STATE_DICT",
-            len(flat),
-            few(flat),
-        )
-
-
-_ADAPTERS: tuple[tuple[str, str], ...] = (
-    ("DoRA", r"(.+\.)?lora_magnitude_vector(\..+)?"),
-    ("LoRA", r"(.+\.)?lora_(A|B|E|embedding_A|embedding_B|down|up)(\..+)?"),
-    ("LoRA", r"(.+\.)?(w_[ab]_\d+|linear_[ab]_[qkv]\.weight)"),  # SAMed, in its file and in its model
-    ("IA3", r"(.+\.)?ia3_l(\..+)?"),
-    ("LoHa", r"(.+\.)?hada_\w+(\..+)?"),
-    ("LoKr", r"(.+\.)?lokr_\w+(\..+)?"),
-    ("VeRA", r"(.+\.)?vera_\w+(\..+)?"),
-    ("OFT", r"(.+\.)?oft_[rs](\..+)?"),
-)
-_WRAPPED = r".+\.(base_layer|original_layer)\..+"
-
-
-def _adapters(state: State) -> Iterator[Cause]:
-    named = {kind: hits for kind, pattern in _ADAPTERS if (hits := _matching(state, pattern))}
-    adapters = {k for hits in named.values() for k in hits}
-    wrapped = _matching(state, _WRAPPED)
-    if not adapters and not wrapped:
-        return
-    kind = next(iter(named), "LoRA")
-    keys = (*few([k for k in state if k in adapters], 2), *few(wrapped, 1))
-    if wrapped or len(state) > 2 * len(adapters):
-        text = f"{kind} adapters beside the weights, not merged into them: {len(adapters)} tensors ({', '.join(keys)})"
-        to_do = "merge them first: model.merge_and_unload() of PEFT returns the plain model, whose state_dict loads"
-    else:
-        text = (
-            f"{kind} adapters alone, {len(adapters)} tensors ({', '.join(keys)}), without the weights that they change"
-        )
-        to_do = "load the base model, then PeftModel.from_pretrained(base, FOLDER).merge_and_unload(), and save its state_dict"
-    yield Cause("adapters", text, to_do, len(adapters) + len(wrapped), keys)
-
-
-def _shard(state: State) -> Iterator[Cause]:
-    if any(True for _ in (*_adapters(state), *_placeholders(state))):
-        return  # they have no blocks of their own to count
-    missing = missing_parts({k: v.ndim for k, v in _tensors(state).items()})
-    if missing:
-        yield Cause(
-            "shard",
-            f"a part of a model: {'; '.join(missing)}",
-            "it is one shard of several: put the tensors of all of them into one dict, and save that",
-            len(state),
-            few(state),
-        )
-
-
 def _video(state: State) -> Iterator[Cause]:
-    for name, tensor in _tensors(state).items():
+    for name, tensor in tensors_of(state).items():
         if tensor.ndim == 5:
             frames = tensor.shape[2]
             yield Cause(
@@ -201,7 +59,7 @@ def _renamed(state: State) -> Iterator[Cause]:
     if any("radio_model." in k for k in state):
         return  # RADIO's own spelling, which its format knows
     for pattern, what, right, more in _SPELLINGS:
-        found = _matching(state, pattern)
+        found = matching(state, pattern)
         if found:
             yield Cause(
                 "renamed",
@@ -217,7 +75,7 @@ _TOKENS = re.compile(r"(.*\.)?(cls|dist|reg|register|storage|mask|class)_(token|
 
 
 def _more_tokens(state: State) -> Iterator[Cause]:
-    tensors = _tensors(state)
+    tensors = tensors_of(state)
     position = next((v for k, v in tensors.items() if k.rpartition(".")[2] in _POSITIONS and v.ndim == 3), None)
     if position is None:
         return
@@ -280,9 +138,9 @@ _FORMS: tuple[tuple[str, str, str, str, str], ...] = (
 def _forms(state: State) -> Iterator[Cause]:
     told: set[str] = set()
     for kind, needed, parts, what, to_do in _FORMS:
-        if not _matching(state, needed):
+        if not matching(state, needed):
             continue
-        found = [k for k in _matching(state, parts) if k not in told]
+        found = [k for k in matching(state, parts) if k not in told]
         if kind == "head-of-pre-training" and "shared-table" in told:
             continue
         told |= {kind, *found}
@@ -290,13 +148,4 @@ def _forms(state: State) -> Iterator[Cause]:
         yield Cause(kind, text, to_do, len(found), few(found), stops=False)
 
 
-_TELLERS: tuple[Callable[[State], Iterator[Cause]], ...] = (
-    _quantised,
-    _placeholders,
-    _adapters,
-    _shard,
-    _video,
-    _renamed,
-    _more_tokens,
-    _forms,
-)
+_TELLERS: tuple[Callable[[State], Iterator[Cause]], ...] = (_video, _renamed, _more_tokens, _forms)

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from ..drawing.catalogue import models_of
 from ..families import READ
+from ..reference import FORMATS
 from ..targets.architectures import Architecture, Shapes, architectures, shapes_of
-from .misfits import Difference, differences, num_blocks
+from .misfits import differences
+from .pairing import Difference, num_blocks
 
 _KERNELS = ("patch_embed.proj.weight", "embeds.proj.weight")
 _BIASES = (".q_bias", ".v_bias")
@@ -80,7 +82,7 @@ def rank_models(
     same = [a for a in same if naflex or not a.naflex]
     deep = [a for a in same if a.depth == depth]
     chosen = [a for a in same if a.name == name] + [a for a in deep or same if a.name != name]
-    likely = _of_format(form)
+    likely, windowed = _of_format(form), form in FORMATS and FORMATS[form].windowed
     built: dict[str, Shapes | None] = {}
     ranked: list[tuple[_Candidate, list[Difference]]] = []
     for one in chosen:
@@ -88,11 +90,11 @@ def rank_models(
         if candidate.key not in built:
             built[candidate.key] = shapes_of(candidate.name, candidate.options)
         if (model := built[candidate.key]) is not None:
-            ranked.append((candidate, differences(shapes, model, one.module)))
+            ranked.append((candidate, differences(shapes, model, one.module, windowed)))
     ranked.sort(key=lambda pair: pair[0].order(pair[1]))
     best = ranked[: max(limit, _TRIED)]
     best += [pair for pair in ranked[len(best) :] if pair[0].is_asked]  # an option may change much of a model
-    fits = [_tried(shapes, candidate, found) for candidate, found in best]
+    fits = [_tried(shapes, candidate, found, windowed) for candidate, found in best]
     return sorted(fits, key=lambda fit: (fit.tensors, fit.cost))[:limit]
 
 
@@ -138,7 +140,9 @@ class _Candidate:
         return _touched(d for d in found if d.options is None), _total(found) + self.distance, -near, name
 
 
-def _tried(shapes: Mapping[str, tuple[int, ...]], candidate: _Candidate, found: list[Difference]) -> Fit:
+def _tried(
+    shapes: Mapping[str, tuple[int, ...]], candidate: _Candidate, found: list[Difference], windowed: bool
+) -> Fit:
     """The fit of a model. An option is kept if timm builds the model with it and fewer tensors differ then."""
     kept, changed = candidate.options, []
     tried: set[str] = set()
@@ -147,7 +151,7 @@ def _tried(shapes: Mapping[str, tuple[int, ...]], candidate: _Candidate, found: 
             tried.add(difference.text)
             merged = {**kept, **(difference.options or {})}
             model = shapes_of(candidate.name, merged)
-            left = None if model is None else differences(shapes, model, candidate.architecture.module)
+            left = None if model is None else differences(shapes, model, candidate.architecture.module, windowed)
             if left is not None and _touched(left) < _touched(found):
                 kept, found = merged, left
                 changed.append(difference)

@@ -17,8 +17,8 @@ from ..cases.fixtures import FIXTURES
 from ..families import READ
 from ..reference import FORMATS
 from ..reference.formats.rules import Fill, Fold, Rule
+from .block_misfits import OPTIONAL
 from .keys import collapsed, patterns
-from .misfits import OPTIONAL
 
 # A word in this share of a file's names, or in more, tells nothing: it stands before all of them.
 _EVERYWHERE = 0.8
