@@ -101,11 +101,11 @@ def _more_tokens(state: State) -> Iterator[Cause]:
         )
 
 
-# Forms of pre-training: kind, a pattern that must be there, all patterns that belong to it, what it is, what to do.
-_FORMS: tuple[tuple[str, str, str, str, str], ...] = (
+# Forms of pre-training: kind, patterns that must be there, a pattern of all that belongs to it, what it is, what to do.
+_FORMS: tuple[tuple[str, tuple[str, ...], str, str, str], ...] = (
     (
         "shared-table",
-        r"(.*\b)?rel_pos_bias\.relative_position_bias_table",
+        (r"(.*\b)?rel_pos_bias\.relative_position_bias_table", r"(.*\b)?(mask_token|lm_head\..+)"),
         r"(.*\b)?(rel_pos_bias\..+|mask_token|lm_head\..+)",
         "BEiT pre-training: one table of relative positions for all blocks",
         "copy the shared table to blocks.N.attn.relative_position_bias_table of every block, or ask for a model with "
@@ -113,21 +113,21 @@ _FORMS: tuple[tuple[str, str, str, str, str], ...] = (
     ),
     (
         "decoder",
-        r"(.*\b)?(decoder_blocks|decoder_layers|decoder\.blocks)\..+",
+        (r"(.*\b)?(decoder_blocks|decoder_layers|decoder\.blocks)\..+",),
         r"(.*\b)?(mask_token|decoder\w*(\..+)?|encoder_to_decoder\..+)",
         "masked autoencoder pre-training, with its decoder",
         "keep the encoder: drop the decoder and the mask token; it has no classifier",
     ),
     (
         "head-of-pre-training",
-        r"(.*\b)?(lm_head|mim_head)\..+",
+        (r"(.*\b)?(lm_head|mim_head)\..+",),
         r"(.*\b)?((lm_head|mim_head)\..+|mask_token)",
         "masked image modelling, with the head that predicts visual tokens",
         "drop lm_head and mask_token: neither is the classifier; it has none",
     ),
     (
         "self-distillation",
-        r"(.*\b)?(dino_head|ibot_head|dino_loss|ibot_patch_loss)\b.*",
+        (r"(.*\b)?(dino_head|ibot_head|dino_loss|ibot_patch_loss)\b.*",),
         r"(.*\b)?(dino_head|ibot_head|dino_loss|ibot_patch_loss)\b.*",
         "self-distillation (DINO, iBOT), with its heads",
         "keep the backbone: drop the heads; none of them is a classifier",
@@ -138,12 +138,10 @@ _FORMS: tuple[tuple[str, str, str, str, str], ...] = (
 def _forms(state: State) -> Iterator[Cause]:
     told: set[str] = set()
     for kind, needed, parts, what, to_do in _FORMS:
-        if not matching(state, needed):
+        found = matching(state, parts)
+        if told.issuperset(found) or not all(matching(state, pattern) for pattern in needed):
             continue
-        found = [k for k in matching(state, parts) if k not in told]
-        if kind == "head-of-pre-training" and "shared-table" in told:
-            continue
-        told |= {kind, *found}
+        told.update(found)
         text = f"{what} ({', '.join(few(found))}; {len(found)} tensors)"
         yield Cause(kind, text, to_do, len(found), few(found), stops=False)
 

@@ -82,7 +82,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "transformers' BEiT",
         "huggingface/transformers",
-        ("encoder.layer.*.lambda_1", "embeddings.patch_embeddings.projection.weight"),
+        ("encoder.layer.*.lambda_*", "embeddings.patch_embeddings.projection.weight"),
         _HUGGING,
     ),
     Layout(
