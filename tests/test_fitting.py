@@ -135,6 +135,8 @@ def test_one_option_away_from_the_model_asked_for(options):
         ("swin_tiny_patch4_window7_224", {"window_size": 8, "img_size": 256}),
         ("vit_relpos_small_patch16_224", {"num_heads": 12}),
         ("vit_small_patch16_dinov3", {"num_reg_tokens": 8}),
+        ("vit_base_mci_224", {"in_chans": 1}),
+        ("naflexvit_base_patch16_gap", {"num_classes": 3}),
     ],
     ids=str,
 )
@@ -223,6 +225,28 @@ def test_a_width_that_no_model_has_fits_nothing():
     }
     assert rank_models(state, TINY) == []
     assert "no model that timm 1.0.31 registers is as wide" in advice.fit_lines([], "1.0.31")[0]
+
+
+def test_positions_of_which_a_model_reads_a_part_tell_no_grid():
+    """RADIO's are a square of 128x128 for every image size."""
+    state = state_of("vit_base_patch16_radio_v3.c_radio") | {"pos_embed": torch.empty(1, 128 * 128, 768)}
+    assert best(state, "vit_base_patch16_radio_v3.c_radio", form="radio").options == {}
+
+
+def test_no_model_is_named_that_is_no_nearer_than_the_one_asked_for():
+    state = state_of(TINY) | {"pretext_token": torch.empty(1, 1, 192)}
+    ranked = rank_models(state, TINY)
+    assert len(ranked) == 3
+    assert len(advice.fit_lines(ranked, "1.0.31")) == 1
+
+
+def test_a_checkpoint_that_is_near_no_model_is_said_to_be():
+    state = state_of(TINY) | {f"blocks.{i}.adapter{n}.weight": torch.empty(3) for i in range(12) for n in range(9)}
+    (line,) = advice.fit_lines(rank_models(state, TINY), "1.0.31")
+    assert line.startswith(
+        f'no model that timm 1.0.31 registers is near; timm.create_model("{TINY}"): 108 tensors do not fit'
+    )
+    assert line.endswith("; and 6 more")
 
 
 def test_hostile_shapes_end_in_a_difference_not_in_an_error():

@@ -101,13 +101,17 @@ def fit_lines(fits: Sequence[Fit], release: str) -> list[str]:
     """Registered models that a checkpoint fits, or what is between them, one line each, best first.
 
     ``release`` is the timm in whose registry they stand. After a model that fits, those that do not are left out, and those
-    that need another architecture's options to fit.
+    that need another architecture's options to fit. Where none fits, no model is named that is no nearer than the one asked for.
     """
     if not fits:
         return [f"no model that timm {release} registers is as wide as this checkpoint"]
-    shown = [fit for fit in fits if fit.whole and fit.cost < fits[0].cost + _FAR] or fits
-    alike = "whichever of them it is: number of heads, activation and rotary periods stand in no tensor"
-    return [*map(_fit_line, shown), *([alike] if len(shown) > 1 and fits[0].whole else [])]
+    shown = [fit for fit in fits if fit.whole and fit.cost < fits[0].cost + _FAR]
+    alike = "no tensor tells these models apart: number of heads, activation and rotary periods stand in none"
+    if shown:
+        return [*map(_fit_line, shown), *([alike] if len(shown) > 1 else [])]
+    last = next((n for n, fit in enumerate(fits) if fit.asked), len(fits) - 1)
+    near = [fit for fit in fits[: last + 1] if len(fit.misfits) + len(fit.changes) <= _SHOWN + 1]
+    return [_fit_line(fit) for fit in near] or [f"no model that timm {release} registers is near; {_fit_line(fits[0])}"]
 
 
 def _fit_line(fit: Fit) -> str:

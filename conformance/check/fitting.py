@@ -73,13 +73,15 @@ def rank_models(
     biases = [k for k in state if k.endswith(_BIASES)]
     unused = biases if all(_is_zero(state[k]) for k in biases) else ()  # a model without them takes biases of zeros
     shapes = {k: tuple(v.shape) for k, v in state.items() if k not in unused}
-    width, depth, staged = _width(shapes), num_blocks(shapes), _is_staged(shapes)
+    width, depth, name = _width(shapes), num_blocks(shapes), asked.partition(".")[0]
     if not width or not depth:
         return []
-    known, (name, _, _) = architectures(), asked.partition(".")
-    same = [a for a in known.values() if a.embed_dim == width and ("swin" in a.module) == staged]
-    naflex = name in known and known[name].naflex
-    same = [a for a in same if naflex or not a.naflex]
+    known = architectures()
+    same = [
+        a
+        for a in known.values()
+        if a.embed_dim == width and (a.name == name or _is_of_kind(a, shapes, known.get(name)))
+    ]
     deep = [a for a in same if a.depth == depth]
     chosen = [a for a in same if a.name == name] + [a for a in deep or same if a.name != name]
     likely, windowed = _of_format(form), form in FORMATS and FORMATS[form].windowed
@@ -187,6 +189,20 @@ def _width(shapes: Mapping[str, tuple[int, ...]]) -> int:
     norm = next((shapes[k] for k in shapes if re.fullmatch(r"blocks\.\d+\.norm1\.weight", k)), None)
     told = norm if norm and not _is_staged(shapes) else kernel
     return told[0] if told else 0
+
+
+def _is_of_kind(one: Architecture, shapes: Mapping[str, tuple[int, ...]], asked: Architecture | None) -> bool:
+    """Whether an architecture is of the checkpoint's kind: with stages, with a convolutional stem, or none of these.
+
+    A NaFlexViT is, where one was asked for: its tensors are those of another model as well.
+    """
+    stem = any(k.startswith("patch_embed.backbone.") for k in shapes)
+    naflex = asked is not None and asked.naflex
+    return (
+        ("swin" in one.module) == _is_staged(shapes)
+        and (stem or one.module != "vision_transformer_hybrid")
+        and (naflex or not one.naflex)
+    )
 
 
 def _is_staged(shapes: Mapping[str, tuple[int, ...]]) -> bool:

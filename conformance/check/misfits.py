@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from math import isqrt
 from typing import Any
 
+from ..reference.destination import FIRST, KERNEL
 from ..targets.architectures import Shapes
 from . import block_misfits
-from .pairing import BLOCK, BUILD, FOREIGN, FREE, KERNEL, POOLING, SIZE, Difference, Names, Pair, as_size, of_image
+from .pairing import BLOCK, BUILD, FOREIGN, FREE, POOLING, SIZE, Difference, Names, Pair, as_size, of_image
 
 _GRID = "pos_embed"
 _HEADS = ("head.", "head_dist.")
@@ -48,15 +49,16 @@ def _classes(shapes: Names) -> int:
 
 
 def _kernel(pair: Pair) -> Iterator[Difference]:
-    old, new = pair.have.get(KERNEL, ()), pair.want.get(KERNEL, ())
-    if len(old) != 4 or len(new) != 4 or old[0] != new[0] or KERNEL not in pair.other:
-        return
-    pair.other.discard(KERNEL)
-    if old[1] != new[1]:
-        yield Difference(f"{old[1]} input channels, not {new[1]}", {"in_chans": old[1]}, 1, SIZE)
-    if old[2:] != new[2:]:
-        text = "patch {}x{}, not {}x{}".format(*old[2:], *new[2:])
-        yield Difference(text, {"patch_size": as_size(old[2:])}, 1, SIZE)
+    for name in pair.other.intersection(FIRST):
+        old, new = pair.have[name], pair.want[name]
+        if len(old) != 4 or len(new) != 4 or old[0] != new[0] or (name != KERNEL and old[2:] != new[2:]):
+            continue
+        pair.other.discard(name)
+        if old[1] != new[1]:
+            yield Difference(f"{old[1]} input channels, not {new[1]}", {"in_chans": old[1]}, 1, SIZE)
+        if old[2:] != new[2:]:
+            text = "patch {}x{}, not {}x{}".format(*old[2:], *new[2:])
+            yield Difference(text, {"patch_size": as_size(old[2:])}, 1, SIZE)
 
 
 def _tokens(shapes: Names) -> tuple[int, int]:

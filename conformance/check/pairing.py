@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ..reference.destination import KERNEL
 from ..targets.architectures import Shapes
 
 Names = Mapping[str, tuple[int, ...]]
 
-KERNEL = "patch_embed.proj.weight"
 BLOCK = re.compile(r"\bblocks\.(\d+)\.")
 # What a difference costs. Options that every user sets are nearly free, those that make another architecture are not; a tensor
 # that no option explains costs most.

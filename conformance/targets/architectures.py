@@ -54,9 +54,9 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Shapes:
-    """The shapes of a model's tensors, in the names of a VisionTransformer, and its sizes.
+    """The shapes of a model's floating-point tensors, in the names of a VisionTransformer, and its sizes.
 
-    They are those of :class:`timm_conformance.reference.destination.Destination`.
+    They are those of :class:`timm_conformance.reference.destination.Destination`. Integers are indices, which a model computes.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -153,7 +153,7 @@ def shapes_of(name: str, options: Mapping[str, Any] = MappingProxyType({})) -> S
         return None
     if found is None:
         return None
-    shapes = dict(found.shapes)
+    shapes = {k: v for k, v in found.shapes.items() if k in found.floating}
     if {m[1] for m in map(_BLOCK.match, shapes) if m} == {"0"}:
         first = {k: v for k, v in shapes.items() if k.startswith("blocks.0.")}
         shapes |= {k.replace("blocks.0.", f"blocks.{i}.", 1): v for i in range(1, depth) for k, v in first.items()}
