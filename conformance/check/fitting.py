@@ -18,7 +18,7 @@ from torch import Tensor
 from ..drawing.catalogue import models_of
 from ..families import READ
 from ..reference import FORMATS
-from ..targets.architectures import Architecture, Shapes, architectures, shapes_of
+from ..targets.architectures import Architecture, Shapes, architectures, shapes_of, tags_of
 from .misfits import differences
 from .pairing import Difference, num_blocks
 
@@ -216,20 +216,8 @@ def _of_format(form: str) -> frozenset[str]:
     return frozenset(m.name.partition(".")[0] for f in READ.values() if f.format == form for m in models_of(f))
 
 
-@cache
-def _tags() -> Mapping[str, tuple[str, ...]]:
-    """The tags of the registered architectures."""
-    import timm
-
-    found: dict[str, list[str]] = {}
-    for name in timm.list_models(pretrained=True):
-        architecture, _, tag = name.partition(".")
-        found.setdefault(architecture, []).append(tag)
-    return {k: tuple(v) for k, v in found.items()}
-
-
 def _tagged(architecture: str, asked: str) -> str:
     """A model's name with the tag of the asked model, or with its only tag; else without one, which is timm's default."""
-    tags, wanted = _tags().get(architecture, ()), asked.partition(".")[2]
+    tags, wanted = tags_of(architecture), asked.partition(".")[2]
     tag = wanted if wanted in tags else tags[0] if len(tags) == 1 else ""
     return f"{architecture}.{tag}" if tag else architecture

@@ -104,6 +104,22 @@ def architectures() -> Mapping[str, Architecture]:
     return found
 
 
+def tags_of(architecture: str) -> tuple[str, ...]:
+    """The tags of an architecture's published checkpoints."""
+    return _tags().get(architecture, ())
+
+
+@cache
+def _tags() -> Mapping[str, tuple[str, ...]]:
+    import timm
+
+    found: dict[str, list[str]] = {}
+    for name in timm.list_models(pretrained=True):
+        architecture, _, tag = name.partition(".")
+        found.setdefault(architecture, []).append(tag)
+    return {k: tuple(v) for k, v in found.items()}
+
+
 @contextmanager
 def _capturing() -> Iterator[dict[str, Any]]:
     taken: dict[str, Any] = {}
