@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 from packaging.version import Version
 
 from ..cases.case import Case
-from ..drawing.catalogue import models_of
-from ..families import READ, Family
+from ..families import Family
 from ..ledger.entries import Entry
 from ..probes.registry import ProbeAnswer
 from ..reference import Opened
+from ..reference.errors import some
 from ..targets.file_reader import first_to_read
 from ..targets.loader import Loader
 from ..trials.problems import Problem
+from .cause import Cause
+from .fitting import Fit
+from .layouts import recognise_layout, shown_keys
 from .loading import RequestedModel
+from .nearest import Nearest, nearest_formats, telling_keys
 
 # The invariants that compare what a check compares, and the kinds under which they report a wrong shape.
 _INVARIANTS = ("strict-load", "reference-agreement", "create-model", "native-forward")
 _KINDS = {"shape": ("shape", "size-mismatch")}
 _SHOWN = 3
+# A model that takes this much more than the best one is not worth a line (:mod:`.misfits`).
+_FAR = 2.0
 _FLAX = ("google_npz", "big_vision")
 _MOBILECLIP = ("mobileclip", "hybrid_convstem")
 
@@ -106,11 +112,73 @@ def loading_code(wanted: RequestedModel, path: str) -> list[str]:
     ]
 
 
-def after_refusal(reason: str, form: str) -> list[str]:
-    """Advice for a checkpoint that the reference refuses. ``form`` is its format, empty if unknown."""
+def cause_lines(causes: Iterable[Cause]) -> tuple[list[str], list[str]]:
+    """What single causes say: what the file has, and what to do, one line a cause in each list."""
+    causes = list(causes)
+    return [cause.text for cause in causes], list(dict.fromkeys(cause.to_do for cause in causes))
+
+
+def fit_lines(fits: Sequence[Fit], release: str) -> list[str]:
+    """Registered models that a checkpoint fits, or what is between them, one line each, best first.
+
+    ``release`` is the timm in whose registry they stand. After a model that fits, those that do not are left out, and those
+    that need another architecture's options to fit. Where none fits, no model is named that is no nearer than the one asked for.
+    """
+    if not fits:
+        return [f"no model that timm {release} registers is as wide as this checkpoint"]
+    shown = [fit for fit in fits if fit.whole and fit.cost < fits[0].cost + _FAR]
+    alike = "no tensor tells these models apart: number of heads, activation and rotary periods stand in none"
+    if shown:
+        return [*map(_fit_line, shown), *([alike] if len(shown) > 1 else [])]
+    last = next((n for n, fit in enumerate(fits) if fit.asked), len(fits) - 1)
+    near = [fit for fit in fits[: last + 1] if len(fit.misfits) + len(fit.changes) <= _SHOWN + 1]
+    return [_fit_line(fit) for fit in near] or [f"no model that timm {release} registers is near; {_fit_line(fits[0])}"]
+
+
+def _fit_line(fit: Fit) -> str:
+    changes = f" (this checkpoint: {'; '.join(fit.changes)})" if fit.changes else ""
+    unused = f"; it leaves out {', '.join(fit.unused)}" if fit.unused else ""
+    if fit.whole:
+        return f"every tensor fits {fit.call}{changes}{unused}"
+    tensors = f"{fit.tensors} tensors do not" if fit.tensors > 1 else "1 tensor does not"
+    return f"{fit.call}{changes}: {tensors} fit: {_limited(fit.misfits)}{unused}"
+
+
+def _limited(texts: Sequence[str]) -> str:
+    """The first few texts, and the number of the others."""
+    more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return "; ".join(texts[:_SHOWN]) + more
+
+
+def unknown_layout_lines(names: Collection[str]) -> tuple[str, list[str]]:
+    """What a checkpoint of no known format looks like, in one line, and what to do or to compare, one line each.
+
+    ``names`` are its tensors' names.
+    """
+    layout = recognise_layout(names)
+    if layout and not layout.part:
+        keys = ", ".join(shown_keys(layout, names))
+        return f"this is the layout of {layout.name} ({layout.source}), by {keys}; no timm release reads it", [
+            layout.to_do
+        ]
+    told = f"this layout is unknown; the keys that tell most are {', '.join(telling_keys(names))}"
+    beside = [f"it holds {layout.name} ({', '.join(shown_keys(layout, names))}): {layout.to_do}"] if layout else []
+    return told, [*beside, *map(_nearest_line, nearest_formats(names))]
+
+
+def _nearest_line(near: Nearest) -> str:
+    parts = [f"nearest is {near.format}, with which {near.share:.0%} of the names agree"]
+    if near.prefix:
+        parts.append(f"behind {near.prefix}")
+    if near.blocks:
+        parts.append("blocks are named {}* there, {}* in this file".format(*near.blocks[::-1]))
+    parts.append(f"missing: {some(near.missing)}")
+    parts.append(f"foreign: {some(near.foreign)}")
+    return "; ".join(parts)
+
+
+def after_refusal(reason: str) -> list[str]:
+    """Advice for a checkpoint that the reference refuses for a reason other than its names and widths."""
     if "pass input_size=" in reason:
         return ["pass --input-size HxW: the image size in pixels that the checkpoint was trained at"]
-    models = [m.name for f in READ.values() if f.format == form for m in models_of(f)]
-    if models and "does not fit the model" in reason:
-        return [f"is --model right? checkpoints of {form} are those of {', '.join(models[:_SHOWN])} and their like"]
     return []

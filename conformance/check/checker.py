@@ -26,7 +26,7 @@ from ..reference.loader import Source
 from ..targets.loader import Loader
 from ..targets.target import parse_target
 from ..trials.problems import Problem
-from . import advice, fix, sizes
+from . import advice, fix, refusal, sizes
 from .comparison import CheckpointTrial, grouped
 from .detection import Detector, Recognised, evidence
 from .hyperparameters import NOT_IN_TENSORS, hyperparameters
@@ -261,13 +261,15 @@ class _Check:
     def _report_refusal(self, reason: str) -> None:
         """Report that the reference cannot use the checkpoint, and whether the target loads it."""
         result = self.result
-        result.refused, result.exit_code = reason, EXIT_USAGE
+        state = None if self.opening is None or not result.format else self.opening.opened.state
+        found = refusal.explain(reason, self.content, state, result.format, self.wanted, self.detector)
+        result.refused, result.causes, result.advice = found.reason, found.causes, found.to_do
+        result.exit_code = EXIT_USAGE
         loaded = self.loads.load(self.wanted, self.recognised)
         result.loaded = loaded.failure is None
         result.error = "" if loaded.failure is None else loaded.failure.message
         if loaded.model is not None and result.loaded:
             result.tensors = len(loaded.state_dict.keys() & loaded.model.state_dict().keys())
-        result.advice = advice.after_refusal(reason, result.format)
         beware = "" if result.loaded else self.loads.unnoticed(self.wanted, self.recognised)
         result.advice += [beware] if beware else []
 

@@ -75,7 +75,7 @@ class Detector:
         """Whether the model has nearly all of a state dict's tensors, and their widths."""
         own = self.usual.shapes
         try:
-            shapes = self._decoded(state, FORMATS[form])
+            shapes = self.decoded(state, FORMATS[form])
         except LoadError:
             return False
         common = [k for k in shapes if k in own]
@@ -85,13 +85,14 @@ class Detector:
     def recognised(self, state: Mapping[str, Tensor]) -> Recognised:
         """What a state dict is. Raises :class:`reference.LoadError`."""
         form = recognise(state, self.usual.shapes, self.model, self.module)
-        shapes = self._decoded(state, form)
+        shapes = self.decoded(state, form)
         classes = next((len(shapes[k]) for k in _HEADS if k in shapes), 0)
         first = next((shapes[k] for k in reversed(FIRST) if k in shapes), None)
         channels = self.usual.facts.in_chans if first is None else first.shape[1]
         return Recognised(form, families_of(form, self.model, self.module), classes, channels)
 
-    def _decoded(self, state: Mapping[str, Tensor], form: Format) -> dict[str, Tensor]:
+    def decoded(self, state: Mapping[str, Tensor], form: Format) -> dict[str, Tensor]:
+        """The tensors in timm's layout, on the meta device. Raises :class:`reference.LoadError`."""
         return form.decode({k: v.to("meta") for k, v in state.items()}, self.usual.facts)
 
 

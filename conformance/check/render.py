@@ -44,6 +44,7 @@ def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
         out += [("", line) for line in _counts(answer)]
     out += _labelled("note", answer.notes)
     if answer.refused:
+        out += _labelled("cause", answer.causes)
         out.append(("reference", f"cannot use it: {answer.refused}"))
         out.append(("target", f"{answer.target}, {answer.model}: {_all_the_same(answer)}"))
         out += _given(answer)

@@ -1,0 +1,149 @@
+"""Single causes: what one thing makes a checkpoint unusable, or another form of a model, whatever number of tensors it touches.
+
+They are told from names, shapes and dtypes alone, before any format is recognised. A cause that ``stops`` has to be undone before
+any loader can use the file; the others are parts that a loader may drop or convert.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from math import isqrt
+
+from . import storage
+from .cause import Cause, State, matching, tensors_of
+from .keys import few
+
+
+def single_causes(state: State) -> list[Cause]:
+    """The causes that the entries of a state dict show, those that stop any loader first.
+
+    ``state`` has names as they stand in the file, without wrapper. Entries that are no tensors are allowed.
+    """
+    found = [cause for tell in (*storage.TELLERS, *_TELLERS) for cause in tell(state)]
+    return sorted(found, key=lambda cause: not cause.stops)
+
+
+def _video(state: State) -> Iterator[Cause]:
+    for name, tensor in tensors_of(state).items():
+        if tensor.ndim == 5:
+            frames = tensor.shape[2]
+            yield Cause(
+                "video-kernel",
+                f"a video model: {name} is {tuple(tensor.shape)}, a kernel over {frames} frames",
+                f"timm's Vision Transformers read images, load it with the code that wrote it; {name}.sum(2) is the kernel for "
+                f"one image in all {frames} frames, but positions and attention remain a video's",
+                1,
+                (name,),
+            )
+            return
+
+
+# Names of parameters that timm spells differently: pattern, what it is, timm's spelling, what else has to be done.
+_SPELLINGS: tuple[tuple[str, str, str, str], ...] = (
+    (r"(.*\b)?blocks\.\d+\.ls[12]\.(weight|scale|lambda1?|grandma)", "layer scale", "ls*.gamma", ""),
+    (r"(.*\b)?blocks\.\d+\.ls[12]", "layer scale", "ls*.gamma", ""),
+    (r"(.*\b)?blocks\.\d+\.layer_?scale_?[12](\.\w+)?", "layer scale", "ls*.gamma", ""),
+    (r".*(norm|ln|LayerNorm)_?\w*\.(gamma|beta)", "norms", ".weight and .bias", ""),
+    (r"(.*\b)?blocks\.\d+\..*\.kernel", "weights", ".weight", ", and transpose them"),
+    (
+        r"(.*\b)?blocks\.\d+\..*(weight_[gv]|parametrizations\.weight\.original[01])",
+        "weights in two parts (weight norm)",
+        ".weight",
+        " after remove_parametrizations",
+    ),
+)
+
+
+def _renamed(state: State) -> Iterator[Cause]:
+    if any("radio_model." in k for k in state):
+        return  # RADIO's own spelling, which its format knows
+    for pattern, what, right, more in _SPELLINGS:
+        found = matching(state, pattern)
+        if found:
+            yield Cause(
+                "renamed",
+                f"{what} under another name: {', '.join(few(found, 2))} ({len(found)} tensors), which timm calls {right}",
+                f"rename them to {right}{more}: one line for all {len(found)}",
+                len(found),
+                few(found),
+            )
+
+
+_POSITIONS = ("pos_embed", "position_embedding", "position_embeddings", "positional_embedding")
+_TOKENS = re.compile(r"(.*\.)?(cls|dist|reg|register|storage|mask|class)_(token|tokens|embedding)(\..*)?")
+
+
+def _more_tokens(state: State) -> Iterator[Cause]:
+    tensors = tensors_of(state)
+    position = next((v for k, v in tensors.items() if k.rpartition(".")[2] in _POSITIONS and v.ndim == 3), None)
+    if position is None:
+        return
+    for name, tensor in tensors.items():
+        token = tensor.ndim == 3 and len(tensor) == 1 and tensor.shape[2] == position.shape[2] and "token" in name
+        if not token or _TOKENS.fullmatch(name):
+            continue
+        count, rows = tensor.shape[1], position.shape[1]
+        known = sum(v.shape[1] for k, v in tensors.items() if v.ndim == 3 and re.search(r"(cls|dist|reg)_token$", k))
+        side = isqrt(max(rows - known - count, 0))
+        square = side and side * side + known + count == rows
+        told = (
+            f"{rows} rows of positions are {side}x{side} + {known} + {count}" if square else f"{rows} rows of positions"
+        )
+        yield Cause(
+            "more-tokens",
+            f"{count} token{'s' if count > 1 else ''} more than timm's models have: {name} {tuple(tensor.shape)}; {told}",
+            f"only its own code says which row is {name}'s: drop both for a model without it, or name it reg_token and pass "
+            f"reg_tokens={count}",
+            1,
+            (name,),
+            stops=False,
+        )
+
+
+# Forms of pre-training: kind, patterns that must be there, a pattern of all that belongs to it, what it is, what to do.
+_FORMS: tuple[tuple[str, tuple[str, ...], str, str, str], ...] = (
+    (
+        "shared-table",
+        (r"(.*\b)?rel_pos_bias\.relative_position_bias_table", r"(.*\b)?(mask_token|lm_head\..+)"),
+        r"(.*\b)?(rel_pos_bias\..+|mask_token|lm_head\..+)",
+        "BEiT pre-training: one table of relative positions for all blocks",
+        "copy the shared table to blocks.N.attn.relative_position_bias_table of every block, or ask for a model with "
+        "use_shared_rel_pos_bias=True, use_rel_pos_bias=False; drop lm_head and mask_token; it has no classifier",
+    ),
+    (
+        "decoder",
+        (r"(.*\b)?(decoder_blocks|decoder_layers|decoder\.blocks)\..+",),
+        r"(.*\b)?(mask_token|decoder\w*(\..+)?|encoder_to_decoder\..+)",
+        "masked autoencoder pre-training, with its decoder",
+        "keep the encoder: drop the decoder and the mask token; it has no classifier",
+    ),
+    (
+        "head-of-pre-training",
+        (r"(.*\b)?(lm_head|mim_head)\..+",),
+        r"(.*\b)?((lm_head|mim_head)\..+|mask_token)",
+        "masked image modelling, with the head that predicts visual tokens",
+        "drop lm_head and mask_token: neither is the classifier; it has none",
+    ),
+    (
+        "self-distillation",
+        (r"(.*\b)?(dino_head|ibot_head|dino_loss|ibot_patch_loss)\b.*",),
+        r"(.*\b)?(dino_head|ibot_head|dino_loss|ibot_patch_loss)\b.*",
+        "self-distillation (DINO, iBOT), with its heads",
+        "keep the backbone: drop the heads; none of them is a classifier",
+    ),
+)
+
+
+def _forms(state: State) -> Iterator[Cause]:
+    told: set[str] = set()
+    for kind, needed, parts, what, to_do in _FORMS:
+        found = matching(state, parts)
+        if told.issuperset(found) or not all(matching(state, pattern) for pattern in needed):
+            continue
+        told.update(found)
+        text = f"{what} ({', '.join(few(found))}; {len(found)} tensors)"
+        yield Cause(kind, text, to_do, len(found), few(found), stops=False)
+
+
+_TELLERS: tuple[Callable[[State], Iterator[Cause]], ...] = (_video, _renamed, _more_tokens, _forms)

@@ -1,0 +1,66 @@
+"""Why a checkpoint cannot be used, and what to do: a single cause, an unknown layout, or a model that it does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ..reference import FORMATS, LoadError
+from . import advice
+from .causes import single_causes
+from .detection import Detector
+from .fitting import rank_models
+from .loading import RequestedModel
+from .search import mappings
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why the reference refuses a checkpoint: its ``reason``, the ``causes`` that its tensors show, and what to do, one line each."""
+
+    reason: str
+    causes: list[str] = field(default_factory=list)
+    to_do: list[str] = field(default_factory=list)
+
+
+def explain(
+    reason: str,
+    content: Mapping[str, Any],
+    state: Mapping[str, Tensor] | None,
+    form: str,
+    asked: RequestedModel,
+    detector: Detector,
+) -> Refusal:
+    """What a refusal's ``reason`` comes from.
+
+    ``state`` are the tensors that were opened, with their format ``form``; None if no known layout was found in the file's
+    ``content``.
+    """
+    import timm
+
+    looked_at = largest(content) if state is None else state
+    causes = single_causes(looked_at)
+    said, to_do = advice.cause_lines(causes)
+    if any(cause.stops for cause in causes):
+        return Refusal(reason, said, to_do)
+    if state is None:
+        if "several models" in reason or not looked_at:
+            return Refusal(reason, said, to_do)
+        told, more = advice.unknown_layout_lines(looked_at)
+        return Refusal(told, said, to_do + more)
+    if "does not fit the model" in reason:
+        try:
+            shapes = detector.decoded(state, FORMATS[form])
+        except LoadError:
+            return Refusal(reason, said, to_do)
+        fits = rank_models(shapes, asked.model, form=form, given=asked.arguments())
+        return Refusal(reason, said, to_do + advice.fit_lines(fits, timm.__version__))
+    return Refusal(reason, said, to_do + advice.after_refusal(reason))
+
+
+def largest(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The named tensors of the entry with the most of them; empty if there are none."""
+    return max((state for _, state in mappings(content)), key=len, default={})
