@@ -19,7 +19,7 @@ from .search import mappings
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why the reference refuses a checkpoint: its ``reason``, the ``causes`` that its tensors show, and what to do, one line each."""
+    """Why the reference refuses a checkpoint, the ``causes`` that its tensors show, and what ``to_do``, one line each."""
 
     reason: str
     causes: list[str] = field(default_factory=list)
