@@ -70,7 +70,8 @@ class Family:
                     if no release reads it
     complete_since  first timm release that converts the format in full, if that is a later one. What releases
                     between the two get wrong stands in the ledger
-    unread          whether no loader reads the format: only invariants about refusals judge such a family
+    unread          whether a loader may refuse the format, as all timm releases do: only invariants about refusals judge such
+                    a family
     models          globs over registered timm model names that use this format; ``not_models`` are exceptions
     module          timm module of the loader; ``model_class`` is the class of its models
     models_module   timm module of the registered models, if they build ``model_class`` only with ``use_naflex``
