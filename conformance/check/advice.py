@@ -17,6 +17,21 @@ _INVARIANTS = ("strict-load", "reference-agreement", "create-model", "native-for
 _KINDS = {"shape": ("shape", "size-mismatch")}
 _SHOWN = 3
 _FLAX = ("google_npz", "big_vision")
+_BOTH_TOKENS = (
+    "head.weight is",
+    "the classifier reads the class token and the mean patch token, which no timm model does: --num-classes 0 leaves it out",
+)
+# What a refusal names, by format, and what it means.
+_MISFITS = {
+    "transformers_deit": (
+        "unexpected: reg_token",
+        "to timm, the distillation token is a register token, since it has no classifier: the model needs reg_tokens=1, so load "
+        "with timm_conformance.reference.load_state_dict",
+    ),
+    "transformers_dinov2": _BOTH_TOKENS,
+    "transformers_dinov2_registers": _BOTH_TOKENS,
+    "transformers_dinov2_swiglu": _BOTH_TOKENS,
+}
 _MOBILECLIP = ("mobileclip", "hybrid_convstem")
 
 
@@ -70,6 +85,12 @@ def causes_beside_the_loader(form: str, taken: Mapping[str, Any], same_load: boo
     return lines
 
 
+def in_no_release(form: str) -> list[str]:
+    """One line if no timm release reads a format, else none."""
+    read = [family for family in READ.values() if family.format == form and not family.in_no_release]
+    return [] if read else [f"no timm release reads {form}; the reference does"]
+
+
 def fix_hint() -> str:
     """The hint that ``--fix`` writes the reference's conversion."""
     return "--fix OUT.safetensors writes the reference's conversion, which every timm release loads"
@@ -88,6 +109,8 @@ def after_refusal(reason: str, form: str) -> list[str]:
     """Advice for a checkpoint that the reference refuses. ``form`` is its format, empty if unknown."""
     if "pass input_size=" in reason:
         return ["pass --input-size HxW: the image size in pixels that the checkpoint was trained at"]
+    if "does not fit the model" in reason and form in _MISFITS and _MISFITS[form][0] in reason:
+        return [_MISFITS[form][1]]
     models = [m.name for f in READ.values() if f.format == form for m in models_of(f)]
     if models and "does not fit the model" in reason:
         return [f"is --model right? checkpoints of {form} are those of {', '.join(models[:_SHOWN])} and their like"]

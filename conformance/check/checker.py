@@ -266,6 +266,8 @@ class _Check:
         lines = [advice.remedy(entry, self.faults) for entry in entries]
         if forward.verdict == "differs" and not entries and not result.differences:
             lines += advice.causes_beside_the_loader(result.format, forward.taken, same_load)
+        if result.error or result.differences:
+            lines += advice.in_no_release(result.format)
         if result.fixed:
             lines += advice.loading_code(self.wanted, result.fixed)
         elif result.error or result.differences:
