@@ -301,7 +301,7 @@ def extended(tmp_path_factory):
     ("command", "code", "shown"),
     [
         ("run reference --family timm_registers", 0, "timm_registers"),
-        ("run reference --family transformers_vit", 0, "transformers_vit"),
+        ("run reference --family acme_vit", 0, "acme_vit"),
         (
             "run loader:tests.fakes:returns_parameters --family openai_clip --invariant detached",
             1,
@@ -321,15 +321,15 @@ def test_the_examples_of_how_to_add_work(extended, command, code, shown):
 def test_the_last_steps_of_how_to_add_complete_a_format(extended):
     """Its vectors are written and are those generated, the pages name it, and what lists families finds nothing missing."""
     page = PAGES[_HOW_TO]
-    assert "$ timm-conformance vectors --family transformers_vit\n" in page
+    assert "$ timm-conformance vectors --family acme_vit\n" in page
     assert "$ python -m timm_conformance.cli.docs\n" in page
-    for name in ("transformers_vit", "timm_registers"):
+    for name in ("acme_vit", "timm_registers"):
         done = extended("timm_conformance.cli", "vectors", "--family", name)
         assert done.returncode == 0, done.stderr
-    checked = extended("timm_conformance.cli", "vectors", "--check", "--family", "transformers_vit")
+    checked = extended("timm_conformance.cli", "vectors", "--check", "--family", "acme_vit")
     assert (checked.returncode, "as generated" in checked.stdout) == (0, True), checked.stdout
     upstream = extended.root / "docs" / "upstream.md"
-    upstream.write_text(upstream.read_text(encoding="utf-8") + "\n| `transformers_vit`, `timm_registers` | nothing |\n")
+    upstream.write_text(upstream.read_text(encoding="utf-8") + "\n| `acme_vit`, `timm_registers` | nothing |\n")
     assert extended("timm_conformance.cli.docs").returncode == 0
     listed = extended("pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *_LISTS)
     assert listed.returncode == 0, listed.stdout + listed.stderr

@@ -30,6 +30,21 @@ _SHOWN = 3
 # A model that takes this much more than the best one is not worth a line (:mod:`.misfits`).
 _FAR = 2.0
 _FLAX = ("google_npz", "big_vision")
+_BOTH_TOKENS = (
+    "head.weight is",
+    "the classifier reads the class token and the mean patch token, which no timm model does: --num-classes 0 leaves it out",
+)
+# What a refusal names, by format, and what it means.
+_MISFITS = {
+    "transformers_deit": (
+        "unexpected: reg_token",
+        "to timm, the distillation token is a register token, since it has no classifier: the model needs reg_tokens=1, so load "
+        "with timm_conformance.reference.load_state_dict",
+    ),
+    "transformers_dinov2": _BOTH_TOKENS,
+    "transformers_dinov2_registers": _BOTH_TOKENS,
+    "transformers_dinov2_swiglu": _BOTH_TOKENS,
+}
 _MOBILECLIP = ("mobileclip", "hybrid_convstem")
 
 
@@ -96,6 +111,12 @@ def first_reader(family: Family, case: Case, opened: Opened, release: Version | 
     saved = "+".join(filter(None, (".".join(opened.entry), opened.prefix)))
     first = first_to_read(family, replace(case, saved=saved), release) if release is not None else None
     return f"upgrade to timm {first} or later, which reads what lies {opened.where}" if first else ""
+
+
+def in_no_release(form: str) -> list[str]:
+    """One line if no timm release reads a format, else none."""
+    read = [family for family in READ.values() if family.format == form and not family.in_no_release]
+    return [] if read else [f"no timm release reads {form}; the reference does"]
 
 
 def fix_hint() -> str:
@@ -177,8 +198,10 @@ def _nearest_line(near: Nearest) -> str:
     return "; ".join(parts)
 
 
-def after_refusal(reason: str) -> list[str]:
-    """Advice for a checkpoint that the reference refuses for a reason other than its names and widths."""
+def after_refusal(reason: str, form: str) -> list[str]:
+    """What a refusal's reason means for a format, and what to do, where the tensors show no more than that."""
+    if form in _MISFITS and _MISFITS[form][0] in reason:
+        return [_MISFITS[form][1]]
     if "pass input_size=" in reason:
         return ["pass --input-size HxW: the image size in pixels that the checkpoint was trained at"]
     return []

@@ -288,6 +288,8 @@ class _Check:
             lines += advice.causes_beside_the_loader(result.format, forward.taken, same_load)
         if forward.verdict == "differs" and self.told.openai:
             lines += advice.with_quick_gelu(self.request.model, self.loader)
+        if result.error or result.differences:
+            lines += advice.in_no_release(result.format)
         if result.unread:
             assert self.opening is not None
             assert self.recognised is not None

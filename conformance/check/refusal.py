@@ -51,14 +51,15 @@ def explain(
             return Refusal(reason, said, to_do)
         told, more = advice.unknown_layout_lines(looked_at)
         return Refusal(told, said, to_do + more)
-    if "does not fit the model" in reason:
+    known = advice.after_refusal(reason, form)
+    if not known and "does not fit the model" in reason:
         try:
             shapes = detector.decoded(state, FORMATS[form])
         except LoadError:
             return Refusal(reason, said, to_do)
         fits = rank_models(shapes, asked.model, form=form, given=asked.arguments())
         return Refusal(reason, said, to_do + advice.fit_lines(fits, timm.__version__))
-    return Refusal(reason, said, to_do + advice.after_refusal(reason))
+    return Refusal(reason, said, to_do + known)
 
 
 def largest(content: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -75,7 +75,7 @@ def encode(family: Family, case: Case, state: Mapping[str, Tensor]) -> StateDict
     """``state`` in the upstream layout. Every tensor owns its memory, which safetensors requires."""
     implied, facts = family.implied(case.arch), Facts(num_heads=case.arch["num_heads"])
     kept = family.stored(case, {k: v for k, v in state.items() if k not in implied})
-    upstream = format_of(family).encode(kept, facts)
+    upstream = family.written(case, format_of(family).encode(kept, facts))
     return {k: v.clone(memory_format=torch.contiguous_format) for k, v in upstream.items()}
 
 

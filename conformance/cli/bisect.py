@@ -31,6 +31,8 @@ def bisect(
     (family,) = chosen.families
     versions, _ = releases.matching(specifier)
     known = [f"timm=={v}" for v in versions if FAMILIES[family].supported_by(Version(v))]
+    if not known and FAMILIES[family].in_no_release:
+        raise UserError(f"bisect {subject}: no timm release knows family {family}")
     if not known:
         raise UserError(
             f"bisect {subject}: family {family} is known since {FAMILIES[family].known_since}; no release of {specifier!r} is"

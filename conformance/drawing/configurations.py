@@ -95,9 +95,16 @@ RULES = (
     Rule(_TRUNK, {"timm_model_name": "vitamin_*"}, why="ViTamin is a hybrid with stages of its own, of no family yet"),
     Rule(_TRUNK, {"timm_model_name": "*"}, why=_OTHER_NETWORK),
     # transformers
+    Rule(_HF, {"model": "vit"}, "transformers_vit"),
+    Rule(_HF, {"model": "deit"}, "transformers_deit_distilled"),
+    Rule(_HF, {"model": "vit_mae"}, "transformers_vit_mae"),
+    Rule(_HF, {"model": "beit"}, "transformers_beit"),
+    Rule(_HF, {"model": "ijepa"}, "transformers_ijepa"),
+    Rule(_HF, {"model": "dinov2"}, "transformers_dinov2"),
+    Rule(_HF, {"model": "dinov2_with_registers"}, "transformers_dinov2_registers", {"reg_tokens": 4}),
     Rule(
         _HF,
-        why="no timm release reads Hugging Face's names; `unknown_layout` holds releases to refusing them",
+        why="of no family yet; no timm release reads Hugging Face's names, and `unknown_layout` holds releases to that",
     ),
     # Segment Anything
     Rule(_SAM, {"name": "vit_*"}, "sam", {"neck_chans": 8}),

@@ -23,6 +23,8 @@ Windows = dict[str, tuple[int, ...]]
 State = dict[str, "Tensor"]
 
 KERNEL = "patch_embed.proj.weight"
+# The ``known_since`` of a format that no timm release reads: a release that does not exist.
+NO_RELEASE = "9999"
 # Sizes that timm takes as one number too, if they are square.
 PIXELS = ("img_size", "patch_size")
 
@@ -64,10 +66,12 @@ class Family:
     classic         family that loads the same checkpoints into the model they were made for, if ``module`` is another model's
     ambiguity       what a file of the format does not say, the upstream rule for it, and who follows it; for the documentation
     known_since     first timm release in which some code takes the format, however badly: a branch that looks for its keys, or
-                    a loader of the models it is for; the first release of all if the format is ``unread``
+                    a loader of the models it is for; the first release of all if the format is ``unread``; ``NO_RELEASE``
+                    if no release reads it
     complete_since  first timm release that converts the format in full, if that is a later one. What releases
                     between the two get wrong stands in the ledger
-    unread          whether no loader reads the format: only invariants about refusals judge such a family
+    unread          whether a loader may refuse the format, as all timm releases do: only invariants about refusals judge such
+                    a family
     models          globs over registered timm model names that use this format; ``not_models`` are exceptions
     module          timm module of the loader; ``model_class`` is the class of its models
     models_module   timm module of the registered models, if they build ``model_class`` only with ``use_naflex``
@@ -85,6 +89,7 @@ class Family:
                     ``module.`` or ``_orig_mod.``, which is the file reader's (``Case.saved``); ``wrapper_since`` gives the
                     first release of later ones
     stored          converts tensors from VisionTransformer's layout, which the suite uses, to the way the checkpoint holds them
+    written         converts tensors from the names that the format's rules write to others that they read as well
     containers      file formats of such checkpoints
     stride          image pixels for each pixel of the patch kernel, above 1 behind a convolutional stem
     max_patch       largest patch side to draw; 1 if the format has no patch kernel of its own
@@ -147,6 +152,7 @@ class Family:
     wrappers: tuple[str, ...] = ("bare", "model", "state_dict", "model.state_dict")
     wrapper_since: Mapping[str, str] = field(default_factory=dict)
     stored: Callable[[Case, State], State] = _unchanged
+    written: Callable[[Case, State], State] = _unchanged
     containers: tuple[str, ...] = CONTAINERS
     stride: Callable[[Arch], int] = lambda arch: 1
     max_patch: int = 32
@@ -188,6 +194,11 @@ class Family:
     def naflex(self) -> bool:
         """Whether the family's models are NaFlexViTs, which take images and patches of any size."""
         return self.model_class == "NaFlexVit"
+
+    @property
+    def in_no_release(self) -> bool:
+        """Whether no timm release reads the format."""
+        return self.known_since == NO_RELEASE
 
     @property
     def first_complete(self) -> str:

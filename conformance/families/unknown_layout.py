@@ -1,6 +1,8 @@
 """Vision Transformers in layouts that no release of timm reads, such as Hugging Face's and OpenMMLab's, and a text tower.
 
-A loader refuses such a file. A load that is not strict may accept it without using one of its tensors.
+A loader refuses such a file, or it reads the layout and uses every tensor. A load that is not strict may accept the file without
+using one of them. The reference reads Hugging Face's names, which families of their own (``transformers_*``) judge by all
+invariants; it refuses those of ViT-pytorch.
 """
 
 from __future__ import annotations
@@ -44,7 +46,22 @@ _OPEN_MMLAB = (
     (r"(cls_token|pos_embed)", r"backbone.\1"),
     (r"patch_embed\.proj\.", "backbone.patch_embed.projection."),
 )
-_LAYOUTS = {"hugging-face": _HUGGING_FACE, "open-mmlab": _OPEN_MMLAB}
+_VIT_PYTORCH = (
+    (r"blocks\.(\d+)\.norm1\.", r"transformer.encoder.layer.\1.attention_norm."),
+    (r"blocks\.(\d+)\.norm2\.", r"transformer.encoder.layer.\1.ffn_norm."),
+    (
+        r"blocks\.(\d+)\.attn\.qkv\.",
+        r"transformer.encoder.layer.\1.attn.query./transformer.encoder.layer.\1.attn.key./transformer.encoder.layer.\1.attn.value.",
+    ),
+    (r"blocks\.(\d+)\.attn\.proj\.", r"transformer.encoder.layer.\1.attn.out."),
+    (r"blocks\.(\d+)\.mlp\.", r"transformer.encoder.layer.\1.ffn."),
+    (r"norm\.", "transformer.encoder.encoder_norm."),
+    (r"head\.", "head."),
+    (r"cls_token", "transformer.embeddings.cls_token"),
+    (r"pos_embed", "transformer.embeddings.position_embeddings"),
+    (r"patch_embed\.proj\.", "transformer.embeddings.patch_embeddings."),
+)
+_LAYOUTS = {"hugging-face": _HUGGING_FACE, "open-mmlab": _OPEN_MMLAB, "vit-pytorch": _VIT_PYTORCH}
 
 
 def _stored(case: Case, state: State) -> State:
@@ -67,7 +84,8 @@ UNKNOWN_LAYOUT = vit.family(
     name="unknown_layout",
     source=(
         "huggingface/transformers src/transformers/models/vit/modeling_vit.py; "
-        "open-mmlab/mmpretrain mmpretrain/models/backbones/vision_transformer.py; openai/CLIP clip/model.py (its text tower)"
+        "open-mmlab/mmpretrain mmpretrain/models/backbones/vision_transformer.py; "
+        "jeonsworld/ViT-pytorch models/modeling.py; openai/CLIP clip/model.py (its text tower)"
     ),
     shares_format="timm_native",
     known_since="0.9.0",

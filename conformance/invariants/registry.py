@@ -67,7 +67,7 @@ def invariant(
 ) -> Callable[[Check], Check]:
     """Register a check under its own name, hyphenated; its module is its theme. Refuses a name used twice.
 
-    ``unread`` says that the invariant also judges families that no loader reads, ``timm_alone`` that it judges timm only.
+    ``unread`` says that the invariant also judges families that a loader may refuse, ``timm_alone`` that it judges timm only.
     """
 
     def concerned(family: Family) -> bool:

@@ -19,15 +19,16 @@ from .rules import SAME, Drop, Facts, Fold, Format, Rename
 _EPS = 1e-6
 
 
-def _fold_class_row(
+def fold_class_row(
     cls_token: Tensor, pos_embed: Tensor, registers: Tensor, facts: Facts
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The class token with its position, the other positions, the registers."""
     if cls_token.shape != pos_embed[:, :1].shape:
         raise ValueError("a class token that broadcasts is none")
     return cls_token + pos_embed[:, :1], pos_embed[:, 1:], registers
 
 
-def _unfold_class_row(
+def unfold_class_row(
     cls_token: Tensor, pos_embed: Tensor, registers: Tensor, facts: Facts
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Split c into 2c and -c, whose sum is exactly c in binary floating point, up to half the largest number."""
@@ -59,8 +60,8 @@ _MASK = Drop("mask_token", lambda out: torch.zeros_like(out["cls_token"][0]))
 _REGISTERS = Fold(
     ("cls_token", "pos_embed", "register_tokens"),
     ("cls_token", "pos_embed", "reg_token"),
-    _fold_class_row,
-    _unfold_class_row,
+    fold_class_row,
+    unfold_class_row,
 )
 _SWIGLU = (
     Rename("blocks.{i}.mlp.w12.{p}", "blocks.{i}.mlp.fc1.{p}"),

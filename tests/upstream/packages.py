@@ -8,6 +8,7 @@ packages around it.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -59,6 +60,19 @@ def load(name: str, *, without_init: tuple[str, ...] = ()) -> types.ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # timm's, about its older module names
         return importlib.import_module(name)
+
+
+def load_whole(name: str) -> types.ModuleType:
+    """Module ``name`` of an unpacked package that is imported as it is, with the ``__init__`` of its packages."""
+    package = name.partition(".")[0]
+    if package not in sys.modules:
+        path = unpacked() / package / "__init__.py"
+        spec = importlib.util.spec_from_file_location(package, path, submodule_search_locations=[str(path.parent)])
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[package] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[package])
+    return importlib.import_module(name)
 
 
 def stub(name: str, **attributes: Any) -> types.ModuleType:

@@ -27,7 +27,7 @@ from timm_conformance.targets.target import MODEL_RELEASE, parse_target
 from timm_conformance.trials import bounds
 from timm_conformance.trials.problems import exact_differences
 
-from . import beit3, clip, configurations, dino, flax_vit, masked, mobileclip, packages, radio
+from . import beit3, clip, configurations, dino, flax_vit, hugging_face, masked, mobileclip, packages, radio
 from .model import Upstream
 
 if packages.VARIABLE not in os.environ:
@@ -36,11 +36,11 @@ if packages.VARIABLE not in os.environ:
 TIMM = f"timm=={MODEL_RELEASE}"
 BUILDERS: dict[str, Callable[[], Upstream]] = {
     builder.__name__: builder
-    for module in (clip, dino, masked, beit3, radio, mobileclip, flax_vit)
+    for module in (clip, dino, masked, beit3, radio, mobileclip, flax_vit, hugging_face)
     for builder in module.BUILDERS
 }
 # Before registers, the class token's row of the positions is added to the token; encoding gives another pair of that sum.
-_FOLDED = ("cls_token", "pos_embed")
+_FOLDED = ("cls_token", "pos_embed", "position_embeddings")
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +104,10 @@ def test_a_loaded_model_computes_what_upstream_computes(
     upstream: Upstream, loaders: dict[str, Loader], target: str, record_property: Callable[[str, object], None]
 ) -> None:
     model = model_for(loaders[target], upstream)
+    if not loaders[target].supports(upstream.suite_family):  # a BEiT looks for the modules of tables by their names
+        with pytest.raises((RuntimeError, AttributeError), match=r"(Missing|Unexpected) key|Beit has no attribute"):
+            model.load_state_dict(convert(loaders[target], upstream, model), strict=True)
+        return
     state = convert(loaders[target], upstream, model)
     if target == TIMM and upstream.known:
         assert_fails_as_the_ledger_says(upstream, state, convert(loaders["reference"], upstream, model), model)
@@ -141,6 +145,7 @@ def test_the_real_keys_obey_the_law_of_the_format(upstream: Upstream) -> None:
     assert {k: tuple(v.shape) for k, v in decoded.items()} == shapes
     implied = family.implied(upstream.arch)
     encoded = form.encode({k: v for k, v in decoded.items() if k not in implied}, facts)
+    encoded = family.written(upstream.case, encoded)
     assert not exact_differences(decoded, form.decode(encoded, facts))
     assert not exact_differences(kept(form, state), kept(form, encoded))
 
