@@ -32,7 +32,9 @@ def _architectures(draw: st.DrawFn, /, **options: st.SearchStrategy[Any]) -> dic
 
 def _tags(case: Case) -> frozenset[str]:
     norm = "norm-after-pool" if case.arch["fc_norm"] else "norm-before-pool"
-    return frozenset({f"pool-{case.arch['global_pool']}", norm} | ({"layer-scale"} if case.arch["layer_scale"] else set()))
+    return frozenset(
+        {f"pool-{case.arch['global_pool']}", norm} | ({"layer-scale"} if case.arch["layer_scale"] else set())
+    )
 
 
 OPEN_MMLAB = vit.family(

@@ -3,7 +3,7 @@
 Source: ``huggingface/transformers`` ``src/transformers/models/siglip/modeling_siglip.py``. ``SiglipModel`` and
 ``SiglipForImageClassification`` have the tower under ``vision_model.``, as have the files of ``SiglipVisionModel`` from before
 5.0; since then its module and what it saves have no prefix (``src/transformers/conversion_mapping.py``). The head pools by
-attention. A model may lack it (``vision_use_head``), and a classifier does not use it: it reads the mean of the normalised patches.
+attention. A model may lack it (``vision_use_head``). A classifier does not use it: it reads the mean of the normalised patches.
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ def pooled(x: Tensor, state: Mapping[str, Tensor], prefix: str, arch: Mapping) -
     weights, biases = (state[f"{head}attention.in_proj_{p}"].chunk(3) for p in ("weight", "bias"))
     q, k, v = (t @ w.T + b for t, w, b in zip((probe, x, x), weights, biases))
     y = linear(attend(q, k, v, arch["num_heads"]), state, f"{head}attention.out_proj")
-    hidden = ACTIVATIONS[arch["act"]](
-        linear(layer_norm(y, state, f"{head}layernorm", _EPS), state, f"{head}mlp.fc1")
-    )
+    hidden = ACTIVATIONS[arch["act"]](linear(layer_norm(y, state, f"{head}layernorm", _EPS), state, f"{head}mlp.fc1"))
     return (y + linear(hidden, state, f"{head}mlp.fc2"))[:, 0]
 
 

@@ -44,7 +44,9 @@ def _to_conv(weight: Tensor, facts: Facts) -> Tensor:
         side = isqrt(pixels)
         if not rest and side and side * side == pixels:
             return weight.unflatten(1, (side, side, channels)).permute(0, 3, 1, 2).contiguous()
-    raise LoadError(f"a linear patch embedding with {weight.shape[1]} columns is no square patch of {facts.in_chans} channels")
+    raise LoadError(
+        f"a linear patch embedding with {weight.shape[1]} columns is no square patch of {facts.in_chans} channels"
+    )
 
 
 def _to_linear(weight: Tensor, facts: Facts) -> Tensor:
