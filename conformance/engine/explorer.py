@@ -72,7 +72,8 @@ class Explorer:
     def explore(self, family: Family) -> list[records.Verdict]:
         """The verdicts of every invariant for one family. A :class:`Loads` record of its cases goes to ``note``."""
         if not self.loader.supports(family):
-            reason = f"timm {self.loader.timm_version} does not know the format (known since {family.known_since})"
+            since = f"known since {family.known_since}" if family.read_by_timm else "no release does"
+            reason = f"timm {self.loader.timm_version} does not know the format ({since})"
             return [self._not_applicable(family, i, reason) for i in self.invariants]
         judging = [i for i in self.invariants if i.concerns(family) and i.judges(self.loader.target)]
         tallies = {i.name: Tally() for i in judging}

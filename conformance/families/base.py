@@ -23,6 +23,8 @@ Windows = dict[str, tuple[int, ...]]
 State = dict[str, "Tensor"]
 
 KERNEL = "patch_embed.proj.weight"
+# ``known_since`` of a family whose format no timm release reads: a release that does not exist.
+NO_RELEASE = "9999"
 # Sizes that timm takes as one number too, if they are square.
 PIXELS = ("img_size", "patch_size")
 
@@ -64,10 +66,11 @@ class Family:
     classic         family that loads the same checkpoints into the model they were made for, if ``module`` is another model's
     ambiguity       what a file of the format does not say, the upstream rule for it, and who follows it; for the documentation
     known_since     first timm release in which some code takes the format, however badly: a branch that looks for its keys, or
-                    a loader of the models it is for; the first release of all if the format is ``unread``
+                    a loader of the models it is for; ``NO_RELEASE`` if none does, so that only the reference and loaders of
+                    a user's are judged; the first release of all if the format is ``unread``
     complete_since  first timm release that converts the format in full, if that is a later one. What releases
                     between the two get wrong stands in the ledger
-    unread          whether no loader reads the format: only invariants about refusals judge such a family
+    unread          whether the family is for refusals alone: a release reads none of its files, and has to refuse them
     models          globs over registered timm model names that use this format; ``not_models`` are exceptions
     module          timm module of the loader; ``model_class`` is the class of its models
     models_module   timm module of the registered models, if they build ``model_class`` only with ``use_naflex``
@@ -193,6 +196,11 @@ class Family:
     def first_complete(self) -> str:
         """First timm release that converts the format in full."""
         return self.complete_since or self.known_since
+
+    @property
+    def read_by_timm(self) -> bool:
+        """Whether some timm release reads the format."""
+        return not self.unread and self.known_since != NO_RELEASE
 
     def supported_by(self, release: Version) -> bool:
         """Whether some code of a timm release takes this format."""

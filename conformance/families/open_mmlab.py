@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ..cases.case import Case
 from . import vit
+from .base import NO_RELEASE
 
 _SOURCE = "open-mmlab/mmpretrain mmpretrain/models/backbones/vision_transformer.py"
 
@@ -40,7 +41,7 @@ def _tags(case: Case) -> frozenset[str]:
 OPEN_MMLAB = vit.family(
     name="open_mmlab",
     source=f"{_SOURCE}; mmpretrain/models/heads/vision_transformer_head.py",
-    known_since="9999",
+    known_since=NO_RELEASE,
     architectures=_architectures(),
     models=("vit_*_patch16_224.augreg*", "vit_base_patch16_224.mae"),
     wrappers=("state_dict", "bare"),

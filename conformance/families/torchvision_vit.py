@@ -7,13 +7,14 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from . import vit
+from .base import NO_RELEASE
 
 _SOURCE = "pytorch/vision torchvision/models/vision_transformer.py"
 
 TORCHVISION_VIT = vit.family(
     name="torchvision_vit",
     source=_SOURCE,
-    known_since="9999",
+    known_since=NO_RELEASE,
     architectures=vit.architectures(num_classes=st.integers(1, 5)),
     models=("vit_*_patch*_224.augreg*", "vit_huge_patch14_224.*"),
     wrappers=("bare", "model"),

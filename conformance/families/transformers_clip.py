@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ..cases.case import Case
 from . import vit
-from .base import Arch, Shapes
+from .base import NO_RELEASE, Arch, Shapes
 from .openai_clip import OPENAI_CLIP
 
 _SOURCE = "huggingface/transformers src/transformers/models/clip/modeling_clip.py"
@@ -48,7 +48,7 @@ def _tags(case: Case) -> frozenset[str]:
 TRANSFORMERS_CLIP = vit.family(
     name="transformers_clip",
     source=f"{_SOURCE}: CLIPModel, CLIPVisionModelWithProjection, CLIPForImageClassification, files of CLIPVisionModel",
-    known_since="9999",
+    known_since=NO_RELEASE,
     architectures=_architectures(),
     model_kwargs=lambda arch: vit.model_kwargs(arch, eps=1e-5),
     models=OPENAI_CLIP.models,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ..cases.case import Case
 from . import eva_model, vit
+from .base import NO_RELEASE
 from .dinov3 import POOLING, ROTARY, with_zero_biases
 
 
@@ -42,7 +43,7 @@ def _tags(case: Case) -> frozenset[str]:
 TRANSFORMERS_DINOV3 = eva_model.family(
     name="transformers_dinov3",
     source="huggingface/transformers src/transformers/models/dinov3_vit/modeling_dinov3_vit.py: save_pretrained",
-    known_since="9999",
+    known_since=NO_RELEASE,
     architectures=_architectures(),
     by_model=_by_model,
     model_kwargs=partial(eva_model.model_kwargs, eps=1e-5),

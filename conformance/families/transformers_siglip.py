@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ..cases.case import Case
 from . import vit
-from .base import Arch, Shapes
+from .base import NO_RELEASE, Arch, Shapes
 
 _SOURCE = "huggingface/transformers src/transformers/models/siglip/modeling_siglip.py"
 
@@ -44,7 +44,7 @@ def _tags(case: Case) -> frozenset[str]:
 TRANSFORMERS_SIGLIP = vit.family(
     name="transformers_siglip",
     source=f"{_SOURCE}: SiglipModel, SiglipForImageClassification, files of SiglipVisionModel",
-    known_since="9999",
+    known_since=NO_RELEASE,
     architectures=towers(("attention", "none", "classifier")),
     models=("vit_*_siglip_*",),
     not_models=("*_gap_*", "*_ft_in1k"),

@@ -1,6 +1,7 @@
 """Vision Transformers in layouts that no release of timm reads, such as Hugging Face's and OpenMMLab's, and a text tower.
 
-A loader refuses such a file. A load that is not strict may accept it without using one of its tensors.
+A loader refuses such a file or uses it, as the reference does. A load that is not strict may accept it without using one of its
+tensors.
 """
 
 from __future__ import annotations
