@@ -165,7 +165,9 @@ def findings() -> str:
             lines[-1] += "".join(f", {text}" for text in _probe(e))
             for view in (v for v in live if v.view_of == e.id):
                 lines += [f"- Same cause: [`{view.id}`](ledger.md#{view.id}). {view.title}"]
-            lines += [f"- Families: {codes(name for name in FAMILIES if e.concerns(name))}"]
+            lines += [
+                f"- Families: {codes(name for name, f in FAMILIES.items() if e.concerns(name) and not f.of_no_release)}"
+            ]
             lines += [f"- Smallest case: {known_bugs.witnesses[e.id].case.describe()}"]
             lines += [f"- Upstream: <{e.link}>"] if e.link else []
             lines += [f"- Script: {_script(e.script)}, or `timm-conformance repro {e.id}`"] if e.script else []

@@ -32,7 +32,7 @@ def families() -> str:
         models = models_of(f)
         text = f"{len(models)}, e.g. `{models[0].name}`"
         layout = "none that a loader reads" if f.unread else f"`{f.shares_format}`" if f.shares_format else "its own"
-        since = f"{f.known_since} | {f.first_complete}" if f.read_by_timm else "none | none"
+        since = "none | none" if f.unread or f.of_no_release else f"{f.known_since} | {f.first_complete}"
         wrappers = ", ".join(
             f"`{w}`" + (f" ({f.wrapper_since[w]})" if w in f.wrapper_since else "") for w in dict.fromkeys(f.wrappers)
         )

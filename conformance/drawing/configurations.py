@@ -95,6 +95,9 @@ RULES = (
     Rule(_TRUNK, {"timm_model_name": "vitamin_*"}, why="ViTamin is a hybrid with stages of its own, of no family yet"),
     Rule(_TRUNK, {"timm_model_name": "*"}, why=_OTHER_NETWORK),
     # transformers
+    Rule(_HF, {"model": "clip"}, "transformers_clip", {"head": "projection", "act": "quick_gelu"}),
+    Rule(_HF, {"model": "dinov3_vit"}, "transformers_dinov3", {"swiglu": ""}),
+    Rule(_HF, {"model": "siglip"}, "transformers_siglip", {"head": "attention", "act": "gelu_tanh"}),
     Rule(
         _HF,
         why="no timm release reads Hugging Face's names; `unknown_layout` holds releases to refusing them",

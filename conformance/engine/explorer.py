@@ -72,7 +72,7 @@ class Explorer:
     def explore(self, family: Family) -> list[records.Verdict]:
         """The verdicts of every invariant for one family. A :class:`Loads` record of its cases goes to ``note``."""
         if not self.loader.supports(family):
-            since = f"known since {family.known_since}" if family.read_by_timm else "no release does"
+            since = "no release does" if family.of_no_release else f"known since {family.known_since}"
             reason = f"timm {self.loader.timm_version} does not know the format ({since})"
             return [self._not_applicable(family, i, reason) for i in self.invariants]
         judging = [i for i in self.invariants if i.concerns(family) and i.judges(self.loader.target)]

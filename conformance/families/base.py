@@ -198,9 +198,9 @@ class Family:
         return self.complete_since or self.known_since
 
     @property
-    def read_by_timm(self) -> bool:
-        """Whether some timm release reads the format."""
-        return not self.unread and self.known_since != NO_RELEASE
+    def of_no_release(self) -> bool:
+        """Whether no timm release reads the format, so that none is judged on the family."""
+        return self.known_since == NO_RELEASE
 
     def supported_by(self, release: Version) -> bool:
         """Whether some code of a timm release takes this format."""
