@@ -105,6 +105,17 @@ def test_a_classifier_of_siglip_does_not_need_the_head_that_it_does_not_use() ->
     assert all(torch.equal(whole[name], without[name]) for name in whole)
 
 
+def test_the_average_that_torchvisions_training_script_saves_is_read() -> None:
+    """Its names are those of ``AveragedModel``: a counter, and ``module.`` before the model's."""
+    state, into = made("torchvision_vit")
+    average = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(1, 1)).state_dict()
+    assert "n_averaged" in average
+    average = {"n_averaged": average["n_averaged"]} | {f"module.{k}": v for k, v in state.items()}
+    trained = {k: v + 1 for k, v in state.items()}
+    loaded = reference.load_state_dict({"model": trained, "model_ema": average, "epoch": 1}, into)
+    assert torch.equal(loaded["norm.weight"], state["encoder.ln.weight"])
+
+
 def test_a_layout_of_no_release_is_judged_on_none() -> None:
     families = [f for f in FAMILIES.values() if f.of_no_release]
     assert {"transformers_clip", "open_mmlab", "torchvision_vit"} <= {f.name for f in families}

@@ -1,7 +1,8 @@
 """torchvision's VisionTransformer, in its names and in those of files from before 0.13.
 
 Source: ``pytorch/vision`` ``torchvision/models/vision_transformer.py``. Its published files have the older names of the MLP
-(``linear_1``, ``linear_2``), which ``MLPBlock`` still reads.
+(``linear_1``, ``linear_2``), which ``MLPBlock`` still reads. ``references/classification/train.py`` saves the average of the
+weights beside them, with a counter (``torch.optim.swa_utils.AveragedModel``).
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def _format(name: str, mlp: tuple[str, str]) -> Format:
             Rename("encoder.ln.{p}", "norm.{p}"),
             Rename("heads.head.{p}", "head.{p}"),
             Drop("heads.pre_logits.{p}"),
+            Drop("n_averaged"),
         ),
         evidence=lambda state: found <= state.keys(),
         forward=lambda state, image, arch: _forward(mlp, state, image, arch),
