@@ -147,7 +147,7 @@ def _read_opened(
     state_dict = opened.state
     form = detect(state_dict, destination.shapes)
     state = form.decode(state_dict, destination.facts)
-    representation = [k for k in state_dict if k.startswith("pre_logits")]
+    representation = [k for k in state_dict if "pre_logits" in k]
     if representation and "head.weight" in state and "head.weight" in destination.shapes and not keep_classifier:
         raise LoadError(
             f"the classifier reads the output of {some(representation)}, a layer the model does not have: load into a model "
@@ -194,7 +194,7 @@ def _positions(
     rows = destination.shapes[_GRID][1] - new[0] * new[1] if len(destination.shapes[_GRID]) == 3 else 0
     if position.ndim == 4:
         return state | {_GRID: position.flatten(1, 2)}, (position.shape[1], position.shape[2]), rows
-    if form.windowed:
+    if form.windowed or form.square_grid:
         side = isqrt(position.shape[1])
         if side * side != position.shape[1]:
             raise LoadError(f"the {form.name} format has a square of position tokens, not {position.shape[1]}")

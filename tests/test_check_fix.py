@@ -41,18 +41,22 @@ for path, model, options, overlay in json.loads(sys.argv[2]):
 
 @pytest.fixture(scope="module")
 def fixed(tmp_path_factory) -> list:
-    """Two written files, with how they are loaded: #2120's, and one of other channels and classes."""
+    """Three written files, with how they are loaded: #2120's, one of other channels and classes, one that no release reads."""
     folder = tmp_path_factory.mktemp("fixed")
     clip, tiny = folder / "clip.safetensors", folder / "tiny.safetensors"
     path = save(folder, tensors("openai_clip", CLIP, (32, 32), (7, 7), "float16"))
     assert answer(path, CLIP, patch_size=(16, 16), img_size=(224, 448), fix=str(clip)).fixed == str(clip)
     answer(save(folder, native()), patch_size=(8, 8), img_size=(96, 160), num_classes=10, in_chans=1, fix=str(tiny))
+    theirs = folder / "theirs.safetensors"
+    path = save(folder, tensors("torchvision_vit_older", TINY), "pth")
+    assert answer(path, patch_size=(8, 8), img_size=(96, 160), fix=str(theirs)).fixed == str(theirs)
     sizes = {"patch_size": 16, "img_size": [224, 448]}
     others = {"patch_size": 8, "img_size": [96, 160], "num_classes": 10, "in_chans": 1}
     return [
         [str(clip), CLIP, sizes, {"input_size": [3, 224, 448], "num_classes": 512}],
         # Old releases take every file for one of three channels: only a strict load is for all of them.
         [str(tiny), TINY, others, None],
+        [str(theirs), TINY, {"patch_size": 8, "img_size": [96, 160]}, None],
     ]
 
 
@@ -61,7 +65,7 @@ def test_every_release_loads_the_file(fixed, release):
     """By a strict load, and through create_model, into just the tensors of the file."""
     command = [sys.executable, "-c", _LOAD, release, json.dumps(fixed)]
     done = subprocess.run(command, capture_output=True, text=True, env=subprocess_call.environment(), timeout=280)
-    assert done.stdout.split() == ["True"] * 3, done.stderr
+    assert done.stdout.split() == ["True"] * 4, done.stderr
 
 
 def test_a_new_classifier_is_fit_for_training(fixed):

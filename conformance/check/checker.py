@@ -284,6 +284,8 @@ class _Check:
         entries = [entry for entry in named if entry is not None]
         result.known = [advice.describe(entry) for entry in entries]
         lines = [advice.remedy(entry, self.faults) for entry in entries]
+        if self.recognised and self.recognised.family.in_no_release:
+            lines.append(f"no timm release reads {result.format}'s layout")
         if forward.verdict == "differs" and not entries and not result.differences:
             lines += advice.causes_beside_the_loader(result.format, forward.taken, same_load)
         if forward.verdict == "differs" and self.told.openai:

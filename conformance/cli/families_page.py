@@ -31,7 +31,7 @@ def families() -> str:
     for f in FAMILIES.values():
         models = models_of(f)
         text = f"{len(models)}, e.g. `{models[0].name}`"
-        layout = "none that timm reads" if f.unread else f"`{f.shares_format}`" if f.shares_format else "its own"
+        layout = "none that a loader reads" if f.unread else f"`{f.shares_format}`" if f.shares_format else "its own"
         since = "none | none" if f.unread or f.in_no_release else f"{f.known_since} | {f.first_complete}"
         wrappers = ", ".join(
             f"`{w}`" + (f" ({f.wrapper_since[w]})" if w in f.wrapper_since else "") for w in dict.fromkeys(f.wrappers)

@@ -102,6 +102,9 @@ RULES = (
     Rule(_HF, {"model": "ijepa"}, "transformers_ijepa"),
     Rule(_HF, {"model": "dinov2"}, "transformers_dinov2"),
     Rule(_HF, {"model": "dinov2_with_registers"}, "transformers_dinov2_registers", {"reg_tokens": 4}),
+    Rule(_HF, {"model": "clip"}, "transformers_clip", {"head": "projection", "act": "quick_gelu"}),
+    Rule(_HF, {"model": "dinov3_vit"}, "transformers_dinov3", {"swiglu": ""}),
+    Rule(_HF, {"model": "siglip"}, "transformers_siglip", {"head": "attention", "act": "gelu_tanh"}),
     Rule(
         _HF,
         why="of no family yet; no timm release reads Hugging Face's names, and `unknown_layout` holds releases to that",

@@ -66,12 +66,11 @@ class Family:
     classic         family that loads the same checkpoints into the model they were made for, if ``module`` is another model's
     ambiguity       what a file of the format does not say, the upstream rule for it, and who follows it; for the documentation
     known_since     first timm release in which some code takes the format, however badly: a branch that looks for its keys, or
-                    a loader of the models it is for; the first release of all if the format is ``unread``; ``NO_RELEASE``
-                    if no release reads it
+                    a loader of the models it is for; ``NO_RELEASE`` if none does, so that only the reference and loaders of
+                    a user's are judged; the first release of all if the format is ``unread``
     complete_since  first timm release that converts the format in full, if that is a later one. What releases
                     between the two get wrong stands in the ledger
-    unread          whether a loader may refuse the format, as all timm releases do: only invariants about refusals judge such
-                    a family
+    unread          whether the family is for refusals alone: a release reads none of its files, and has to refuse them
     models          globs over registered timm model names that use this format; ``not_models`` are exceptions
     module          timm module of the loader; ``model_class`` is the class of its models
     models_module   timm module of the registered models, if they build ``model_class`` only with ``use_naflex``
@@ -197,7 +196,7 @@ class Family:
 
     @property
     def in_no_release(self) -> bool:
-        """Whether no timm release reads the format."""
+        """Whether no timm release reads the format, so that none is judged on the family."""
         return self.known_since == NO_RELEASE
 
     @property

@@ -45,7 +45,7 @@ def _by_model(name: str) -> dict[str, Any]:
     return {"beside": "local_cls_norm"} if "_7b_" in name else {}
 
 
-def _stored(case: Case, state: State) -> State:
+def with_zero_biases(case: Case, state: State) -> State:
     """Add a bias of zeros if the checkpoint has one. The model has no such tensor."""
     if case.arch["bias"] != "zero":
         return state
@@ -73,7 +73,7 @@ _family = partial(
     known_since="1.0.20",
     by_model=_by_model,
     model_kwargs=partial(eva_model.model_kwargs, eps=1e-5),
-    stored=_stored,
+    stored=with_zero_biases,
     foreign=_beside,
     tags=_tags,
     own_regimes=frozenset(

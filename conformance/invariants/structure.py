@@ -63,10 +63,9 @@ def no_early_return(trial: Trial) -> Iterator[Problem]:
             kind, name, f"{name} is {tuple(trial.state[name].shape)}, the model has {tuple(trial.expected[name].shape)}"
         )
     sound = [n for n in names if n not in wrong]
-    if trial.format.windowed and len(set(trial.case.destination.grid_size)) > 1:
-        sound = [
-            n for n in sound if n != GRID
-        ]  # timm's layout has a plain grid in place of the window, and stretches it
+    if (trial.format.windowed or trial.format.square_grid) and len(set(trial.case.destination.grid_size)) > 1:
+        # timm's layout has a plain grid in place of the window, and stretches it. A square list holds no other grid.
+        sound = [n for n in sound if n != GRID]
     if trial.family.square_patch == "always" and len(set(trial.case.destination.patch_size)) > 1:
         sound = [n for n in sound if n != KERNEL]  # a kernel of this patch cannot be written in the upstream layout
     if trial.format.square_windows:  # nor can a table of such a window

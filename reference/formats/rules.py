@@ -150,10 +150,11 @@ class Format:
     the evidence of two formats. ``entry`` is the wrapper in which alone these names are this format's; elsewhere they are
     another's, saved from DistributedDataParallel (I-JEPA). ``forward(state_dict, image, arch)`` runs the upstream tensors as
     the upstream code does. ``resampling`` is how the format's kernel and position grid are resized. With ``windowed``,
-    positions are a square grid of which a model reads the top left part (RADIO). With ``square_windows``, relative position
-    tables have square windows, even if the model's are not (Swin). ``prefix_rows`` tells whether positions begin with rows for
-    the prefix tokens (None: the format allows both). With ``norm_follows_model``, the final norm has one name, and the model
-    says whether it comes before the pool or after it.
+    positions are a square grid of which a model reads the top left part (RADIO). With ``square_grid``, positions are a square
+    grid whatever the image (SigLIP 2). With ``square_windows``, relative position tables have square windows, even if the
+    model's are not (Swin). ``prefix_rows`` tells whether positions begin with rows for the prefix tokens (None: the format
+    allows both). With ``norm_follows_model``, the final norm has one name, and the model says whether it comes before the pool
+    or after it.
     """
 
     name: str
@@ -163,6 +164,7 @@ class Format:
     forward: Callable[[Mapping[str, Tensor], Tensor, Mapping], Tensor] = field(repr=False)
     resampling: Resampling = BICUBIC_ANTIALIAS
     windowed: bool = False
+    square_grid: bool = False
     square_windows: bool = False
     prefix_rows: bool | None = None
     norm_follows_model: bool = False
