@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from packaging.version import Version
 
 from ..cases.case import Case
-from ..families import Family
+from ..families import READ, Family
 from ..ledger.entries import Entry
 from ..probes.registry import ProbeAnswer
 from ..reference import Opened

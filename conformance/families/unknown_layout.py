@@ -1,8 +1,8 @@
 """Vision Transformers in layouts that no release of timm reads, such as Hugging Face's and OpenMMLab's, and a text tower.
 
 A loader refuses such a file, or it reads the layout and uses every tensor. A load that is not strict may accept the file without
-using one of them. The reference reads Hugging Face's names and OpenMMLab's, which families of their own judge by all invariants; it
-refuses those of ViT-pytorch.
+using one of them. The reference reads Hugging Face's names and OpenMMLab's, which families of their own judge by all invariants;
+it refuses those of ViT-pytorch.
 """
 
 from __future__ import annotations
