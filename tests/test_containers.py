@@ -23,6 +23,7 @@ from tests.hostile_tensors import state
 from tests.test_check import answer, elsewhere, said
 from tests.test_check_command import check
 from timm_conformance.check.reading import Beside, beside, container_of, locate, read
+from timm_conformance.targets.target import MODEL_RELEASE, activate, parse_target
 
 CONFIG = {
     "architecture": TINY.partition(".")[0],
@@ -240,6 +241,26 @@ def test_the_folder_itself_is_given_where_timm_takes_it(tmp_path: Path) -> None:
     assert (found.exit_code, found.tensors, found.container) == (0, 150, "safetensors")
     assert found.given == f'the folder, as create_model("local-dir:{path}", pretrained=True)'
     assert f"it was given {found.given}" in said(found, path)
+
+
+@pytest.mark.parametrize(
+    ("saved_at", "img_size", "as_folder"), [(224, None, True), (32, (32, 32), True), (32, None, False)]
+)
+def test_a_folder_of_timms_own(saved_at: int, img_size: Any, as_folder: bool, tmp_path: Path) -> None:
+    """As ``save_for_hf`` writes it, with the arguments of the model: they make another model, or are those asked for."""
+    activate(parse_target(f"timm=={MODEL_RELEASE}"))
+    import timm
+    from timm.models._hub import save_for_hf
+
+    path = tmp_path / "timm"
+    save_for_hf(
+        timm.create_model(CONFIG["architecture"], img_size=saved_at, num_classes=7), str(path), safe_serialization=True
+    )
+    found = answer(path, img_size=img_size)
+    assert (found.exit_code, found.tensors, found.classes) == (0, 152, (7, 7))
+    assert found.given.startswith("the folder" if as_folder else "model.safetensors alone, since config.json builds"), (
+        found.given
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from packaging.version import Version
 from torch import Tensor
 
 from ..checkpoints import files
+from ..families.base import PIXELS
 from ..reference.errors import some
 from ..targets.scratch import scratch_folder
 from .reading import SHARDS, Located
@@ -83,9 +84,7 @@ def not_as_folder(
         return "config.json names no architecture of timm" if config else "it has no config.json"
     if architecture != name.partition(".")[0]:
         return f"config.json describes {some([str(architecture)])}"
-    saved = config.get("model_args")
-    saved = {k: v for k, v in (saved if isinstance(saved, Mapping) else {}).items() if v is not None}
-    others = [f"{k}={v}" for k, v in saved.items() if k not in arguments]
+    others = _options_beside(config.get("model_args"), model, arguments)
     if others:
         return f"config.json builds the model with {some(others)}, which was not asked for"
     usual = tuple(model.pretrained_cfg["input_size"])
@@ -99,6 +98,23 @@ def not_as_folder(
     if pool is not None and pool != getattr(model, "global_pool", pool):
         return f"config.json pools by {some([str(pool)])}, and {name} does not"
     return ""
+
+
+def _options_beside(saved: Any, model: Any, arguments: Mapping[str, Any]) -> list[str]:
+    """The arguments in a configuration that make another model than ``arguments`` do, which come before them."""
+    channels, *size = model.pretrained_cfg["input_size"]
+    own = {"num_classes": model.num_classes, "in_chans": channels, "img_size": size}
+    own |= {"global_pool": getattr(model, "global_pool", None)}
+    own |= {"patch_size": getattr(getattr(model, "patch_embed", None), "patch_size", None)}
+    given = {k: v for k, v in (saved if isinstance(saved, Mapping) else {}).items() if v is not None}
+    return [f"{k}={v}" for k, v in given.items() if k not in arguments and _pair(k, v) != _pair(k, own.get(k))]
+
+
+def _pair(name: str, value: Any) -> Any:
+    """A size as height and width; another value as it is."""
+    if name in PIXELS and isinstance(value, int):
+        return [value, value]
+    return list(value) if isinstance(value, (list, tuple)) else value
 
 
 def _three_numbers(size: Any) -> tuple[int, ...] | None:
