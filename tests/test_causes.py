@@ -80,7 +80,7 @@ CAUSES = {
         quantised(torch.uint8, **{"weight.absmax": SCALE, "weight.quant_map": SCALE}),
         "quantised",
         3 * DEPTH,
-        "bitsandbytes, 4 bits",
+        "bitsandbytes (4 bits)",
     ),
     "fp8": (quantised(torch.float8_e4m3fn, weight_scale=SCALE), "quantised", 2 * DEPTH, "float8_e4m3fn"),
     "quanto": (
@@ -155,6 +155,20 @@ def test_a_checkpoint_of_a_known_format_has_no_cause_that_stops(path):
 @pytest.mark.parametrize("state", [{}, {"a": 1, "b": None}, {"pos_embed": torch.ones(1, 2, 3)}, vit(), vit(20)])
 def test_a_plain_state_dict_has_no_cause(state):
     assert single_causes(state) == []
+
+
+def test_names_and_entries_of_any_kind_end_in_no_error():
+    """Names that are no text, long or unprintable; entries that are no dense tensors."""
+    hostile = {3: torch.ones(2), "a" * 10**5: torch.ones(2, 2), "blocks.0.ls1.weight\n": torch.ones(2), "x": [1]}
+    hostile |= {"nested": torch.nested.nested_tensor([torch.ones(2)]), "sparse": torch.eye(2).to_sparse()}
+    hostile |= {f"blocks.{'9' * 400}.{n}": torch.ones(2) for n in "abcdefg"}
+    hostile |= {"lora_A.\x1b[2J": torch.ones(2, 2)}
+    (cause,) = single_causes(hostile)
+    assert cause.text.isprintable()
+    names = [k for k in hostile if isinstance(k, str)]
+    assert all(
+        line.isprintable() for line in (advice.unknown_layout_lines(names)[0], *advice.unknown_layout_lines(names)[1])
+    )
 
 
 def test_lines_of_causes_are_what_the_file_has_and_what_to_do():
@@ -247,8 +261,9 @@ def test_an_unknown_layout_is_told_by_keys_and_neighbours():
     told, lines = advice.unknown_layout_lines(["tower." + k for k in vit()] + ["decode_head.conv_seg.weight"])
     assert told == "this layout is unknown; the keys that tell most are decode_head.conv_seg.weight"
     assert lines[0].startswith("it holds a segmentor of OpenMMLab (decode_head.conv_seg.weight)")
-    assert lines[1].startswith(
-        "nearest is timm_native, with which 95% of the names agree; behind tower.; missing: none"
+    assert lines[1] == (
+        "nearest known format: timm_native, 95% of the names agree; behind the prefix tower.; "
+        "unknown there: decode_head.conv_seg.weight"
     )
 
 

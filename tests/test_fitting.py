@@ -256,6 +256,15 @@ def test_hostile_shapes_end_in_a_difference_not_in_an_error():
     assert best({k: torch.empty(192, 1, 1, 1, 1) for k in state}, TINY).tensors > 0
 
 
+def test_hostile_numbers_build_no_model():
+    """Numbers of blocks, positions and windows that no model has."""
+    state = state_of(TINY)
+    for name in ("blocks.9999.norm1.weight", f"blocks.{'9' * 5000}.norm1.weight"):
+        assert best(state | {name: torch.empty(192)}, TINY).tensors > 0
+    positions = {"pos_embed": torch.empty(1, 10**10 + 1, 192, device="meta")}
+    assert best(state | positions, TINY).misfits == (f"{10**10 + 1} rows of positions, not 197",)
+
+
 # -- words -------------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from ..targets.loader import Loader
 from ..trials.problems import Problem
 from .cause import Cause
 from .fitting import Fit
+from .keys import shown
 from .layouts import recognise_layout, shown_keys
 from .loading import RequestedModel
 from .nearest import Nearest, nearest_formats, telling_keys
@@ -178,23 +179,21 @@ def unknown_layout_lines(names: Collection[str]) -> tuple[str, list[str]]:
     """
     layout = recognise_layout(names)
     if layout and not layout.part:
-        keys = ", ".join(shown_keys(layout, names))
+        keys = some(shown_keys(layout, names))
         return f"this is the layout of {layout.name} ({layout.source}), by {keys}; no timm release reads it", [
             layout.to_do
         ]
-    told = f"this layout is unknown; the keys that tell most are {', '.join(telling_keys(names))}"
-    beside = [f"it holds {layout.name} ({', '.join(shown_keys(layout, names))}): {layout.to_do}"] if layout else []
+    told = f"this layout is unknown; the keys that tell most are {some(telling_keys(names))}"
+    beside = [f"it holds {layout.name} ({some(shown_keys(layout, names))}): {layout.to_do}"] if layout else []
     return told, [*beside, *map(_nearest_line, nearest_formats(names))]
 
 
 def _nearest_line(near: Nearest) -> str:
-    parts = [f"nearest is {near.format}, with which {near.share:.0%} of the names agree"]
-    if near.prefix:
-        parts.append(f"behind {near.prefix}")
-    if near.blocks:
-        parts.append("blocks are named {}* there, {}* in this file".format(*near.blocks[::-1]))
-    parts.append(f"missing: {some(near.missing)}")
-    parts.append(f"foreign: {some(near.foreign)}")
+    parts = [f"nearest known format: {near.format}, {near.share:.0%} of the names agree"]
+    parts += [f"behind the prefix {near.prefix}"] if near.prefix else []
+    parts += ["its blocks are {1}*, this file's {0}*".format(*map(shown, near.blocks))] if near.blocks else []
+    parts += [f"missing here: {some(near.missing)}"] if near.missing else []
+    parts += [f"unknown there: {some(near.foreign)}"] if near.foreign else []
     return "; ".join(parts)
 
 

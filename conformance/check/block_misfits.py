@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from math import isqrt
 from typing import Any
 
-from .pairing import BLOCK, BUILD, DEPTH, SIZE, Difference, Pair, num_blocks, of_image
+from .pairing import BLOCK, BUILD, DEPTH, SIZE, Difference, Pair, image_of, num_blocks
 
 _TABLE = "relative_position_bias_table"
+# No model is built with more blocks, nor with larger windows.
+_DEEPEST = 256
 _AXES = (".rel_pos_h", ".rel_pos_w")
 
 
@@ -21,7 +23,8 @@ def _blocks(pair: Pair) -> Iterator[Difference]:
             found = BLOCK.match(name)
             return found is not None and int(found[1]) >= min(old, new)
 
-        yield Difference(f"{old} blocks, not {new}", {"depth": old}, pair.take(beyond, beyond), DEPTH + abs(old - new))
+        options = {"depth": old} if old <= _DEEPEST else None
+        yield Difference(f"{old} blocks, not {new}", options, pair.take(beyond, beyond), DEPTH + abs(old - new))
 
 
 # Parts of a block that an option adds or takes away: tensors, the name in words, the option, its value with and without the part.
@@ -94,10 +97,11 @@ def _relative(pair: Pair) -> Iterator[Difference]:
         longest = max(pair.have[k][0] for k in rows)
         side = ((longest if all(k.endswith(_AXES) for k in rows) else isqrt(longest)) + 1) // 2
         staged = any(k.startswith("layers.") for k in rows)
-        option = {"img_size": of_image(pair, side)}
+        sizes: dict[str, Any] = {"img_size": image_of(pair, side)}
         if staged:  # the last of four stages is one window
-            option = {"window_size": side, "img_size": of_image(pair, 8 * side)}
-        yield Difference(f"relative positions of {side}x{side} windows", option, len(rows), SIZE)
+            sizes = {"window_size": side, "img_size": image_of(pair, 8 * side)}
+        known = sizes if side <= _DEEPEST else None
+        yield Difference(f"relative positions of {side}x{side} windows", known, len(rows), SIZE)
 
 
 def _heads(pair: Pair) -> Iterator[Difference]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 State = Mapping[str, Any]
@@ -29,8 +30,8 @@ class Cause:
 
 
 def tensors_of(state: State) -> dict[str, Tensor]:
-    """The tensors of a state dict."""
-    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    """The tensors of a state dict that have a shape and one dtype."""
+    return {k: v for k, v in state.items() if isinstance(v, Tensor) and v.layout == torch.strided and not v.is_nested}
 
 
 def matching(names: Iterable[str], pattern: str) -> list[str]:

@@ -7,19 +7,21 @@ any loader can use the file; the others are parts that a loader may drop or conv
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from math import isqrt
+from typing import Any
 
 from . import storage
 from .cause import Cause, State, matching, tensors_of
-from .keys import few
+from .keys import LONGEST, few, shown
 
 
-def single_causes(state: State) -> list[Cause]:
+def single_causes(content: Mapping[Any, Any]) -> list[Cause]:
     """The causes that the entries of a state dict show, those that stop any loader first.
 
-    ``state`` has names as they stand in the file, without wrapper. Entries that are no tensors are allowed.
+    ``content`` has names as they stand in the file, without wrapper. Entries that are no tensors are allowed.
     """
+    state = {k: v for k, v in content.items() if isinstance(k, str) and len(k) <= LONGEST}
     found = [cause for tell in (*storage.TELLERS, *_TELLERS) for cause in tell(state)]
     return sorted(found, key=lambda cause: not cause.stops)
 
@@ -27,14 +29,14 @@ def single_causes(state: State) -> list[Cause]:
 def _video(state: State) -> Iterator[Cause]:
     for name, tensor in tensors_of(state).items():
         if tensor.ndim == 5:
-            frames = tensor.shape[2]
+            frames, key = tensor.shape[2], shown(name)
             yield Cause(
                 "video-kernel",
-                f"a video model: {name} is {tuple(tensor.shape)}, a kernel over {frames} frames",
-                f"timm's Vision Transformers read images, load it with the code that wrote it; {name}.sum(2) is the kernel for "
+                f"a video model: {key} is {tuple(tensor.shape)}, a kernel over {frames} frames",
+                f"timm's Vision Transformers read images, load it with the code that wrote it; {key}.sum(2) is the kernel for "
                 f"one image in all {frames} frames, but positions and attention remain a video's",
                 1,
-                (name,),
+                (key,),
             )
             return
 
@@ -72,6 +74,7 @@ def _renamed(state: State) -> Iterator[Cause]:
 
 _POSITIONS = ("pos_embed", "position_embedding", "position_embeddings", "positional_embedding")
 _TOKENS = re.compile(r"(.*\.)?(cls|dist|reg|register|storage|mask|class)_(token|tokens|embedding)(\..*)?")
+_MORE = re.compile(r"token|register|prompt|quer(y|ies)")
 
 
 def _more_tokens(state: State) -> Iterator[Cause]:
@@ -80,10 +83,10 @@ def _more_tokens(state: State) -> Iterator[Cause]:
     if position is None:
         return
     for name, tensor in tensors.items():
-        token = tensor.ndim == 3 and len(tensor) == 1 and tensor.shape[2] == position.shape[2] and "token" in name
+        token = tensor.ndim == 3 and len(tensor) == 1 and tensor.shape[2] == position.shape[2] and _MORE.search(name)
         if not token or _TOKENS.fullmatch(name):
             continue
-        count, rows = tensor.shape[1], position.shape[1]
+        count, rows, key = tensor.shape[1], position.shape[1], shown(name)
         known = sum(v.shape[1] for k, v in tensors.items() if v.ndim == 3 and re.search(r"(cls|dist|reg)_token$", k))
         side = isqrt(max(rows - known - count, 0))
         square = side and side * side + known + count == rows
@@ -92,11 +95,11 @@ def _more_tokens(state: State) -> Iterator[Cause]:
         )
         yield Cause(
             "more-tokens",
-            f"{count} token{'s' if count > 1 else ''} more than timm's models have: {name} {tuple(tensor.shape)}; {told}",
-            f"only its own code says which row is {name}'s: drop both for a model without it, or name it reg_token and pass "
+            f"{count} token{'s' if count > 1 else ''} more than timm's models have: {key} {tuple(tensor.shape)}; {told}",
+            f"only its own code says which row is {key}'s: drop both for a model without it, or name it reg_token and pass "
             f"reg_tokens={count}",
             1,
-            (name,),
+            (key,),
             stops=False,
         )
 

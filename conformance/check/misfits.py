@@ -14,9 +14,12 @@ from typing import Any
 from ..reference.destination import FIRST, KERNEL
 from ..targets.architectures import Shapes
 from . import block_misfits
-from .pairing import BLOCK, BUILD, FOREIGN, FREE, POOLING, SIZE, Difference, Names, Pair, as_size, of_image
+from .keys import shown
+from .pairing import BLOCK, BUILD, FOREIGN, FREE, POOLING, SIZE, Difference, Names, Pair, as_size, image_of
 
 _GRID = "pos_embed"
+# No model is built with a grid of more patches on a side.
+_WIDEST = 1024
 _HEADS = ("head.", "head_dist.")
 _TRAINING = re.compile(r"(mask_token|(lm_head|decoder\w*)\..*|decoder_pos_embed)")
 
@@ -99,9 +102,9 @@ def _positions(pair: Pair) -> Iterator[Difference]:
     inside = new[1] != patches  # the model has rows for its prefix tokens
     for rows in dict.fromkeys((prefix if inside else 0, prefix, 0)):
         side = isqrt(max(old[1] - rows, 0))
-        if old[1] - rows != patches and (not side or side * side != old[1] - rows):
+        if old[1] - rows != patches and (not 0 < side < _WIDEST or side * side != old[1] - rows):
             continue
-        resized = {} if old[1] - rows == patches else {"img_size": of_image(pair, side)}
+        resized = {} if old[1] - rows == patches else {"img_size": image_of(pair, side)}
         if bool(rows) != inside and prefix:
             text = "positions of the prefix tokens, too" if rows else "positions of the patches alone"
             yield Difference(text, {"no_embed_class": not rows, **resized}, 1, BUILD)
@@ -152,10 +155,10 @@ def _unexplained(pair: Pair) -> Iterator[Difference]:
     told: dict[str, list[int]] = {}
     for words, names in (("no {}", pair.missing), ("{}, which the model lacks", pair.foreign)):
         for name in sorted(names):
-            told.setdefault(words.format(BLOCK.sub("blocks.*.", name)), []).append(1)
+            told.setdefault(words.format(shown(BLOCK.sub("blocks.*.", name))), []).append(1)
     for name in sorted(pair.other):
         old, new = (" x ".join(map(str, s[name])) or "one number" for s in (pair.have, pair.want))
-        told.setdefault(f"{BLOCK.sub('blocks.*.', name)} is {old}, not {new}", []).append(1)
+        told.setdefault(f"{shown(BLOCK.sub('blocks.*.', name))} is {old}, not {new}", []).append(1)
     for text, found in told.items():
         yield Difference(text, None, len(found), FOREIGN + len(found) / 100)
 

@@ -47,14 +47,14 @@ class Nearest:
 
 @dataclass(frozen=True)
 class _Known:
-    """The names of a format: ``needed`` by all of its files, ``names`` in any of them, and regular expressions for the others."""
+    """The names of a format: ``needed`` by all of its files, ``names`` in any of them, a regular expression for ``others``."""
 
     needed: frozenset[str]
     names: frozenset[str]
-    others: tuple[re.Pattern[str], ...]
+    others: re.Pattern[str]
 
     def knows(self, pattern: str) -> bool:
-        return pattern in self.names or any(other.fullmatch(pattern) for other in self.others)
+        return pattern in self.names or bool(self.others.fullmatch(pattern))
 
 
 def nearest_formats(names: Iterable[str], limit: int = 3) -> list[Nearest]:
@@ -65,30 +65,45 @@ def nearest_formats(names: Iterable[str], limit: int = 3) -> list[Nearest]:
     fits is left out.
     """
     names = list(names)
-    found = [_best(form, known, names) for form, known in _known().items()]
+    views = [_View.of(names, prefix) for prefix in ("", *_prefixes(names))]
+    found = [_best(form, known, views) for form, known in _known().items()]
     families = Counter(family.format for family in READ.values())
     ranked = sorted(found, key=lambda n: (-n.share, n.blocks is not None, -families[n.format], n.format))
     return [n for n in ranked if n.share > 0][:limit]
 
 
-def _best(form: str, known: _Known, names: Collection[str]) -> Nearest:
-    found = [_compare(form, known, names, prefix, own) for prefix in ("", *_prefixes(names)) for own in (True, False)]
+@dataclass(frozen=True)
+class _View:
+    """A file's names without a prefix, as patterns, and ``beside`` them the patterns of those that do not begin with it."""
+
+    prefix: str
+    found: tuple[str, ...]
+    beside: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: Iterable[str], prefix: str) -> _View:
+        names = list(names)
+        inside = (n[len(prefix) :] for n in names if n.startswith(prefix))
+        return cls(prefix, tuple(patterns(inside)), tuple(patterns(n for n in names if not n.startswith(prefix))))
+
+
+def _best(form: str, known: _Known, views: Iterable[_View]) -> Nearest:
+    found = [_compare(form, known, view, own) for view in views for own in (True, False)]
     return max(found, key=lambda n: n.share)
 
 
-def _compare(form: str, known: _Known, names: Collection[str], prefix: str, own: bool) -> Nearest:
-    """The comparison without a prefix, with the blocks under the file's ``own`` name or under the format's."""
-    found = dict.fromkeys(patterns(n[len(prefix) :] for n in names if n.startswith(prefix)))
-    blocks = None if own else (_blocks(found), _blocks(known.needed))
+def _compare(form: str, known: _Known, view: _View, own: bool) -> Nearest:
+    """The comparison of one view, with the blocks under the file's ``own`` name or under the format's."""
+    blocks = None if own else (_blocks(view.found), _blocks(known.needed))
     if blocks and all(blocks) and blocks[0] != blocks[1]:
-        as_format = {p: blocks[1] + p.removeprefix(blocks[0]) if p.startswith(blocks[0]) else p for p in found}
+        before, after = blocks
+        named = {p: after + p.removeprefix(before) if p.startswith(before) else p for p in view.found}
     else:
-        blocks, as_format = None, {p: p for p in found}
-    foreign = tuple(prefix + p for p, name in as_format.items() if not known.knows(name))
-    missing = tuple(sorted(known.needed - set(as_format.values())))
-    beside = patterns(n for n in names if not n.startswith(prefix))
-    share = (len(found) - len(foreign)) / (len(found) + len(missing) + len(beside))
-    return Nearest(form, share, missing, (*foreign, *beside), prefix, blocks)
+        blocks, named = None, {p: p for p in view.found}
+    foreign = [view.prefix + p for p, name in named.items() if not known.knows(name)]
+    missing = tuple(sorted(known.needed.difference(named.values())))
+    share = (len(named) - len(foreign)) / (len(named) + len(missing) + len(view.beside))
+    return Nearest(form, share, missing, (*foreign, *view.beside), view.prefix, blocks)
 
 
 def _blocks(names: Iterable[str]) -> str:
@@ -122,7 +137,8 @@ def _known() -> Mapping[str, _Known]:
         held = files.get(name, [])
         others = [_as_pattern(p) for rule in form.rules for p in _upstream(rule)]
         if held:
-            found[name] = _Known(frozenset.intersection(*held), frozenset.union(*held), tuple(others))
+            known = re.compile("|".join(others) or "(?!)")
+            found[name] = _Known(frozenset.intersection(*held), frozenset.union(*held), known)
     return found
 
 
@@ -132,11 +148,14 @@ def _upstream(rule: Rule) -> tuple[str, ...]:
     return rule.upstream if isinstance(rule, Fold) else (rule.upstream,)
 
 
-def _as_pattern(upstream: str) -> re.Pattern[str]:
-    """A rule's pattern for names whose numbers are ``*``. One that keeps the rest of a name knows timm's names there."""
+def _as_pattern(upstream: str) -> str:
+    """A rule's pattern as a regular expression for names whose numbers are ``*``.
+
+    A rule that keeps the rest of a name knows timm's names there.
+    """
     fields = {"i": r"\*", "p": "(weight|bias)", "n": r"\*", "rest": f"({OPTIONAL.pattern})", "any": ".+"}
     parts = re.split(r"\{(\w+)\}", upstream)
-    return re.compile("".join(fields[part] if n % 2 else re.escape(part) for n, part in enumerate(parts)))
+    return "".join(fields[part] if n % 2 else re.escape(part) for n, part in enumerate(parts))
 
 
 def telling_keys(names: Iterable[str], limit: int = 4) -> tuple[str, ...]:
@@ -159,12 +178,16 @@ def telling_keys(names: Iterable[str], limit: int = 4) -> tuple[str, ...]:
         return sorted((formats[w], w) for w in told)
 
     whole = {name for known in _known().values() for name in known.names}
-    rests = {p: {p.removeprefix(prefix) for prefix in ("", *_prefixes(found))} for p in found}
+    prefixes = ("", *_prefixes(found))
+    rests = {p: {p.removeprefix(prefix) for prefix in prefixes} for p in found}
     unknown = [p for p in found if not any(r in whole or OPTIONAL.fullmatch(r) for r in rests[p])] or list(found)
+    rarest = {p: words(p)[0] if words(p) else (len(FORMATS), "") for p in unknown}
     order = {p: n for n, p in enumerate(found)}
-    none = [(len(FORMATS), "")]
-    ranked = sorted(unknown, key=lambda p: ((words(p) or none)[0], -found[p], p.endswith(".bias"), order[p]))
-    by_word = {(words(p) or none)[0]: p for p in reversed(ranked)}
-    first = [p for p in ranked if p in by_word.values()]
-    shown = {_PAIR.sub("", p): p for p in reversed([*first, *ranked])}
-    return tuple(p for p in dict.fromkeys([*first, *ranked]) if shown[_PAIR.sub("", p)] == p)[:limit]
+    ranked = sorted(unknown, key=lambda p: (rarest[p], -found[p], p.endswith(".bias"), order[p]))
+    by_word: dict[tuple[int, str], str] = {}
+    for pattern in ranked:
+        by_word.setdefault(rarest[pattern], pattern)
+    by_stem: dict[str, str] = {}
+    for pattern in (*by_word.values(), *ranked):
+        by_stem.setdefault(_PAIR.sub("", pattern), pattern)
+    return tuple(by_stem.values())[:limit]

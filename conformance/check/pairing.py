@@ -13,7 +13,7 @@ from ..targets.architectures import Shapes
 
 Names = Mapping[str, tuple[int, ...]]
 
-BLOCK = re.compile(r"\bblocks\.(\d+)\.")
+BLOCK = re.compile(r"\bblocks\.(\d{1,4})\.")
 # What a difference costs. Options that every user sets are nearly free, those that make another architecture are not; a tensor
 # that no option explains costs most.
 FREE, SIZE, POOLING, BUILD, DEPTH, FOREIGN = 0.01, 0.1, 0.5, 2.0, 4.0, 8.0
@@ -89,7 +89,7 @@ def num_blocks(shapes: Names) -> int:
     return sum(stages.values())
 
 
-def of_image(pair: Pair, side: int) -> Any:
+def image_of(pair: Pair, side: int) -> Any:
     """The ``img_size`` of a model with the checkpoint's patch for a square grid or window of ``side`` patches."""
     kernel = pair.have.get(KERNEL, ())
     patch = kernel[2:] if len(kernel) == 4 else pair.model.patch_size

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 # The lists of blocks of all formats and of common libraries, with the number of a block behind them.
-_BLOCK = re.compile(r"((?:.*\.)?(?:blocks|layers|layer|resblocks|h|encoder_layers))\.(\d+)\.(.+)")
+_BLOCK = re.compile(r"((?:.*\.)?(?:blocks|layers|layer|resblocks|h|encoder_layers))\.(\d{1,4})\.(.+)")
 # What begins with an image: a convolution, or a linear layer of these names.
 _FIRST = re.compile(r"patch|embeds\.|embedding|conv_proj|conv1\b|stem", re.IGNORECASE)
 # A language model has no image to begin with.
@@ -46,7 +46,7 @@ def _blocks(names: Mapping[str, int]) -> dict[int, frozenset[str]]:
     for name in names:
         if found := _BLOCK.fullmatch(name):
             owner = re.sub(r"\b\d+\b", "*", found[1])
-            inner = re.match(r"(\d+)\.(.+)", found[3])  # chunks have a number of their own before the block's
+            inner = re.match(r"(\d{1,4})\.(.+)", found[3])  # chunks have a number of their own before the block's
             number, rest = (inner[1], inner[2]) if inner else (found[2], found[3])
             lists.setdefault(owner, {}).setdefault(int(number), set()).add(rest)
     largest = max(lists.values(), key=lambda blocks: sum(map(len, blocks.values())), default={})

@@ -15,8 +15,8 @@ from .shards import missing_parts
 _PACKED = {"torch.int8", "torch.uint8", *(str(d) for n, d in vars(torch).items() if n.startswith("float8"))}
 # Names that quantising libraries give, the most specific first.
 _SCHEMES: tuple[tuple[str, str], ...] = (
-    ("bitsandbytes, 8 bits", r"(.+\.)?(SCB|weight_format)"),
-    ("bitsandbytes, 4 bits", r"(.+\.)?weight\.(nested_)?(absmax|quant_map)|.+\.quant_state\..+"),
+    ("bitsandbytes (8 bits)", r"(.+\.)?(SCB|weight_format)"),
+    ("bitsandbytes (4 bits)", r"(.+\.)?weight\.(nested_)?(absmax|quant_map)|.+\.quant_state\..+"),
     ("compressed-tensors", r"(.+\.)?weight_(packed|zero_point)"),
     ("GPTQ", r"(.+\.)?g_idx"),
     ("GPTQ or AWQ", r"(.+\.)?(qweight|qzeros)"),
@@ -42,7 +42,7 @@ def _quantised(state: State) -> Iterator[Cause]:
     keys = (*few(packed, 2), *few(beside, 2))
     what = f"{len(packed)} tensors are {', '.join(dtypes)}" if packed else "its weights are packed"
     scales = f", with scales beside them ({', '.join(few(beside, 2))})" if beside else f" ({', '.join(keys)})"
-    by = f" as {scheme} stores it" if scheme else ""
+    by = f" of {scheme}" if scheme else ""
     yield Cause(
         "quantised",
         f"quantised weights{by}: {what}{scales}",
