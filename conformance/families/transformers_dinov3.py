@@ -17,7 +17,7 @@ from .dinov3 import POOLING, ROTARY, with_zero_biases
 @st.composite
 def _architectures(draw: st.DrawFn) -> dict[str, Any]:
     """The biases of q and v are learnt, or a checkpoint has none ("none") or zeros ("zero") and the model none."""
-    fixed = ROTARY | {"fc_norm": False, "layer_scale": True}
+    fixed: dict[str, Any] = ROTARY | {"fc_norm": False, "layer_scale": True}
     bias = draw(st.sampled_from(["learnt", "zero", "none"]), label="bias")
     return draw(
         vit.architectures(
