@@ -237,8 +237,8 @@ def test_a_guessed_grid_has_alternatives(check):
     _, text = check(vit(), img_size=(64, 64))
     assert "the grid 14x14 is guessed from 196 position tokens" in text
     assert "7x28 (--input-size 112x448)" in text
-    assert "guessed" not in check(vit(), img_size=(64, 64), input_size=(112, 448))[1]
-    assert "guessed" not in check(vit())[1]
+    assert "is guessed from" not in check(vit(), img_size=(64, 64), input_size=(112, 448))[1]
+    assert "is guessed from" not in check(vit())[1]
 
 
 def test_what_a_training_script_noted_is_told(check):
