@@ -2,7 +2,7 @@
 
 ``HOSTILE`` holds what has to be refused, by name: a function that writes the file into a folder and returns its path, and
 the words the one line of refusal must have. ``ODD`` holds what looks as strange and is to be read. Files that are whole and
-hold no weights are in :mod:`tests.hostile_tensors`, which completes both.
+hold no weights are in :mod:`tests.hostile_tensors`, and folders in :mod:`tests.hostile_folders`, which completes both.
 """
 
 from __future__ import annotations

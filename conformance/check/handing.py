@@ -34,8 +34,13 @@ def one_file(located: Located, read: Callable[[], Mapping[str, Any]]) -> Iterato
         yield located.path
         return
     with scratch_folder() as folder:
-        content = _named_for_timm(read()) if located.file_kind == "npz" else _only_tensors(read())
-        yield files.write(content, "bare", located.file_kind, Path(folder))
+        yield _written(located.file_kind, read, Path(folder))
+
+
+def _written(kind: str, read: Callable[[], Mapping[str, Any]], folder: Path) -> Path:
+    """A new file of what is read, which is in memory no longer than that."""
+    content = _named_for_timm(read()) if kind == "npz" else _only_tensors(read())
+    return files.write(content, "bare", kind, folder)
 
 
 def _named_for_timm(tree: Mapping[str, Tensor]) -> dict[str, Tensor]:

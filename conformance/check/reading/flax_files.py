@@ -105,7 +105,12 @@ def read_msgpack(path: Path) -> dict[str, Tensor]:
     tree = _Tree(path, mapped)
     if not tree.nodes:
         raise refused(path, "msgpack without arrays of flax; name a file that flax.serialization.to_bytes wrote")
-    return {name: tensor_of(path, name, tree) for name in tree}
+    tensors = {}
+    for name in tree:
+        tensors[name] = tensor_of(path, name, tree)
+        if hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)  # what was copied need not be in memory twice
+    return tensors
 
 
 def _is_map(value: Any) -> bool:
