@@ -45,7 +45,7 @@ def explain(
     causes = single_causes(looked_at)
     said, to_do = advice.cause_lines(causes)
     if any(cause.stops for cause in causes):
-        return Refusal(reason, said, to_do)
+        return Refusal(reason, said, to_do) if state is not None else Refusal(said[0], said[1:], to_do)
     if state is None:
         if "several models" in reason or not looked_at:
             return Refusal(reason, said, to_do)
