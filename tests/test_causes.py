@@ -259,7 +259,7 @@ def test_the_keys_that_tell_most_are_not_the_first():
 
 def test_an_unknown_layout_is_told_by_keys_and_neighbours():
     told, lines = advice.unknown_layout_lines(["tower." + k for k in vit()] + ["decode_head.conv_seg.weight"])
-    assert told == "this layout is unknown; the keys that tell most are decode_head.conv_seg.weight"
+    assert told == "unknown checkpoint format; the keys that tell most are decode_head.conv_seg.weight"
     assert lines[0].startswith("it holds a segmentor of OpenMMLab (decode_head.conv_seg.weight)")
     assert lines[1] == (
         "nearest known format: timm_native, 95% of the names agree; behind the prefix tower.; "

@@ -126,5 +126,5 @@ def test_check_names_the_layout_and_what_to_do(tmp_path: Path) -> None:
     found = answer(save(tmp_path, tensors("open_mmlab", TINY, **MMLAB), "pth", "state_dict"))
     assert (found.format, found.exit_code, found.loaded) == ("open_mmlab", 1, False)
     assert found.forward.verdict == "not compared"
-    assert found.advice[0] == "no timm release reads open_mmlab's layout"
+    assert found.advice[0] == "no timm release reads open_mmlab; the reference does"
     assert "--fix" in found.advice[1]

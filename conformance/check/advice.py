@@ -183,7 +183,7 @@ def unknown_layout_lines(names: Collection[str]) -> tuple[str, list[str]]:
         return f"this is the layout of {layout.name} ({layout.source}), by {keys}; no timm release reads it", [
             layout.to_do
         ]
-    told = f"this layout is unknown; the keys that tell most are {some(telling_keys(names))}"
+    told = f"unknown checkpoint format; the keys that tell most are {some(telling_keys(names))}"
     beside = [f"it holds {layout.name} ({some(shown_keys(layout, names))}): {layout.to_do}"] if layout else []
     return told, [*beside, *map(_nearest_line, nearest_formats(names))]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from zlib import crc32
 
 import torch
 
@@ -18,6 +19,8 @@ from .loading import Checkpoint, Loaded, RequestedModel, captured_load, memory_s
 from .taking_out import TakenOut, text
 
 _SHORT = 200
+# Shape, dtype and checksum of a tensor.
+Digest = tuple[tuple[int, ...], torch.dtype, int | None]
 
 
 def code(wanted: RequestedModel, checkpoint: Checkpoint, taken_out: TakenOut | None, loaded: Loaded) -> list[str]:
@@ -46,11 +49,14 @@ def is_one_file(checkpoint: Checkpoint) -> bool:
     return checkpoint.located.is_file and checkpoint.located.container == checkpoint.located.file_kind
 
 
-def others(wanted: RequestedModel, checkpoint: Checkpoint, loaded: Loaded) -> Iterator[tuple[str, str]]:
-    """Other calls of ``create_model`` for a file, each with why it does not give the model ``loaded``; empty if it does."""
+def others(wanted: RequestedModel, checkpoint: Checkpoint, loaded: Mapping[str, Digest]) -> Iterator[tuple[str, str]]:
+    """Other calls of ``create_model`` for a file, each with why it does not give the same model; empty if it does.
+
+    ``loaded`` are the digests of that model's tensors (:func:`digests`), so that only one model is in memory at a time.
+    """
     import timm
 
-    if loaded.by_folder or not is_one_file(checkpoint) or checkpoint.located.file_kind == "npz":
+    if not is_one_file(checkpoint) or checkpoint.located.file_kind == "npz":
         return
     path = str(checkpoint.located.path)
     overlay = {k: v for k, v in checkpoint.overlay.items() if k != "custom_load"} | {"file": path}
@@ -66,22 +72,25 @@ def others(wanted: RequestedModel, checkpoint: Checkpoint, loaded: Loaded) -> It
         yield name, _outcome(wanted, way, loaded)
 
 
-def _outcome(wanted: RequestedModel, way: Callable[[], Any], loaded: Loaded) -> str:
-    """Why a call does not give the model ``loaded``; empty if it does."""
+def _outcome(wanted: RequestedModel, way: Callable[[], Any], loaded: Mapping[str, Digest]) -> str:
+    """Why a call does not give the model of these digests; empty if it does."""
     try:
         with memory_saving(wanted.model), captured_load(Loaded()):
             model = way()
     except Exception as error:
         return f"{type(error).__name__}: {_short(str(error))}"
-    if loaded.model is None:
-        return ""
-    got, want = model.state_dict(), loaded.model.state_dict()
-    other = [k for k in want if k not in got or not _same(got[k], want[k])]
+    got = digests(model.state_dict())
+    other = [name for name in loaded if got.get(name) != loaded[name]]
     return f"loads other tensors, such as {other[0]}" if other else ""
 
 
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and a.is_meta == b.is_meta and (a.is_meta or torch.equal(a.to(b.dtype), b))
+def digests(state: Mapping[str, torch.Tensor]) -> dict[str, Digest]:
+    """Shape, dtype and CRC-32 of the bytes of each tensor; of one on the meta device, which has none, the first two."""
+    return {name: (tuple(t.shape), t.dtype, None if t.is_meta else _crc(t)) for name, t in state.items()}
+
+
+def _crc(tensor: torch.Tensor) -> int:
+    return crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _short(message: str) -> str:

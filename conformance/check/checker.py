@@ -94,13 +94,17 @@ class _Check:
             return result
         wrong = result.error or result.differences or result.unread
         result.exit_code = EXIT_FAILURE if wrong else EXIT_EXPECTED
-        self._advise(trial.case, forward, judged_already)
+        case = trial.case
+        del trial  # and its model
+        result.not_by = self.loads.not_by()
+        self._advise(case, forward, judged_already)
         return result
 
     def _release_content(self) -> None:
         """Release the file's tensors, which are no longer needed. Those of a memory-mapped file take no memory."""
-        if self.located.file_kind == "npz":
+        if self.located.file_kind == "npz" and self.opening is not None:
             self._content = None
+            self.opening = replace(self.opening, opened=replace(self.opening.opened, state={}))
 
     @property
     def content(self) -> Mapping[str, Any]:
@@ -120,10 +124,12 @@ class _Check:
         try:
             self.opening = opening(self.content, self.detector, request.entry, request.prefix)
         except LoadError:
+            opened = None
             with suppress(LoadError):
                 opened = open_checkpoint(self.content)
+            if opened is not None:
                 self.result.opened = opened.where
-                _require_weights(opened.state)
+                _require_weights(opened.state)  # gives a better reason for some files
             raise
         opened = self.opening.opened
         self.result.opened, self.result.beside, state = opened.where, self.opening.beside, opened.state
@@ -284,8 +290,6 @@ class _Check:
         entries = [entry for entry in named if entry is not None]
         result.known = [advice.describe(entry) for entry in entries]
         lines = [advice.remedy(entry, self.faults) for entry in entries]
-        if self.recognised and self.recognised.family.in_no_release:
-            lines.append(f"no timm release reads {result.format}'s layout")
         if forward.verdict == "differs" and not entries and not result.differences:
             lines += advice.causes_beside_the_loader(result.format, forward.taken, same_load)
         if forward.verdict == "differs" and self.told.openai:

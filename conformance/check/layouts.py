@@ -50,13 +50,6 @@ LAYOUTS: tuple[Layout, ...] = (
         "embeddings.position_embedding to pos_embed, embeddings.patch_embedding to patch_embed.proj, encoder.layers to blocks, "
         "lsN to lsN.gamma",
     ),
-    Layout(
-        "OpenMMLab's VisionTransformer",
-        "open-mmlab/mmpretrain",
-        ("layers.*.ln1.weight", "layers.*.ffn.layers.*.*.weight"),
-        "rename to timm's: layers.N to blocks.N, ln1 and ln2 of a block to norm1 and norm2, ffn.layers.0.0 to mlp.fc1, "
-        "ffn.layers.1 to mlp.fc2, patch_embed.projection to patch_embed.proj, the last ln1 to norm, head.layers.head to head",
-    ),
     Layout("MViT", "facebookresearch/SlowFast", ("blocks.*.attn.pool_q.weight",), _VIDEO),
     Layout("TimeSformer", "facebookresearch/TimeSformer", ("blocks.*.temporal_attn.qkv.weight",), _VIDEO),
     Layout(
@@ -74,33 +67,9 @@ LAYOUTS: tuple[Layout, ...] = (
         _HUGGING,
     ),
     Layout(
-        "transformers' DINOv2",
-        "huggingface/transformers",
-        ("encoder.layer.*.layer_scale1.lambda1", "embeddings.patch_embeddings.projection.weight"),
-        _HUGGING,
-    ),
-    Layout(
         "transformers' BEiT",
         "huggingface/transformers",
         ("encoder.layer.*.lambda_*", "embeddings.patch_embeddings.projection.weight"),
-        _HUGGING,
-    ),
-    Layout(
-        "transformers' ViT",
-        "huggingface/transformers",
-        ("encoder.layer.*.attention.attention.query.weight", "embeddings.patch_embeddings.projection.weight"),
-        _HUGGING,
-    ),
-    Layout(
-        "transformers' DINOv3",
-        "huggingface/transformers",
-        ("layer.*.attention.q_proj.weight", "embeddings.patch_embeddings.weight"),
-        _HUGGING,
-    ),
-    Layout(
-        "transformers' CLIP or SigLIP",
-        "huggingface/transformers",
-        ("vision_model.embeddings.patch_embedding.weight", "vision_model.encoder.layers.*.self_attn.q_proj.weight"),
         _HUGGING,
     ),
     Layout(
@@ -108,14 +77,6 @@ LAYOUTS: tuple[Layout, ...] = (
         "huggingface/transformers",
         ("encoder.layers.*.blocks.*.attention.self.query.weight",),
         _HUGGING,
-    ),
-    Layout(
-        "torchvision's VisionTransformer",
-        "pytorch/vision",
-        ("conv_proj.weight", "encoder.layers.encoder_layer_*.self_attention.in_proj_weight"),
-        "rename to timm's: conv_proj to patch_embed.proj, class_token to cls_token, encoder.pos_embedding to pos_embed, "
-        "encoder.layers.encoder_layer_N to blocks.N, ln_1 and ln_2 to norm1 and norm2, self_attention.in_proj_ to attn.qkv., "
-        "self_attention.out_proj to attn.proj, mlp.0 and mlp.3 to mlp.fc1 and mlp.fc2, encoder.ln to norm, heads.head to head",
     ),
     Layout("Qwen-VL's image tower", "QwenLM/Qwen2.5-VL", ("blocks.*.attn.qkv.weight", "merger.mlp.*.weight"), _RENAME),
     Layout(

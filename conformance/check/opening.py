@@ -60,6 +60,8 @@ def opening(
     else:
         assert refusal is not None
         raise refusal
+    if opened is not own:
+        open_checkpoint(opened.state)  # raises for tensors that are not dense
     plain = unchunked(opened.state)
     chunked = plain is not None
     by_timm = own is not None and (own.entry, own.prefix) == (opened.entry, opened.prefix) and not chunked

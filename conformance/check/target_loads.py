@@ -33,6 +33,7 @@ class TargetLoads:
     ) -> None:
         self.request, self.loader, self.located, self.config, self.default = request, loader, located, config, default
         self.state: Mapping[str, Tensor] | None = None
+        self._to_compare: tuple[RequestedModel, Checkpoint, dict[str, calls.Digest]] | None = None
 
     def checkpoint(self, recognised: Recognised | None) -> Checkpoint:
         """The checkpoint for the target. For an unknown format, the model's own classes and channels are declared."""
@@ -77,10 +78,15 @@ class TargetLoads:
         result.given = loaded.given
         if self.loader.target.is_timm:
             result.call = calls.code(wanted, checkpoint, taken_out, loaded)
-            if taken_out is None and loaded.failure is None:
-                tried = calls.others(wanted, checkpoint, loaded)
-                result.not_by = [f"{name}: {reason}" for name, reason in tried if reason]
+            if taken_out is None and loaded.failure is None and loaded.model is not None and not loaded.by_folder:
+                self._to_compare = wanted, checkpoint, calls.digests(loaded.model.state_dict())
         return loaded
+
+    def not_by(self) -> list[str]:
+        """Other calls that do not give the model which was loaded, and why. The model may be released before."""
+        if self._to_compare is None:
+            return []
+        return [f"{name}: {reason}" for name, reason in calls.others(*self._to_compare) if reason]
 
     def _given(
         self, wanted: RequestedModel, checkpoint: Checkpoint, state: dict[str, Tensor], right: Mapping[str, Tensor]

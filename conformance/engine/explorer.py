@@ -13,7 +13,7 @@ from itertools import product
 import torch
 
 from ..cases.case import Case
-from ..drawing.drawing import Drawing
+from ..drawing.drawing import PINNED, Drawing
 from ..drawing.strategies import Stratum, strata_of
 from ..families import Family
 from ..invariants import INVARIANTS, Invariant
@@ -84,7 +84,7 @@ class Explorer:
                 self._judge_all(tallies, trial, stratum)
                 loaded.append(loaded_case(trial))
             self._report_alive(family, tallies)
-            if loaded and self.drawing.over:
+            if loaded and stratum != PINNED and self.drawing.over:
                 break
         self.note(records.Loads(self.target, family.name, [case for case in loaded if case is not None]))
         if self.drawing.focused:
