@@ -17,6 +17,10 @@ from .loading import RequestedModel
 from .search import mappings
 
 
+# Beginnings of reasons that say no more than that no known layout was found.
+_NO_LAYOUT = ("unknown checkpoint format", "no state_dict in this checkpoint")
+
+
 @dataclass(frozen=True)
 class Refusal:
     """Why the reference refuses a checkpoint, the ``causes`` that its tensors show, and what ``to_do``, one line each."""
@@ -47,7 +51,7 @@ def explain(
     if any(cause.stops for cause in causes):
         return Refusal(reason, said, to_do) if state is not None else Refusal(said[0], said[1:], to_do)
     if state is None:
-        if "several models" in reason or not looked_at:
+        if not (looked_at and reason.startswith(_NO_LAYOUT)):
             return Refusal(reason, said, to_do)
         told, more = advice.unknown_layout_lines(looked_at)
         return Refusal(told, said, to_do + more)
