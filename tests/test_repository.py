@@ -66,6 +66,12 @@ def test_who_imports_what():
         assert outside <= {"torch", "numpy"}, path
     conformance = ROOT / "conformance"
     importing = {p.relative_to(conformance).as_posix() for p in conformance.rglob("*.py") if "timm" in _imports(p)}
-    workers = {"bench/subject.py", "check/loading.py", "repro/entry_points.py", "repro/causes.py"}
+    workers = {
+        "bench/subject.py",
+        "check/calls.py",
+        "check/loading.py",
+        "repro/entry_points.py",
+        "repro/causes.py",
+    }
     targets = {f"targets/{name}.py" for name in ("loader", "factory", "registry", "backbones", "architectures")}
     assert importing == targets | workers

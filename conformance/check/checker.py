@@ -268,7 +268,9 @@ class _Check:
         """Report that the reference cannot use the checkpoint, and whether the target loads it."""
         result = self.result
         state = None if self.opening is None or not result.format else self.opening.opened.state
-        found = refusal.explain(reason, self.content, state, result.format, self.wanted, self.detector)
+        found = refusal.explain(
+            reason, self.content, state, result.format, self.wanted, self.detector, self.loader.timm_version
+        )
         result.refused, result.causes, result.advice = found.reason, found.causes, found.to_do
         result.exit_code = EXIT_USAGE
         loaded = self.loads.load(self.wanted, self.recognised)

@@ -37,14 +37,13 @@ def explain(
     form: str,
     asked: RequestedModel,
     detector: Detector,
+    release: str,
 ) -> Refusal:
     """What a refusal's ``reason`` comes from.
 
     ``state`` are the tensors that were opened, with their format ``form``; None if no known layout was found in the file's
-    ``content``.
+    ``content``. ``release`` is the timm of this process.
     """
-    import timm
-
     looked_at = largest(content) if state is None else state
     causes = single_causes(looked_at)
     said, to_do = advice.cause_lines(causes)
@@ -58,11 +57,11 @@ def explain(
     known = advice.after_refusal(reason, form)
     if not known and "does not fit the model" in reason:
         try:
-            shapes = detector.decoded(state, FORMATS[form])
+            own = FORMATS[form].decode(state, detector.usual.facts)
         except LoadError:
             return Refusal(reason, said, to_do)
-        fits = rank_models(shapes, asked.model, form=form, given=asked.arguments())
-        return Refusal(reason, said, to_do + advice.fit_lines(fits, timm.__version__))
+        fits = rank_models(own, asked.model, form=form, given=asked.arguments())
+        return Refusal(reason, said, to_do + advice.fit_lines(fits, release))
     return Refusal(reason, said, to_do + known)
 
 
