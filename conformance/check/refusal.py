@@ -16,7 +16,6 @@ from .fitting import rank_models
 from .loading import RequestedModel
 from .search import mappings
 
-
 # Beginnings of reasons that say no more than that no known layout was found.
 _NO_LAYOUT = ("unknown checkpoint format", "no state_dict in this checkpoint")
 
