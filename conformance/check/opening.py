@@ -46,14 +46,14 @@ def opening(
     """
     try:
         own = open_checkpoint(content)
-        detector.form_of(own.state)
+        own_fits = detector.fits(own.state, detector.form_of(own.state))
         refusal = None
     except LoadError as error:
-        own, refusal = None, error
+        own, own_fits, refusal = None, False, error
     towers, rest = search(content, detector.form_of, detector.fits)
     if entry is not None or prefix is not None:
         opened = _as_said(content, detector, entry, prefix)
-    elif own is not None and (detector.fits(own.state, detector.form_of(own.state)) or not (towers and towers[0].fits)):
+    elif own is not None and (own_fits or not (towers and towers[0].fits)):
         opened = own
     elif towers:
         opened = _likeliest(towers).opened

@@ -18,13 +18,9 @@ from ..reference import LoadError, Opened
 _MAX_NESTING = 8
 # The smallest tower, of one block, has more tensors than this.
 _FEWEST = 8
-# What training makes of an entry or prefix of this name, the most wanted first: averages and teachers, then anything else, then
-# what is trained against them. DINO, DINOv2 and I-JEPA evaluate the teacher, MoCo v3 its base encoder.
-_ROLES = (
-    re.compile(r"(^|[._])(ema|averaged?|teacher|target)([._]|$)"),
-    re.compile(r""),
-    re.compile(r"(^|[._])(student|momentum|online|predictor|decoder)([._]|$)"),
-)
+# What training makes of an entry or prefix of this name. DINO, DINOv2 and I-JEPA evaluate the teacher, MoCo v3 its base encoder.
+_WANTED = re.compile(r"(^|[._])(ema|averaged?|teacher|target)([._]|$)")
+_TRAINED_AGAINST = re.compile(r"(^|[._])(student|momentum|online|predictor|decoder)([._]|$)")
 
 
 @dataclass(frozen=True)
@@ -138,8 +134,11 @@ def prefixes(names: Mapping[str, object]) -> list[str]:
 
 
 def _role(where: tuple[str, ...]) -> int:
+    """The role of :class:`Found` that the names of an entry and a prefix tell."""
     words = ".".join(where).lower()
-    return next((n for n in (0, 2) if _ROLES[n].search(words)), 1)
+    if _WANTED.search(words):
+        return 0
+    return 2 if _TRAINED_AGAINST.search(words) else 1
 
 
 _CHUNKED = re.compile(r"blocks\.\d+\.(\d+)\.")
