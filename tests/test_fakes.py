@@ -223,10 +223,12 @@ def test_fake_is_caught_by_the_invariant_meant_for_it(fake: Fake) -> None:
     assert any(fake.meant in each for each in chain([found], later))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_invariant_holds_for_a_correct_loader(family: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "family"), [*(("perfect", f) for f in FAMILIES), ("perfect_without_options", "transformers_siglip2_bare")]
+)
+def test_every_invariant_holds_for_a_correct_loader(name: str, family: str) -> None:
     """For one that a user wrote; the gate judges the reference itself."""
-    explorer = Explorer(loader("perfect"), Ledger(), INVARIANTS.values(), Drawing(PROFILES["smoke"], 0, focused=False))
+    explorer = Explorer(loader(name), Ledger(), INVARIANTS.values(), Drawing(PROFILES["smoke"], 0, focused=False))
     verdicts = explorer.explore(FAMILIES[family])
     assert [v.invariant for v in verdicts] == list(INVARIANTS)
     wrong = {v.invariant: v.reason or v.failures for v in verdicts if v.verdict not in ("pass", "not-applicable")}

@@ -33,6 +33,7 @@ TRANSFORMERS_SIGLIP2 = replace(
     not_models=("*_gap_*",),
     square_patch="always",
     square_source_grid=True,
+    filter_kwargs=lambda arch: {"interpolation": "bilinear", "antialias": True},
     resampling=_resampling,
     unreachable=TRANSFORMERS_SIGLIP.unreachable
     | {

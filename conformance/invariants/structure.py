@@ -70,7 +70,8 @@ def no_early_return(trial: Trial) -> Iterator[Problem]:
         sound = [n for n in sound if n != KERNEL]  # a kernel of this patch cannot be written in the upstream layout
     if trial.format.square_windows:  # nor can a table of such a window
         sound = [n for n in sound if n not in trial.tables or len(set(trial.tables[n][1])) == 1]
-    if trial.native.ok and not trial.family.in_place:
+    told = trial.loader.told_resampling(trial.family, trial.case.arch)
+    if trial.native.ok and told and not trial.family.in_place:
         # A NaFlexViT's own kernel is linear, and does not give the height and width of a patch.
         known = [n for n in sound if n != KERNEL or n in trial.native.raw]
         in_two_steps = trial.convert(trial.to_device(trial.native.raw))

@@ -110,6 +110,11 @@ class Loader:
         options = family.filter_kwargs(arch)
         return {k: v for k, v in options.items() if self.function is None or k in self._options}
 
+    def told_resampling(self, family: Family, arch: Mapping[str, Any]) -> bool:
+        """Whether the target learns how a tensor in timm's layout is resampled, where the family has a way of its own."""
+        own = family.resampling(arch) is not None
+        return not own or self.target.kind == "reference" or "interpolation" in self.filter_options(family, arch)
+
     def filter_function(self, family: Family) -> Convert | None:
         """The release's conversion function for a family, or None if it loads such checkpoints without conversion."""
         for name in family.filters:
