@@ -24,6 +24,7 @@ from .embeddings import (
 )
 from .entries import Opened, open_checkpoint
 from .errors import LoadError, some
+from .fit import complete, for_model
 from .formats import Format
 from .formats.naflex_native import to_model
 from .relative import offsets, resize_axis_table, resize_bias_table
@@ -31,10 +32,6 @@ from .resize import Resampling
 
 _GRID = "pos_embed"
 _AXIS_TABLES = (".rel_pos_h", ".rel_pos_w")
-# A model without query and value biases loads a checkpoint in which these biases are zeros (DINOv3).
-_ATTENTION_BIASES = (".q_bias", ".v_bias")
-# Dtypes of weights. float8 is not among them, since its values need a scale.
-_WEIGHTS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @contextmanager
@@ -156,7 +153,7 @@ def _read_opened(
     if keep_classifier:
         own = {k: v for k, v in model.state_dict().items() if k.startswith(CLASSIFIERS)}
         state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIERS)} | own
-    state = _for_model(state, destination)
+    state = for_model(state, destination)
     declared = _declared(input_size, model)
     kernel = state.get(KERNEL)
     patch_size = (1, 1) if kernel is None else (kernel.shape[-2], kernel.shape[-1])
@@ -176,7 +173,7 @@ def _declared(input_size: tuple[int, int] | None, model: nn.Module) -> tuple[int
 
 def _fitted(source: Source, model: nn.Module, destination: Destination) -> dict[str, Tensor]:
     state = _resampled(source, destination)
-    state = _complete(_with_channels(state, destination), destination)
+    state = complete(_with_channels(state, destination), destination)
     return to_model(state, model.state_dict(), destination.facts) if destination.naflex else state
 
 
@@ -244,39 +241,7 @@ def _with_channels(state: dict[str, Tensor], destination: Destination) -> dict[s
     return state | {first: adapt_input_channels(state[first], destination.shapes[first][1])}
 
 
-def _for_model(state: dict[str, Tensor], destination: Destination) -> dict[str, Tensor]:
-    """Drop a classifier or zero biases that the model lacks. Raises :class:`LoadError` for other misfits of names and axes."""
-    shapes = destination.shapes
-    for head in CLASSIFIERS:
-        if not any(name.startswith(head) for name in shapes):
-            state = {k: v for k, v in state.items() if not k.startswith(head)}
-    state = {k: v for k, v in state.items() if k in shapes or not (k.endswith(_ATTENTION_BIASES) and _is_zero(v))}
-    names = (("missing", [k for k in shapes if k not in state]), ("unexpected", [k for k in state if k not in shapes]))
-    if any(found for _, found in names):
-        raise LoadError("checkpoint does not fit the model: " + "; ".join(f"{t}: {some(n)}" for t, n in names if n))
-    empty = [f"{k} {tuple(v.shape)}" for k, v in state.items() if not v.numel() and prod(shapes[k])]  # type: ignore[arg-type] # mypy asks for literals here
-    if empty:
-        raise LoadError(f"checkpoint has tensors without values: {some(empty)}")
-    integers = [k for k, v in state.items() if k in destination.floating and v.dtype not in _WEIGHTS]
-    if integers:
-        found = some(f"{k} {str(state[k].dtype).removeprefix('torch.')}" for k in integers)
-        raise LoadError(
-            f"weights are floating point numbers of at least 16 bits, convert the checkpoint first: {found}"
-        )
-    for key, tensor in state.items():
-        ndims = {len(shapes[key]), 3} if key == _GRID else {len(shapes[key])}
-        if tensor.ndim not in ndims or (key == _GRID and len(tensor) != 1):
-            raise LoadError(f"checkpoint does not fit the model: {_misfit(key, tensor, shapes)}")
-    return state
 
-
-def _misfit(key: str, tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return f"{key} is {tuple(tensor.shape)}, the model has {shapes[key]}"
-
-
-def _is_zero(tensor: Tensor) -> bool:
-    """Whether a bias is zero. A bias on the meta device has no values and counts as zero."""
-    return tensor.is_meta or not bool(tensor.any())
 
 
 def _source_grid(
@@ -314,12 +279,3 @@ def _source_window(key: str, rows: int, known: tuple[tuple[int, int], ...]) -> t
         f"the {rows} rows of {key} are the offsets of no square window and the declared input size does not explain them: "
         "pass input_size=(height, width) of the checkpoint"
     )
-
-
-def _complete(state: dict[str, Tensor], destination: Destination) -> dict[str, Tensor]:
-    """The state itself. Raises :class:`LoadError` for shapes that a strict load would refuse."""
-    shapes = destination.shapes
-    wrong = [_misfit(k, v, shapes) for k, v in state.items() if v.shape != shapes[k]]
-    if wrong:
-        raise LoadError(f"checkpoint does not fit the model: {some(wrong)}")
-    return state

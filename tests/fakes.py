@@ -67,7 +67,7 @@ def returns_early(checkpoint, model):
     if not _upstream(checkpoint):
         return perfect(checkpoint, model)
     same = lambda tensor, *_: tensor  # noqa: E731
-    return loader_with(checkpoint, model, resample_patch_kernel=same, resample_position_grid=same, _complete=same)
+    return loader_with(checkpoint, model, resample_patch_kernel=same, resample_position_grid=same, complete=same)
 
 
 def resamples_the_kernel_only(checkpoint, model):

@@ -14,8 +14,8 @@ from .fakes_resampling import loader_with
 
 def _before_looking(checkpoint, model, mend):
     """The perfect loader that makes ``mend(state, destination)`` of what it decoded before it compares any name."""
-    look = corrected._for_model
-    return loader_with(checkpoint, model, _for_model=lambda state, into: look(mend(state, into), into))
+    look = corrected.for_model
+    return loader_with(checkpoint, model, for_model=lambda state, into: look(mend(state, into), into))
 
 
 def fills_what_is_missing(checkpoint, model):
@@ -42,13 +42,13 @@ def takes_what_fits(checkpoint, model):
 
 def reshapes_what_does_not_fit(checkpoint, model):
     """Makes a tensor of as many numbers fit."""
-    look = corrected._complete
+    look = corrected.complete
 
     def complete(state, into):
         sizes = {name: into.shapes[name] for name, t in state.items() if t.numel() == prod(into.shapes[name])}
         return look(state | {name: state[name].reshape(size) for name, size in sizes.items()}, into)
 
-    return loader_with(checkpoint, model, _complete=complete)
+    return loader_with(checkpoint, model, complete=complete)
 
 
 def writes_before_it_refuses(checkpoint, model):

@@ -146,6 +146,15 @@ def test_options_have_the_names_that_the_model_knows(name, options):
     assert asked.options.items() >= options.items()
 
 
+def test_layer_scale_that_a_file_lacks_is_an_option_of_the_model():
+    """None would be left out by create_model, and the model would have its own."""
+    name = "vit_base_patch16_radio_v3.c_radio"
+    state = {k: v for k, v in state_of(name).items() if ".gamma" not in k}
+    asked = next(fit for fit in rank_models(state, name) if fit.asked)
+    assert asked.options == {"init_values": 0.0}
+    assert shapes_of(name, asked.options).shapes.keys() == state.keys()
+
+
 def test_another_pooling_of_the_model_asked_for_comes_first():
     found = best(state_of(TINY, global_pool="avg"), TINY)
     assert found.model == TINY

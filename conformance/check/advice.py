@@ -127,7 +127,7 @@ def fix_hint() -> str:
 
 def loading_code(wanted: RequestedModel, path: str) -> list[str]:
     """Two lines of Python that load a file written by ``--fix``."""
-    arguments = "".join(f", {k}={v}" for k, v in wanted.arguments().items())
+    arguments = "".join(f", {k}={v!r}" for k, v in wanted.arguments().items())
     return [
         f'model = timm.create_model("{wanted.model}"{arguments})',
         f'model.load_state_dict(safetensors.torch.load_file("{path}"))',

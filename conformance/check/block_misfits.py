@@ -29,7 +29,8 @@ def _blocks(pair: Pair) -> Iterator[Difference]:
 
 # Parts of a block that an option adds or takes away: tensors, the name in words, the option, its value with and without the part.
 _PARTS: tuple[tuple[str, str, str, Any, Any], ...] = (
-    (r"blocks\.\d+\.(ls[12]\.gamma|gamma_[12])", "layer scale", "init_values", 1e-5, None),
+    # create_model leaves out what is None: the model would have its own.
+    (r"blocks\.\d+\.(ls[12]\.gamma|gamma_[12])", "layer scale", "init_values", 1e-5, 0.0),
     (r"blocks\.\d+\.attn\.[qk]_norm\..+", "norms of queries and keys", "qk_norm", True, False),
     (
         r"blocks\.\d+\.attn\.(qkv\.bias|[qv]_bias|[qkv]_proj\.bias)",

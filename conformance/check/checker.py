@@ -27,6 +27,7 @@ from ..targets.loader import Loader
 from ..targets.target import parse_target
 from ..trials.problems import Problem
 from . import advice, fix, refusal, sizes
+from .causes import single_causes
 from .comparison import CheckpointTrial, grouped
 from .detection import Detector, Recognised, evidence
 from .hyperparameters import NOT_IN_TENSORS, hyperparameters
@@ -82,7 +83,7 @@ class _Check:
     def run(self) -> Answer:
         """Do the check. Raises :class:`UserError`."""
         result = self.result
-        result.notes = sizes.notes(self.request, self.usual)
+        result.notes = [*filter(None, [self.located.misnamed]), *sizes.notes(self.request, self.usual)]
         try:
             self.recognised = self._recognise()
             trial = self._compare_tensors(self.recognised)
@@ -177,7 +178,8 @@ class _Check:
         right, destination = source.fitted(model), Destination.of(model)
         case = self._case(recognised, model, source, destination)
         result.source, result.destination, result.stride = case.source, case.destination, destination.stride
-        result.notes += sizes.guessed_grid(request, source, destination)
+        positions = self.detector.decoded(self._upstream(), recognised.form).get("pos_embed")
+        result.notes += sizes.guessed_grid(request, source, destination, 0 if positions is None else positions.ndim)
         old, new = (next(iter(windows.values()), None) for windows in (source.windows, destination.windows))
         result.windows = (old, new) if old and new and new != destination.grid_size else None
         if request.fix:
@@ -237,7 +239,8 @@ class _Check:
             trial.outcome = self.loads.load(self._native_model(recognised, trial.case), recognised)
         if trial.outcome.failure is not None:
             said = trial.outcome.failure.message
-            return Forward("not compared", f"the target does not load it at its own size: {said}")
+            own = "" if said == self.result.error else f" at its own size: {said}"
+            return Forward("not compared", f"the target does not load it{own}")
         try:
             problems = list(trial.outputs(self._upstream()))
         except LoadError as error:
@@ -298,11 +301,15 @@ class _Check:
             lines += advice.with_quick_gelu(self.request.model, self.loader)
         if result.error or result.differences:
             lines += advice.in_no_release(result.format)
+        if result.error and not entries:
+            result.causes, to_do = advice.cause_lines(single_causes(self._upstream()))
+            lines += to_do
         if result.unread:
             assert self.opening is not None
             assert self.recognised is not None
             reader = advice.first_reader(self.recognised.family, case, self.opening.opened, self.loader.release)
-            lines.insert(0, reader or "take its tensors out of the file as the call above does, or use --fix")
+            by_hand = "" if result.error else "take its tensors out of the file as the call above does, or use --fix"
+            lines = [*filter(None, [reader or by_hand]), *lines]
         if result.fixed:
             lines += advice.loading_code(self.wanted, result.fixed)
         elif result.error or result.differences or result.unread:

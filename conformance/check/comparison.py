@@ -86,7 +86,7 @@ class CheckpointTrial(Trial):
         given = self.outcome.state_dict
         yield from self.compare_all(self.family.canonical(self.case, dict(given)), self.created, self.created_bound)
         if self.outcome.failure is not None:
-            for name in given.keys() - self.right.keys():
+            for name in [k for k in given if k not in self.right]:
                 yield Problem("unexpected-key", name, f"{name} is unexpected")
 
     def compare(

@@ -43,8 +43,8 @@ def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
         out.append(("geometry", source if source == destination else f"{source} -> {destination}"))
         out += [("", line) for line in _counts(answer)]
     out += _labelled("note", answer.notes)
+    out += _labelled("cause", answer.causes)
     if answer.refused:
-        out += _labelled("cause", answer.causes)
         out.append(("reference", f"cannot use it: {answer.refused}"))
         out.append(("target", f"{answer.target}, {answer.model}: {_all_the_same(answer)}"))
         out += _given(answer)

@@ -29,10 +29,15 @@ def notes(request: Request, model: Destination) -> list[str]:
     ]
 
 
-def guessed_grid(request: Request, source: Source, model: Destination) -> list[str]:
-    """That the checkpoint's grid is a guess, and which others have as many tokens. Only where positions are resampled."""
-    grid = source.grid_size
+def guessed_grid(request: Request, source: Source, model: Destination, axes: int) -> list[str]:
+    """That the checkpoint's grid is a guess, and which others have as many tokens. Only where positions are resampled.
+
+    ``axes`` is the number of axes of the checkpoint's positions. Four have the grid, and some formats' are always square.
+    """
+    grid, form = source.grid_size, source.format
     if grid is None or request.input_size is not None or grid == model.grid_size:
+        return []
+    if axes == 4 or form.windowed or form.square_grid:
         return []
     tokens = prod(grid)
     others = [

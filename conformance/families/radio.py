@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from . import asks, vit
-from .base import Arch, Shapes
+from .base import NO_RELEASE, Arch, Shapes
 
 if TYPE_CHECKING:
     from ..reference import Resampling
@@ -78,6 +78,16 @@ RADIO = vit.family(
     weight=0.45,
 )
 
+RADIO_BARE = replace(
+    RADIO,
+    name="radio_bare",
+    source="NVlabs/RADIO hubconf.py: what its .pth.tar has behind base_model.",
+    known_since=NO_RELEASE,
+    filter_kwargs=lambda arch: {},
+    foreign=lambda arch: {},
+    weight=0.1,
+)
+
 # timm stores only the model's own grid. A model of another size gets it resized as a whole, in the model's own mode.
 RADIO_NATIVE = replace(
     RADIO,
@@ -97,4 +107,4 @@ RADIO_NATIVE = replace(
     weight=0.22,
 )
 
-FAMILIES = (RADIO, RADIO_NATIVE)
+FAMILIES = (RADIO, RADIO_BARE, RADIO_NATIVE)

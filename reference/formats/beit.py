@@ -1,4 +1,4 @@
-"""BEiT and BEiT v2, fine-tuned: relative position biases instead of, or beside, absolute positions.
+"""BEiT and BEiT v2: relative position biases instead of, or beside, absolute positions.
 
 Source: ``microsoft/unilm`` ``beit/modeling_finetune.py`` (``beit2`` is the same). The bias table of each block, or the one
 that all blocks share, has a row for every offset between two patches and three for the class token. A buffer stores which row
@@ -78,6 +78,9 @@ BEIT = Format(
     rules=(
         Drop("blocks.{i}.attn." + _INDEX, partial(_index, owner="blocks.0.attn.")),
         Drop(_SHARED + _INDEX, partial(_index, owner=_SHARED)),
+        # Parts of pre-training.
+        Drop("mask_token"),
+        Drop("lm_head.{p}"),
         SAME,
     ),
     evidence=_is_beit,

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from ..resize import BILINEAR
-from .rules import Drop, Facts, Fill, Fold, Format, Rename, batch, strip, unbatch
+from .rules import Drop, Facts, Fill, Fold, Format, Rename, batch, unbatch
 from .timm_native import encode_tokens, to_conv, to_linear
 
 _MODEL = "radio_model.model."
-_PATCH = _MODEL + "patch_generator."
+_PATCH = "patch_generator."
 _TOKENS = _PATCH + "cls_token.token"
 
 
@@ -42,13 +42,14 @@ def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping) -> Tenso
     cut = image.unfold(2, patch[0], patch[0]).unfold(3, patch[1], patch[1])
     pixels = cut.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
     x = pixels @ state[f"{_PATCH}embedder.weight"].T + state[f"{_PATCH}pos_embed"]
-    blocks = {k.replace(".grandma", ".gamma"): v for k, v in strip(state, _MODEL).items() if k.startswith("blocks.")}
+    blocks = {k.replace(".grandma", ".gamma"): v for k, v in state.items() if k.startswith("blocks.")}
     return encode_tokens({**blocks, "cls_token": state[_TOKENS][None]}, x, arch)
 
 
-RADIO = Format(
-    name="radio",
-    namespace=_MODEL,
+# The names inside NVlabs' own .pth.tar: its hub code takes them from behind "base_model.".
+RADIO_BARE = Format(
+    name="radio_bare",
+    namespace="",
     rules=(
         Rename(_PATCH + "embedder.weight", "patch_embed.proj.weight", _square, to_linear),
         Rename(_PATCH + "embedder.bias", "patch_embed.proj.bias"),
@@ -56,13 +57,15 @@ RADIO = Format(
         Rename(_PATCH + "pos_embed", "pos_embed"),
         Fold((_TOKENS,), ("cls_token", "reg_token"), _split, _join),
         Rename(_TOKENS, "cls_token", batch, unbatch),
-        # Hugging Face renames every "gamma", so the published files have "grandma".
-        Rename(_MODEL + "blocks.{i}.ls{n}.grandma", "blocks.{i}.ls{n}.gamma"),
-        Rename(_MODEL + "blocks.{i}.{rest}", "blocks.{i}.{rest}"),
-        Drop(_MODEL + "norm.{p}"),
+        Rename("blocks.{i}.{rest}", "blocks.{i}.{rest}"),
+        Drop("norm.{p}"),
     ),
     evidence=lambda state: _PATCH + "embedder.weight" in state,
     forward=_forward,
     resampling=BILINEAR,
     windowed=True,
 )
+RADIO = RADIO_BARE.prefixed(_MODEL, "radio")
+# Hugging Face renames every "gamma", so the published files have "grandma".
+_GRANDMA = Rename(_MODEL + "blocks.{i}.ls{n}.grandma", "blocks.{i}.ls{n}.gamma")
+RADIO = replace(RADIO, rules=(_GRANDMA, *RADIO.rules))

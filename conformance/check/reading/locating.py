@@ -14,6 +14,9 @@ FILES = ("safetensors", "pth", "npz", "msgpack")
 SHARDS = "shards of "
 DCP = "torch.distributed.checkpoint"
 ORBAX = "orbax"
+# The suffix that loaders know a container by. What has neither is torch.save's to them.
+_SUFFIXES = {"safetensors": ".safetensors", "npz": ".npz", "pth": ".pth"}
+_WRITTEN_BY = {"safetensors": "safetensors", "npz": "numpy.savez", "pth": "torch.save"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,17 @@ class Located:
         """The kind of a single file with these tensors: ``safetensors``, ``pth``, or ``npz`` for Flax trees."""
         trees = dict.fromkeys((ORBAX, "msgpack"), "npz")
         return trees.get(self.container, "pth" if self.container == DCP else self.container.removeprefix(SHARDS))
+
+    @property
+    def misnamed(self) -> str:
+        """That a file's name tells another container than its content, in one line; empty if it does not."""
+        own, suffix = _SUFFIXES.get(self.container), self.path.suffix
+        if own is None or suffix == own or (own == ".pth" and suffix != ".safetensors"):
+            return ""
+        return (
+            f"{_WRITTEN_BY[self.container]} wrote it, and its name tells timm and torch.load something else: "
+            f"rename it to {self.path.with_suffix(own).name}"
+        )
 
 
 def container_of(path: Path) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 import torch
@@ -25,12 +27,25 @@ def read_pth(path: Path) -> Any:
     if mapped:
         with archive_at(path) as archive:
             require_torch_archive(archive, path)
-    content = weights_only(path, path, mmap=mapped)
+    with _named_otherwise(path) as named:
+        content = weights_only(path, named, mmap=mapped)
     found = [t for t in _tensors(content) if not t.is_meta]
     storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in found)}
     held = min(sum(storages.values()), path.stat().st_size)
     require_held(path, max(sum(storages.values()), sum(t.nbytes for t in found)), held)
     return content
+
+
+@contextmanager
+def _named_otherwise(path: Path) -> Iterator[Path]:
+    """The file under a name that torch.load does not take for one of safetensors, which it goes by since 2.13."""
+    if path.suffix != ".safetensors":
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        link = Path(folder) / "checkpoint.pth"
+        link.symlink_to(path.resolve())
+        yield link
 
 
 def weights_only(path: Path, source: Path | IO[bytes], **options: Any) -> Any:
