@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.small_vit import ARCH, OPTIONS, geometry_of
 from timm_conformance import reference
-from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.cases.case import Case, Contents, Geometry
 from timm_conformance.cases.profiles import PROFILES
 from timm_conformance.drawing.catalogue import models_of
 from timm_conformance.drawing.drawing import Drawing
@@ -223,6 +223,13 @@ def test_the_reference_uses_every_trained_tensor_or_refuses(family: str, fields:
             "timm==1.0.31",
             "unknown_layout",
             {"num_classes": 7, "arch": {"layout": "text-tower"}},
+            {"nothing-used:"},
+        ),
+        (
+            # One of the constants is 0, as in the model's own bias.
+            "timm==1.0.31",
+            "deit",
+            {"num_classes": 7, "saved": "module", "container": "pth", "contents": Contents("constant", 1)},
             {"nothing-used:"},
         ),
     ],

@@ -164,8 +164,8 @@ def trained_tensors_used(trial: Trial) -> Iterator[Problem]:
     warned = "\n".join(created.warned)
     found = list(_unused(trial, got, warned))
     wanted = trained_tensors(trial)
-    # A tensor of one value may be what the model begins with. Where nearly all are such, the rest says nothing of them.
-    telling = {name for name, (want, _) in wanted.items() if len(want.unique()) > 1} or wanted.keys()
+    # Models begin with biases of 0 and weights of norms of 1, so such a tensor of a checkpoint says nothing.
+    telling = {name for name, (want, _) in wanted.items() if want.unique().tolist() not in ([0], [1])} or wanted.keys()
     if telling <= {name for name, _ in found} and 2 * len(found) >= len(wanted):
         kind, how = ("nothing-used", "as a warning says") if warned else ("nothing-used-silently", "without a warning")
         yield Problem(kind, "", f"none of the checkpoint's {len(wanted)} trained tensors is in the model, {how}")
@@ -190,8 +190,8 @@ def _unused(trial: Trial, got: Mapping[str, Tensor], warned: str) -> Iterator[tu
 
 def _same_as_alone(trial: Trial, name: str) -> bool:
     """Whether a model of the checkpoint's own options gets the right tensor; otherwise other invariants report it."""
-    got, want = trial.base.state.get(name), trial.expected[name]
-    return got is not None and not trial.compare(name, got, want, trial.bound(name))
+    got, want = trial.base.state.get(name), trial.expected.get(name)
+    return got is not None and want is not None and not trial.compare(name, got, want, trial.bound(name))
 
 
 def _where_known(tensor: Tensor, want: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from .expectation import GRID, Expectation
 # A token of the prefix by its tensor and its row in it.
 Token = tuple[str, int]
 _REGISTERS = "reg_token"
+_TABLE = "relative_position_bias_table"
 
 
 def prefix_tokens(arch: Arch) -> list[Token]:
@@ -37,7 +38,8 @@ def trained_tensors(expected: Expectation) -> dict[str, tuple[Tensor, Tensor]]:
     """The tensors of :attr:`.Expectation.created` as the model asked for holds them, with their bounds; NaN means any value.
 
     A row of ``pos_embed`` for a prefix token that has none in the model is added to the token. A model of more register tokens
-    has those of the checkpoint first. What the format does not store is not trained.
+    has those of the checkpoint first. BEiT's fine-tuning gives the table that all blocks share to each block (``microsoft/unilm``
+    ``beit/run_class_finetuning.py``). What the format does not store is not trained.
     """
     case = expected.case
     stored = expected.created.keys() - expected.family.implied(case.arch)
@@ -45,6 +47,9 @@ def trained_tensors(expected: Expectation) -> dict[str, tuple[Tensor, Tensor]]:
     old, new = position_rows(case.arch), position_rows(case.model_arch)
     if GRID in found and moves_position_rows(case):
         found |= _with_rows(found, old, new, prefix_tokens(case.model_arch))
+    if (case.arch.get("tables"), case.model_arch.get("tables")) == ("shared", "block"):
+        table = found.pop(f"rel_pos_bias.{_TABLE}")
+        found |= {f"blocks.{i}.attn.{_TABLE}": table for i in range(case.model_arch["depth"])}
     more = case.model_arch["reg_tokens"] - case.arch["reg_tokens"]
     if _REGISTERS in found and more > 0:
         registers, bound = found[_REGISTERS]
