@@ -241,9 +241,6 @@ def _with_channels(state: dict[str, Tensor], destination: Destination) -> dict[s
     return state | {first: adapt_input_channels(state[first], destination.shapes[first][1])}
 
 
-
-
-
 def _source_grid(
     tokens: int, model_grid: tuple[int, int], claimed: tuple[int, int] | None, insisted: tuple[int, int] | None
 ) -> tuple[int, int]:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from timm_conformance.cases.fixtures import FIXTURES
 from timm_conformance.check import advice
-from timm_conformance.check.causes import single_causes
-from timm_conformance.check.keys import collapsed
-from timm_conformance.check.layouts import LAYOUTS, recognise_layout, shown_keys
-from timm_conformance.check.nearest import nearest_formats, telling_keys
-from timm_conformance.check.shards import missing_parts
+from timm_conformance.check.explaining.causes import single_causes
+from timm_conformance.check.explaining.keys import collapsed
+from timm_conformance.check.explaining.layouts import LAYOUTS, recognise_layout, shown_keys
+from timm_conformance.check.explaining.nearest import nearest_formats, telling_keys
+from timm_conformance.check.explaining.shards import missing_parts
 from timm_conformance.families import READ
 
 DIM, DEPTH = 8, 4

@@ -181,9 +181,9 @@ def test_memory_stays_within_the_file_and_the_model(writer: Any, copies: int, tm
     """Shards are mapped. A tensor of another container is read from its file into memory once, and into the model's."""
     content = {"a": torch.zeros(2**24), "b": torch.zeros(1)}
     paths = []
-    for name, tensors in (("small", {"a": torch.zeros(1), "b": torch.zeros(1)}), ("large", content)):
+    for name, held in (("small", {"a": torch.zeros(1), "b": torch.zeros(1)}), ("large", content)):
         (tmp_path / name).mkdir()
-        paths.append(str(writer(tmp_path / name, tensors)))
+        paths.append(str(writer(tmp_path / name, held)))
     limits = Limits(memory=content["a"].nbytes * copies + 2**25)
     with Watch(lambda name: str(read(Path(name))["a"].shape), limits) as watch:
         watch.do(paths[0])  # the code that reads is in memory then, and is not counted

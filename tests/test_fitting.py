@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from timm_conformance.check import advice
-from timm_conformance.check.fitting import Fit, rank_models
-from timm_conformance.check.misfits import differences
-from timm_conformance.check.pairing import num_blocks
+from timm_conformance.check.explaining.fitting import Fit, rank_models
+from timm_conformance.check.explaining.misfits import differences
+from timm_conformance.check.explaining.pairing import num_blocks
 from timm_conformance.targets import architectures as registered
 from timm_conformance.targets.architectures import architectures, shapes_of
 from timm_conformance.targets.loader import Loader

@@ -51,8 +51,10 @@ def behind(prefix: str, state: State) -> State:
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
-def blocks(dim: int, depth: int, names: tuple[str, str, str, str] = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")) -> State:
-    """Blocks without their norms' dimension spelled twice: names are those of the four linear layers."""
+def blocks(
+    dim: int, depth: int, names: tuple[str, str, str, str] = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+) -> State:
+    """Blocks; ``names`` are those of their four linear layers."""
     out: State = {}
     for i in range(depth):
         sizes = ((3 * dim, dim), (dim, dim), (4 * dim, dim), (dim, 4 * dim))
@@ -64,9 +66,18 @@ def blocks(dim: int, depth: int, names: tuple[str, str, str, str] = ("attn.qkv",
 
 def vit(dim: int = 48, depth: int = 2, patch: int = 16, chans: int = 3, rows: int = 197, classes: int = 0) -> State:
     """A ViT in the names of timm, DINO and MAE."""
-    out = {"cls_token": r(1, 1, dim), "pos_embed": r(1, rows, dim), "patch_embed.proj.weight": r(dim, chans, patch, patch)}
+    out = {
+        "cls_token": r(1, 1, dim),
+        "pos_embed": r(1, rows, dim),
+        "patch_embed.proj.weight": r(dim, chans, patch, patch),
+    }
     out |= {"patch_embed.proj.bias": r(dim)} | blocks(dim, depth) | norms("norm", dim=dim)
     return out | (linear("head", classes, dim) if classes else {})
+
+
+def pooled(state: State) -> State:
+    """As fine-tuning by mean pooling leaves it: the norm comes after the pool."""
+    return {k.replace("norm.", "fc_norm.") if k.startswith("norm.") else k: v for k, v in state.items()}
 
 
 def layer_scale(state: State, dim: int = 48, depth: int = 2) -> State:
@@ -128,7 +139,12 @@ LOADED: dict[str, tuple[Callable[[], Any], str, dict[str, Any], tuple[str, ...]]
         ("custom_load=False", "img_size=64", "not by checkpoint_path=, which converts nothing", "guessed from 196"),
     ),
     "timm-train": (
-        lambda: {"state_dict": vit(classes=1000), "state_dict_ema": layer_scale(vit(classes=1000)), "optimizer": {}, "epoch": 3},
+        lambda: {
+            "state_dict": vit(classes=1000),
+            "state_dict_ema": layer_scale(vit(classes=1000)),
+            "optimizer": {},
+            "epoch": 3,
+        },
         TINY,
         {"options": SMALL | {"init_values": 0.1}},
         ("under state_dict_ema", "beside it under state_dict: timm_native"),
@@ -167,7 +183,7 @@ LOADED: dict[str, tuple[Callable[[], Any], str, dict[str, Any], tuple[str, ...]]
         ("in_chans=1",),
     ),
     "pooled": (
-        lambda: {"model": {k.replace("norm.", "fc_norm.") if k.startswith("norm.") else k: v for k, v in vit(classes=1000).items()}},
+        lambda: {"model": pooled(vit(classes=1000))},
         TINY,
         {"options": SMALL | {"global_pool": "avg"}},
         ("global_pool='avg'",),
@@ -189,7 +205,11 @@ def test_a_file_that_loads_is_said_to_and_the_call_is_printed(check, kind):
 
 @pytest.mark.parametrize(
     ("content", "opened"),
-    [(sam, ""), (lambda: {"model": sam(), "epoch": 3}, "under model"), (lambda: behind("module.", sam()), "behind module.")],
+    [
+        (sam, ""),
+        (lambda: {"model": sam(), "epoch": 3}, "under model"),
+        (lambda: behind("module.", sam()), "behind module."),
+    ],
     ids=["bare", "entry", "ddp"],
 )
 def test_a_size_that_timm_does_not_resample_to_is_a_known_limitation(check, content, opened):
@@ -227,7 +247,9 @@ def test_radio_of_its_authors_is_found_and_written_for_timm(check, tmp_path):
     assert "as the call above does" not in text, "that call loads nothing"
     assert "guessed" not in text, "RADIO's positions are a square"
     model = _by_code(answer.advice[-2:], timm=timm, safetensors=safetensors)
-    assert torch.equal(model.cls_token, radio()["state_dict_ema"]["base_model.patch_generator.cls_token.token"][None, :1])
+    assert torch.equal(
+        model.cls_token, radio()["state_dict_ema"]["base_model.patch_generator.cls_token.token"][None, :1]
+    )
 
 
 def _by_code(code: list[str], **space: Any) -> nn.Module:
@@ -283,7 +305,7 @@ def test_pre_training_of_mae_is_a_known_limitation(check, asked, given):
 
 
 def test_a_pooled_model_is_told_the_option(check):
-    state = {k.replace("norm.", "fc_norm.") if k.startswith("norm.") else k: v for k, v in vit(192, 12, classes=1000).items()}
+    state = pooled(vit(192, 12, classes=1000))
     answer, _ = check({"model": state}, options={})
     assert answer.exit_code == 2
     assert f'timm.create_model("{TINY}", global_pool="avg")' in answer.advice[0]
@@ -303,7 +325,9 @@ def test_a_file_of_another_size_names_the_models_of_that_size(check):
     assert answer.exit_code == 2
     fitting = [line for line in answer.advice if line.startswith("every tensor fits")]
     assert fitting
-    assert all("vit_small_patch16_224" in line or "deit_small" in line or "vit_small_patch16_384" in line for line in fitting)
+    assert all(
+        "vit_small_patch16_224" in line or "deit_small" in line or "vit_small_patch16_384" in line for line in fitting
+    )
 
 
 def test_biases_that_timms_model_lacks_name_the_model_that_has_them(check):
@@ -327,7 +351,9 @@ def lora() -> State:
 
 def lora_with_base() -> State:
     adapters = {k.replace("_A.", "_A.default.").replace("_B.", "_B.default."): v for k, v in lora().items()}
-    return adapters | {f"base_model.model.{k.replace('attn.qkv.', 'attn.qkv.base_layer.')}": v for k, v in vit().items()}
+    return adapters | {
+        f"base_model.model.{k.replace('attn.qkv.', 'attn.qkv.base_layer.')}": v for k, v in vit().items()
+    }
 
 
 def quantised() -> State:
@@ -377,7 +403,12 @@ def test_one_cause_is_the_reason_whatever_number_of_tensors_it_touches(check, co
 
 
 def test_deepspeeds_names_lie_under_module(check):
-    content = {"module": vit(classes=1000), "ds_config": {"train_batch_size": 8}, "ds_version": "0.15.0", "lr_scheduler": None}
+    content = {
+        "module": vit(classes=1000),
+        "ds_config": {"train_batch_size": 8},
+        "ds_version": "0.15.0",
+        "lr_scheduler": None,
+    }
     answer, text = check(content)
     assert answer.opened == "under module"
     assert "152" not in text
@@ -390,7 +421,7 @@ def test_deepspeeds_names_lie_under_module(check):
 def test_torchscript_is_a_program(tmp_path):
     path = tmp_path / "model.pt"
     torch.jit.script(nn.Linear(2, 2)).save(str(path))
-    with pytest.raises(UserError, match=r"a TorchScript archive, .*torch\.save\(torch\.jit\.load\(FILE\)\.state_dict\(\), OTHER\)"):
+    with pytest.raises(UserError, match=r"a TorchScript archive, .*torch\.jit\.load\(FILE\)\.state_dict"):
         check_checkpoint(Request(str(path), TINY))
 
 
@@ -398,7 +429,9 @@ def test_a_scalar_of_numpy_is_code(tmp_path):
     """OpenCLIP's training script leaves one beside the tensors."""
     path = tmp_path / "epoch.pt"
     torch.save({"state_dict": vit(), "scaler": {"scale": np.float64(1.0)}}, path)
-    with pytest.raises(UserError, match=r"it holds a numpy\S*scalar, which only running its code would read; .*state_dict alone"):
+    with pytest.raises(
+        UserError, match=r"it holds a numpy\S*scalar, which only running its code would read; .*state_dict alone"
+    ):
         check_checkpoint(Request(str(path), TINY))
 
 

@@ -17,12 +17,12 @@ from ..reference.errors import some
 from ..targets.file_reader import first_to_read
 from ..targets.loader import Loader
 from ..trials.problems import Problem
-from .cause import Cause
-from .fitting import Fit
-from .keys import shown
-from .layouts import recognise_layout, shown_keys
+from .explaining.cause import Cause
+from .explaining.fitting import Fit
+from .explaining.keys import shown
+from .explaining.layouts import recognise_layout, shown_keys
+from .explaining.nearest import Nearest, nearest_formats, telling_keys
 from .loading import RequestedModel
-from .nearest import Nearest, nearest_formats, telling_keys
 
 # The invariants that compare what a check compares, and the kinds under which they report a wrong shape.
 _INVARIANTS = ("strict-load", "reference-agreement", "create-model", "native-forward")

@@ -27,9 +27,9 @@ from ..targets.loader import Loader
 from ..targets.target import parse_target
 from ..trials.problems import Problem
 from . import advice, fix, refusal, sizes
-from .causes import single_causes
 from .comparison import CheckpointTrial, grouped
 from .detection import Detector, Recognised, evidence
+from .explaining.causes import single_causes
 from .hyperparameters import NOT_IN_TENSORS, hyperparameters
 from .loading import RequestedModel, create, known_model
 from .opening import Opening, opening

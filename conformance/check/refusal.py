@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..reference import FORMATS, LoadError
 from . import advice
-from .causes import single_causes
 from .detection import Detector
-from .fitting import rank_models
+from .explaining.causes import single_causes
+from .explaining.fitting import rank_models
 from .loading import RequestedModel
 from .search import mappings
 

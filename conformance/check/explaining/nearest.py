@@ -13,10 +13,10 @@ from functools import cache
 
 from safetensors import safe_open
 
-from ..cases.fixtures import FIXTURES
-from ..families import READ
-from ..reference import FORMATS
-from ..reference.formats.rules import Fill, Fold, Rule
+from ...cases.fixtures import FIXTURES
+from ...families import READ
+from ...reference import FORMATS
+from ...reference.formats.rules import Fill, Fold, Rule
 from .block_misfits import OPTIONAL
 from .keys import collapsed, patterns
 

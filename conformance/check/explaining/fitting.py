@@ -15,10 +15,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..drawing.catalogue import models_of
-from ..families import READ
-from ..reference import FORMATS
-from ..targets.architectures import Architecture, Shapes, architectures, shapes_of, tags_of
+from ...drawing.catalogue import models_of
+from ...families import READ
+from ...reference import FORMATS
+from ...targets.architectures import Architecture, Shapes, architectures, shapes_of, tags_of
 from .misfits import differences
 from .pairing import Difference, num_blocks
 

@@ -111,8 +111,8 @@ _FORMS: tuple[tuple[str, tuple[str, ...], str, str, str], ...] = (
         (r"(.*\b)?rel_pos_bias\.relative_position_bias_table", r"(.*\b)?(mask_token|lm_head\..+)"),
         r"(.*\b)?(rel_pos_bias\..+|mask_token|lm_head\..+)",
         "BEiT pre-training: one table of relative positions for all blocks",
-        "it has no classifier and no norm after the pool: with --num-classes 0 --option global_pool=token, --fix copies the shared "
-        "table to every block, as BEiT's fine-tuning does, and drops lm_head and mask_token",
+        "it has no classifier and no norm after the pool: with --num-classes 0 --option global_pool=token, --fix copies the "
+        "shared table to every block, as BEiT's fine-tuning does, and drops lm_head and mask_token",
     ),
     (
         "decoder",

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ..reference.destination import KERNEL
-from ..targets.architectures import Shapes
+from ...reference.destination import KERNEL
+from ...targets.architectures import Shapes
 
 Names = Mapping[str, tuple[int, ...]]
 

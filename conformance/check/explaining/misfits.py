@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from math import isqrt
 from typing import Any
 
-from ..reference.destination import FIRST, KERNEL
-from ..targets.architectures import Shapes
+from ...reference.destination import FIRST, KERNEL
+from ...targets.architectures import Shapes
 from . import block_misfits
 from .keys import shown
 from .pairing import BLOCK, BUILD, FOREIGN, FREE, POOLING, SIZE, Difference, Names, Pair, as_size, image_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ..reference.errors import some
+from ...reference.errors import some
 
 # Names come from a file, and regular expressions take long on long ones. No library writes names of this length.
 LONGEST = 500
