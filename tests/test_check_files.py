@@ -269,6 +269,10 @@ def test_a_folder_names_its_architecture(tmp_path):
     (tmp_path / "config.json").write_text('{"architectures": ["ViTModel"]}')
     with pytest.raises(UserError, match="names no architecture"):
         model_name(str(tmp_path))
+    for content in ("", "[" * 10**6, "[]"):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(UserError, match=rf"^--model {tmp_path}: .*config\.json"):
+            model_name(str(tmp_path))
     with pytest.raises(UserError, match="only timm/NAME is a registered model"):
         model_name("hf-hub:google/vit-base-patch16-224")
 

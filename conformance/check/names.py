@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
+from .reading.limits import MAX_CONFIG, small_json
 
 _HUB = ("hf-hub:", "hf_hub:")
 _FOLDER = "local-dir:"
@@ -32,12 +33,10 @@ def model_name(text: str) -> str:
 def _of_folder(folder: Path) -> str:
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--model {folder}: {path} cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from None
-    name = config.get("architecture") if isinstance(config, dict) else None
+        config = small_json(path, dict[str, Any], MAX_CONFIG)
+    except UserError as error:
+        raise UserError(f"--model {folder}: {error}") from None
+    name = config.get("architecture")
     if not isinstance(name, str):
         raise UserError(
             f"--model {folder}: {path} names no architecture, as timm's save_for_hf writes it; name the timm model"

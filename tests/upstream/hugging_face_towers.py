@@ -5,7 +5,6 @@ transformers is imported whole: its modules need its own ``__init__``.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from timm_conformance.cases.case import Geometry
 
 from .model import PATCH4, TINY, Upstream, randomise, saved
-from .packages import unpacked
+from .packages import load_whole
 
 _VISION = {
     "hidden_size": 32,
@@ -41,18 +40,9 @@ _TEXT = {
 _CLIP, _SIGLIP, _SIGLIP2 = "modeling_clip.py", "modeling_siglip.py", "modeling_siglip2.py"
 
 
-def _transformers() -> Any:
-    """The package itself; the folder comes last in the path, so that it gives nothing else that is installed."""
-    if str(unpacked()) not in sys.path:
-        sys.path.append(str(unpacked()))
-    import transformers
-
-    return transformers
-
-
 def _made(name: str, options: Mapping[str, Any], **more: Any) -> nn.Module:
     """The class ``name`` with random weights, from the configuration that its ``config_class`` makes of the options."""
-    model = getattr(_transformers(), name)
+    model = getattr(load_whole("transformers"), name)
     return randomise(model(model.config_class(**options, **more)))
 
 
@@ -267,7 +257,7 @@ def transformers_siglip_without_head() -> Upstream:
 
 def _patches(image: Tensor) -> dict[str, Tensor]:
     """What SigLIP 2's own processor makes of images: flattened patches, their mask and grid."""
-    convert = _transformers().models.siglip2.image_processing_siglip2.convert_image_to_patches
+    convert = load_whole("transformers.models.siglip2.image_processing_siglip2").convert_image_to_patches
     patches = torch.stack([convert(one, 4) for one in image])
     return {
         "pixel_values": patches,

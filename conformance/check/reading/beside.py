@@ -11,13 +11,12 @@ from ...errors import UserError
 from ...reference.errors import some
 from .dcp_metadata import read_metadata
 from .folders import FILES, beside_in
-from .limits import refused, small_json
+from .limits import MAX_CONFIG, refused, small_json
 from .locating import DCP, SHARDS, Located, locate
 from .shards import read_index
 from .torch_files import DEEPSPEED
 
 _CONFIGS = ("config.json", "open_clip_config.json")
-_MAX_CONFIG = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def _config(located: Located) -> Mapping[str, Any]:
     folder = located.path if located.path.is_dir() else located.path.parent
     known = located.in_folder or located.path.name in FILES or located.container.startswith(SHARDS)
     found = next((folder / name for name in _CONFIGS if known and (folder / name).exists()), None)
-    return {} if found is None else small_json(found, dict[str, Any], _MAX_CONFIG)
+    return {} if found is None else small_json(found, dict[str, Any], MAX_CONFIG)
 
 
 def _safetensors(located: Located) -> list[Path]:

@@ -17,6 +17,8 @@ from ...errors import UserError, one_line
 # refused as a decompression bomb.
 MAX_INFLATION = 20
 FREE_BYTES = 256 * 2**20
+# The largest configuration that is read beside a model, in bytes.
+MAX_CONFIG = 4 * 2**20
 SAVE_AGAIN = "if you trust its origin, load it yourself and torch.save the state_dict alone"
 
 T = TypeVar("T")
