@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -92,4 +93,12 @@ def radio_larger() -> Upstream:
     return _radio(16, Geometry((4, 4), (7, 5)), precision=torch.float32)
 
 
-BUILDERS = (radio, radio_layer_scale, radio_smaller, radio_window, radio_larger)
+def radio_bare() -> Upstream:
+    """The names that RADIO's authors save behind ``base_model.``, with layer scale as they call it."""
+    made, prefix = _radio(16, PATCH4, layer_scale=True), "radio_model.model."
+    state = {k.removeprefix(prefix): v for k, v in made.checkpoint.items() if k.startswith(prefix)}
+    own = {k.replace(".grandma", ".gamma"): v for k, v in state.items()}
+    return replace(made, family="radio_bare", checkpoint=own, positions="patch_generator.pos_embed")
+
+
+BUILDERS = (radio, radio_layer_scale, radio_smaller, radio_window, radio_larger, radio_bare)
