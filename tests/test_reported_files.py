@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tests.check_files import TINY as CHECKED
+from tests.check_files import tensors
 from timm_conformance.check.checker import check_checkpoint
 from timm_conformance.check.protocol import Answer, Request
 from timm_conformance.check.render import lines
@@ -318,6 +320,19 @@ def test_one_more_token_is_named_and_no_other_width(check):
     assert "pretext_token" in text
     assert "vit_small" not in text
     assert "vit_base" not in text
+
+
+def test_a_token_that_the_format_knows_is_an_option_and_no_cause(check, tmp_path):
+    """transformers' DeITForImageClassification has a distillation token without a classifier of its own."""
+    state = tensors("transformers_deit", CHECKED, **SMALL, reg_tokens=1, names="saved", bare=False)
+    answer, _ = check(state, "deit_tiny_patch16_224")
+    assert (answer.exit_code, answer.causes) == (2, [])
+    assert "--option reg_tokens=1" in answer.advice[0]
+    answer, text = check(
+        state, "deit_tiny_patch16_224", options=SMALL | {"reg_tokens": 1}, fix=str(tmp_path / "fixed.safetensors")
+    )
+    assert (answer.exit_code, answer.causes) == (1, [])
+    assert answer.fixed, text
 
 
 def test_a_file_of_another_size_names_the_models_of_that_size(check):

@@ -39,8 +39,8 @@ _BOTH_TOKENS = (
 _MISFITS = {
     "transformers_deit": (
         "unexpected: reg_token",
-        "to timm, the distillation token is a register token, since it has no classifier: the model needs reg_tokens=1, so load "
-        "with timm_conformance.reference.load_state_dict",
+        "to timm, the distillation token is a register token, since it has no classifier: ask for a model without a second "
+        "classifier, and for --option reg_tokens=1",
     ),
     "transformers_dinov2": _BOTH_TOKENS,
     "transformers_dinov2_registers": _BOTH_TOKENS,

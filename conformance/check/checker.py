@@ -29,7 +29,6 @@ from ..trials.problems import Problem
 from . import advice, fix, refusal, sizes
 from .comparison import CheckpointTrial, grouped
 from .detection import Detector, Recognised, evidence
-from .explaining.causes import single_causes
 from .hyperparameters import NOT_IN_TENSORS, hyperparameters
 from .loading import RequestedModel, create, known_model
 from .opening import Opening, opening
@@ -302,7 +301,8 @@ class _Check:
         if result.error or result.differences:
             lines += advice.in_no_release(result.format)
         if result.error and not entries:
-            result.causes, to_do = advice.cause_lines(single_causes(self._upstream()))
+            causes = refusal.causes_of(self._upstream(), result.format, self.detector)
+            result.causes, to_do = advice.cause_lines(causes)
             lines += to_do
         if result.unread:
             assert self.opening is not None

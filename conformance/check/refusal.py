@@ -11,11 +11,14 @@ from torch import Tensor
 from ..reference import FORMATS, LoadError
 from . import advice
 from .detection import Detector
+from .explaining.cause import Cause
 from .explaining.causes import single_causes
 from .explaining.fitting import rank_models
+from .explaining.keys import shown
 from .loading import RequestedModel
 from .search import mappings
 
+_MORE_TOKENS = "more-tokens"
 # Beginnings of reasons that say no more than that no known layout was found.
 _NO_LAYOUT = ("unknown checkpoint format", "no state_dict in this checkpoint")
 
@@ -44,7 +47,7 @@ def explain(
     ``content``. ``release`` is the timm of this process.
     """
     looked_at = largest(content) if state is None else state
-    causes = single_causes(looked_at)
+    causes = single_causes(looked_at) if state is None else causes_of(state, form, detector)
     said, to_do = advice.cause_lines(causes)
     if any(cause.stops for cause in causes):
         return Refusal(reason, said, to_do) if state is not None else Refusal(said[0], said[1:], to_do)
@@ -62,6 +65,18 @@ def explain(
         fits = rank_models(own, asked.model, form=form, given=asked.arguments())
         return Refusal(reason, said, to_do + advice.fit_lines(fits, release))
     return Refusal(reason, said, to_do + known)
+
+
+def causes_of(state: Mapping[str, Tensor], form: str, detector: Detector) -> list[Cause]:
+    """The single causes that tensors of a format show. A token that the format has a place for is no cause."""
+    causes = single_causes(state)
+    if not any(cause.kind == _MORE_TOKENS for cause in causes):
+        return causes
+    try:
+        foreign = {shown(name) for name in detector.decoded(state, FORMATS[form])}
+    except LoadError:
+        return causes
+    return [cause for cause in causes if cause.kind != _MORE_TOKENS or foreign.intersection(cause.keys)]
 
 
 def largest(content: Mapping[str, Any]) -> dict[str, Tensor]:
