@@ -242,7 +242,7 @@ def test_every_invariant_has_a_fake() -> None:
 
 def test_every_fake_is_in_the_table() -> None:
     loaders = {n for n, f in getmembers(fakes, isfunction) if f.__module__.startswith("tests.fakes") and n[0] != "_"}
-    assert loaders == {"perfect", "loader_with", *(fake.name for fake in FAKES)}
+    assert loaders == {"perfect", "perfect_without_options", "loader_with", *(fake.name for fake in FAKES)}
 
 
 @pytest.mark.parametrize(

@@ -128,9 +128,9 @@ class Watch:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for line in os.fdopen(reading):
-            before = _peak()
+            before = peak()
             outcome = self._outcome(line.removesuffix("\n"))
-            os.write(writing, json.dumps([_peak() - before, outcome.__dict__]).encode() + b"\n")
+            os.write(writing, json.dumps([peak() - before, outcome.__dict__]).encode() + b"\n")
         os._exit(0)
 
     def _outcome(self, text: str) -> Outcome:
@@ -154,7 +154,7 @@ def watched(work: Callable[[], str], limits: Limits = LIMITS) -> Outcome:
         return watch.do("")
 
 
-def _peak() -> int:
+def peak() -> int:
     """The most memory this process has had, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
