@@ -31,8 +31,10 @@ from .judging import NewFailure, Tally, inapplicable, judge
 # Maximum judgements of one shrink; then the smallest failing case so far is reported.
 _SHRINK_BUDGET = 200
 _MAX_SHRUNK = 3
-# How often all strata are searched for a regime that was not met.
+# How often all strata are searched for a regime that was not met. After so many strata, an invariant that has applied to no case
+# is taken to apply to none of the family.
 _SEARCHES = 4
+_PATIENCE = 12
 
 
 class Explorer:
@@ -106,27 +108,37 @@ class Explorer:
         """Judge further cases for regimes that the drawn cases did not contain, until every regime is met or none is found.
 
         No case is sought of a regime in which a reported failure left nothing to judge: the next one would end the same way.
+        Nor, after a round, of one whose cases the release does not support.
         """
+        searched, lacking = 0, set[str]()
 
         def unmet(trial: Trial | None = None) -> list[Invariant]:
             """The invariants that still lack a regime; with a trial, only those that lack one of its regimes and can judge it."""
             wanting = []
             for invariant in self._concerned(tallies):
                 tally = tallies[invariant.name]
+                if searched > _PATIENCE and not tally.applied:
+                    continue
                 wanted = set(invariant.regimes_on(self.loader.target.kind)) - tally.excused
+                wanted -= lacking if searched >= len(strata) else set()
                 missing = {r for r in wanted if not tally.regimes[r] and family.reaches(r, invariant.name)}
                 if missing and (trial is None or (missing & trial.regimes and not inapplicable(invariant, trial))):
                     wanting.append(invariant)
             return wanting
 
-        for search, stratum in product(range(_SEARCHES), strata_of(family)):
+        strata = strata_of(family)
+        for searched, (search, stratum) in enumerate(product(range(_SEARCHES), strata)):
             if self.drawing.over or not unmet():
-                return
+                break
             for case in self.drawing.more(family, stratum, search):
                 trial = Trial(family, case, self.loader)
                 if unmet(trial):
                     self._judge_all(tallies, trial, stratum)
+                elif self._lacking(trial):
+                    lacking |= trial.regimes
             self._report_alive(family, tallies)
+        for invariant in self._concerned(tallies):
+            tallies[invariant.name].excused.update(lacking.intersection(invariant.regimes))
 
     def _report_alive(self, family: Family, tallies: dict[str, Tally]) -> None:
         """Every case was judged by every invariant, so each tally has counted them all."""
@@ -137,12 +149,16 @@ class Explorer:
         # A model may keep parts of its own initialisation: these are then the same every time.
         torch.manual_seed(trial.case.contents.seed)
         outcomes = {i.name: self._tally(tallies[i.name], i, trial, stratum) for i in self._concerned(tallies)}
-        lacking = self.loader.unsupported(trial.family, trial.case) is not None
-        lacking |= not self.loader.reads_saved(trial.family, trial.case)
+        lacking = self._lacking(trial)
         broken = not {"fail", "known"}.isdisjoint(outcomes.values())
         for invariant in self._concerned(tallies):
             if lacking or (broken and outcomes[invariant.name] == "blocked"):
                 tallies[invariant.name].excused.update({"any", *trial.regimes.intersection(invariant.regimes)})
+
+    def _lacking(self, trial: Trial) -> bool:
+        """Whether the target's release does not support a case, or does not read the file as it was saved."""
+        unsupported = self.loader.unsupported(trial.family, trial.case) is not None
+        return unsupported or not self.loader.reads_saved(trial.family, trial.case)
 
     def _tally(self, tally: Tally, invariant: Invariant, trial: Trial, stratum: Stratum) -> str:
         """Judge one case, count it, and return the outcome."""

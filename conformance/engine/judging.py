@@ -80,6 +80,11 @@ class Tally:
     new: dict[tuple[str, str], NewFailure] = field(default_factory=dict)
     worst: float | None = None
 
+    @property
+    def applied(self) -> bool:
+        """Whether the invariant applied to any case, judged or blocked."""
+        return self.cases.keys() != self.cases.keys() & {"not-applicable"}
+
     def count(self, problem: Problem, case: Case, stratum: Stratum) -> None:
         """Count a problem that no ledger entry explains. A drawn case takes a pinned one's place: it alone can be shrunk."""
         key = (problem.kind, problem.tensor)
