@@ -18,6 +18,9 @@ from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
 from timm_conformance.targets import subprocess_call
 
 
+TWO_BLOCKS = {"depth": 2}
+
+
 def answer(path: Path, model: str = TINY, **more) -> Answer:
     """The answer of a check on the newest release, in this process."""
     return check_checkpoint(Request(str(path), model, **more))
@@ -36,8 +39,8 @@ def said(found: Answer, path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
-    """A full-size CLIP ViT-B/32."""
-    state = tensors("openai_clip", CLIP, (32, 32), (7, 7), "float16")
+    """A CLIP ViT-B/32 of two blocks; :data:`TWO_BLOCKS` is what its model is asked for with."""
+    state = tensors("openai_clip", CLIP, (32, 32), (7, 7), "float16", **TWO_BLOCKS)
     return save(tmp_path_factory.mktemp("clip"), state)
 
 
@@ -83,8 +86,8 @@ def test_the_content_tells_the_container_not_the_suffix(tmp_path, suffix):
 
 
 def test_2120_is_a_refusal_that_the_ledger_explains(clip):
-    """The bug of the README on a full-size file: what differs, which entry, and the release that mended it."""
-    found = elsewhere(clip, CLIP, "timm==0.9.16", patch_size=(8, 8))
+    """The bug of the README: what differs, which entry, and the release that mended it."""
+    found = elsewhere(clip, CLIP, "timm==0.9.16", options=TWO_BLOCKS, patch_size=(8, 8))
     assert (found.exit_code, found.loaded) == (1, False)
     kernel, grid = found.differences
     assert (kernel.kind, kernel.tensor, kernel.entries) == ("shape", "patch_embed.proj.weight", ["clip-early-return"])
@@ -96,7 +99,7 @@ def test_2120_is_a_refusal_that_the_ledger_explains(clip):
 
 def test_other_values_are_found_though_nothing_is_refused(clip):
     """The silent side of #2120: 0.9.16 resizes the grid of CLIP checkpoints another way."""
-    found = elsewhere(clip, CLIP, "timm==0.9.16", img_size=(448, 448))
+    found = elsewhere(clip, CLIP, "timm==0.9.16", options=TWO_BLOCKS, img_size=(448, 448))
     assert (found.exit_code, found.loaded, found.error) == (1, True, "")
     (grid,) = found.differences
     assert (grid.tensor, grid.entries) == ("pos_embed", ["clip-grid-not-antialiased"])
@@ -106,7 +109,7 @@ def test_other_values_are_found_though_nothing_is_refused(clip):
 
 def test_the_newest_release_agrees_on_the_same_file(clip):
     """Patch and image size changed at once."""
-    found = answer(clip, CLIP, patch_size=(16, 16), img_size=(224, 448))
+    found = answer(clip, CLIP, options=TWO_BLOCKS, patch_size=(16, 16), img_size=(224, 448))
     assert (found.exit_code, found.differences) == (0, [])
     assert str(found.destination) == "patch 16x16, grid 14x28"
     assert 0 < found.fraction <= 1
@@ -263,6 +266,6 @@ def test_a_model_that_cannot_be_had(tmp_path, model, asked, says):
 
 def test_the_ledger_can_be_left_out(clip):
     """Without one, nothing is explained."""
-    found = elsewhere(clip, CLIP, "timm==0.9.16", img_size=(448, 448), ledger="none")
+    found = elsewhere(clip, CLIP, "timm==0.9.16", options=TWO_BLOCKS, img_size=(448, 448), ledger="none")
     assert [d.entries for d in found.differences] == [[]]
     assert load_ledger(DEFAULT_LEDGER).entry("clip-grid-not-antialiased")
