@@ -17,7 +17,6 @@ from timm_conformance.errors import UserError
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
 from timm_conformance.targets import subprocess_call
 
-
 TWO_BLOCKS = {"depth": 2}
 
 

@@ -142,7 +142,7 @@ def test_a_finished_run_is_not_run_again(whole, tmp_path):
 
 def test_a_run_that_was_killed_is_gone_on_with(tmp_path):
     """What its workers had written before SIGKILL is kept, though the run wrote nothing itself."""
-    select = ["--profile", "smoke", "--family", "deit", "--family", "mae"]
+    select = ["--profile", "smoke", "--family", "deit", "--family", "mae", "--invariant", "strict-load"]
     command = ["run", "reference", *select, "--jobs", "1", "--out", str(tmp_path)]
     process = subprocess.Popen(
         [sys.executable, "-m", "timm_conformance.cli.main", *command], stdout=subprocess.DEVNULL, start_new_session=True

@@ -110,10 +110,13 @@ class Explorer:
         No case is sought of a regime in which a reported failure left nothing to judge: the next one would end the same way.
         Nor, after a round, of one whose cases the release does not support.
         """
-        searched, lacking = 0, set[str]()
+        strata, lacking = strata_of(family), set[str]()
 
-        def unmet(trial: Trial | None = None) -> list[Invariant]:
-            """The invariants that still lack a regime; with a trial, only those that lack one of its regimes and can judge it."""
+        def unmet(searched: int, trial: Trial | None = None) -> list[Invariant]:
+            """The invariants that still lack a regime, after so many strata were searched for it.
+
+            With a trial, only those that lack one of its regimes and can judge it.
+            """
             wanting = []
             for invariant in self._concerned(tallies):
                 tally = tallies[invariant.name]
@@ -126,13 +129,12 @@ class Explorer:
                     wanting.append(invariant)
             return wanting
 
-        strata = strata_of(family)
         for searched, (search, stratum) in enumerate(product(range(_SEARCHES), strata)):
-            if self.drawing.over or not unmet():
+            if self.drawing.over or not unmet(searched):
                 break
             for case in self.drawing.more(family, stratum, search):
                 trial = Trial(family, case, self.loader)
-                if unmet(trial):
+                if unmet(searched, trial):
                     self._judge_all(tallies, trial, stratum)
                 elif self._lacking(trial):
                     lacking |= trial.regimes
