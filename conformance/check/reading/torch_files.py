@@ -38,7 +38,7 @@ def read_pth(path: Path) -> Any:
 
 @contextmanager
 def _named_otherwise(path: Path) -> Iterator[Path]:
-    """The file under a name that torch.load does not take for one of safetensors, which it goes by since 2.13."""
+    """The file under a name that torch.load does not take for one of safetensors. torch 2.13 goes by the name."""
     if path.suffix != ".safetensors":
         yield path
         return
