@@ -238,9 +238,6 @@ def radio() -> dict[str, Any]:
 
 
 def test_radio_of_its_authors_is_found_and_written_for_timm(check, tmp_path):
-    import safetensors.torch
-    import timm
-
     fixed = tmp_path / "fixed.safetensors"
     answer, text = check(radio(), RADIO, "radio.pth.tar", fix=str(fixed))
     assert answer.exit_code == 1
@@ -248,13 +245,18 @@ def test_radio_of_its_authors_is_found_and_written_for_timm(check, tmp_path):
     assert "to do no timm release reads radio_bare; the reference does" in text
     assert "as the call above does" not in text, "that call loads nothing"
     assert "guessed" not in text, "RADIO's positions are a square"
-    model = _by_code(answer.advice[-2:], timm=timm, safetensors=safetensors)
+    model = _by_code(answer.advice[-2:])
     assert torch.equal(
         model.cls_token, radio()["state_dict_ema"]["base_model.patch_generator.cls_token.token"][None, :1]
     )
 
 
-def _by_code(code: list[str], **space: Any) -> nn.Module:
+def _by_code(code: list[str]) -> nn.Module:
+    """The model that printed code makes. timm is imported after the check, which has the release it is to be."""
+    import safetensors.torch
+    import timm
+
+    space: dict[str, Any] = {"timm": timm, "safetensors": safetensors}
     exec(compile("\n".join(code), "code", "exec"), space)
     return space["model"]
 
@@ -280,15 +282,12 @@ def test_pre_training_of_beit_is_told_and_what_it_needs(check):
 
 
 def test_pre_training_of_beit_is_written_for_a_model_with_a_table_for_each_block(check, tmp_path):
-    import safetensors.torch
-    import timm
-
     options = SMALL | {"global_pool": "token"}
     fixed = tmp_path / "fixed.safetensors"
     answer, text = check(beit(), BEIT, num_classes=0, options=options, fix=str(fixed))
     assert answer.exit_code == 1, "no timm release reads such a file into such a model"
     assert answer.causes[0].startswith("BEiT pre-training"), text
-    model = _by_code(answer.advice[-2:], timm=timm, safetensors=safetensors)
+    model = _by_code(answer.advice[-2:])
     table = beit()["model"]["rel_pos_bias.relative_position_bias_table"]
     assert [torch.equal(block.attn.relative_position_bias_table, table) for block in model.blocks] == [True, True]
 
