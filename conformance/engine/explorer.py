@@ -120,7 +120,7 @@ class Explorer:
             wanting = []
             for invariant in self._concerned(tallies):
                 tally = tallies[invariant.name]
-                if searched > _PATIENCE and not tally.applied:
+                if searched >= _PATIENCE and not tally.applied:
                     continue
                 wanted = set(invariant.regimes_on(self.loader.target.kind)) - tally.excused
                 wanted -= lacking if searched >= len(strata) else set()

@@ -83,7 +83,7 @@ class Tally:
     @property
     def applied(self) -> bool:
         """Whether the invariant applied to any case, judged or blocked."""
-        return self.cases.keys() != self.cases.keys() & {"not-applicable"}
+        return bool(self.cases.keys() - {"not-applicable"})
 
     def count(self, problem: Problem, case: Case, stratum: Stratum) -> None:
         """Count a problem that no ledger entry explains. A drawn case takes a pinned one's place: it alone can be shrunk."""
