@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
+from tests import preloaded
 from tests.other_repository import Project, build_wheel, install
 
 
@@ -26,6 +29,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if device == "cuda":
         pytest.fail("--device cuda: no CUDA device is visible to torch", pytrace=False)
     pytest.skip("needs a CUDA device: none is visible to torch")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_python():
+    """While tests run, ``sys.executable`` is a Python that has imported torch already; ``preloaded.PYTHON`` is the real one."""
+    sys.executable = preloaded.client()
+    yield
+    sys.executable = preloaded.PYTHON
+    preloaded.close()
 
 
 @pytest.fixture

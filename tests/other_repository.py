@@ -14,6 +14,8 @@ import venv
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
+from tests import preloaded
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "use-in-your-repository.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
@@ -87,11 +89,15 @@ def install(wheel: Path, folder: Path) -> Path:
 
 
 class Project:
-    """Another repository: a package, its tests, and ``python``, the environment that these run in."""
+    """Another repository: a package, its tests, and ``python``, the environment that these run in.
+
+    ``preloaded`` is whether its Python may have imported torch already (:mod:`tests.preloaded`).
+    """
 
     def __init__(self, folder: Path, python: Path) -> None:
         self.folder = folder
         self.python = python
+        self.preloaded = True
         self.write("mypackage/__init__.py", "")
         self.write("mypackage/loading.py", LOADING)
         for name in OWN:
@@ -115,6 +121,8 @@ class Project:
         environment |= ({"PYTHONPATH": ahead} if ahead else {}) | more
         program = shutil.which(command[0], path=environment["PATH"])
         assert program is not None, f"{command[0]} is not installed"
+        if self.preloaded and program == str(self.python):
+            program = preloaded.client(self.python)
         return subprocess.run([program, *command[1:]], cwd=self.folder, env=environment, capture_output=True, text=True)
 
     def pytest(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 
 import pytest
 
 from tests.other_repository import BLOCKS, ROOT
+from tests.preloaded import PYTHON
 from timm_conformance import reference, run_conformance
 from timm_conformance.errors import UserError
 from timm_conformance.results.records import Footer
@@ -96,6 +96,6 @@ def test_the_process_gets_its_settings_back():
 def test_importing_the_package_imports_no_torch():
     """`import timm_conformance` is instant."""
     code = "import sys, conformance; assert 'torch' not in sys.modules and 'pytest' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert subprocess.run([PYTHON, "-c", code], cwd=ROOT).returncode == 0
     with pytest.raises(ImportError, match="cannot import name 'vit_confirmance'"):
         from timm_conformance import vit_confirmance  # noqa: F401

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.check_files import CLIP, TINY, native, save, tensors
+from tests.preloaded import PYTHON
 from timm_conformance.check.protocol import Request
 from timm_conformance.cli.main import main
 from timm_conformance.targets import subprocess_call
@@ -108,7 +109,7 @@ _PEAK += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 
 def peak(*args: str) -> int:
     """The bytes of memory that a check takes at most."""
-    command = [sys.executable, "-c", _PEAK, sys.executable, "-m", "timm_conformance.cli.main", "check", *args]
+    command = [PYTHON, "-c", _PEAK, PYTHON, "-m", "timm_conformance.cli.main", "check", *args]
     done = subprocess.run(command, capture_output=True, text=True, env=subprocess_call.environment(), timeout=280)
     return int(done.stdout) * 1024
 

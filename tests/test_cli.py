@@ -9,6 +9,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+from tests.preloaded import PYTHON
 from timm_conformance.alarm.unknown_formats import MODULES
 from timm_conformance.cli.main import main
 from timm_conformance.results import records as results
@@ -24,7 +25,7 @@ def test_help_needs_no_torch():
     """`--help` names every command without importing torch, so that it is instant."""
     code = "import sys; sys.argv = ['timm-conformance', '--help']\nimport timm_conformance.cli.main as c\n"
     code += "try:\n    c.main()\nfinally:\n    print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True)
     assert done.stdout.rstrip().endswith("False")
     for command in ("run", "list", "replay", "doctor"):
         assert command in done.stdout

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 import zipfile
 
 import pytest
 
+from tests import preloaded
 from tests.check_files import TINY, tensors
 from tests.other_repository import OWN, ROOT, Project
 from timm_conformance.checkpoints import files
@@ -86,7 +86,7 @@ SUITE = ("--pyargs", "timm_conformance.suite", "--vit-target=loader:mypackage.lo
 )
 def test_their_tests_and_the_suite_in_one_run(tmp_path, wheel_python, bare, mode, how):
     """The suite is imported by its name, never by that of a folder, nor does their `python_files` hide it."""
-    python = wheel_python if how == "wheel" else sys.executable
+    python = wheel_python if how == "wheel" else preloaded.PYTHON
     project = Project(tmp_path, type(wheel_python)(python))
     project.write("pytest.ini", "[pytest]\npythonpath = .\npython_files = test_l*.py\npython_functions = test_it\n")
     project.write("tests/test_loader.py", LOADER)

@@ -250,6 +250,7 @@ def _modules(said: str) -> set[str]:
 
 def test_importing_the_plugin_imports_nothing_else(project):
     """Every pytest run of the environment imports it: the package and the plugin, two modules, are all it may cost."""
+    project.preloaded = False
     done = project.run("-c", ADDED)
     assert _modules(done.stdout) == {"timm_conformance", PLUGIN}, done.stdout + done.stderr
 
@@ -268,6 +269,7 @@ def test_nothing_is_imported():
 @pytest.mark.parametrize("bare", [True, False], ids=["pytest", "python -m pytest"])
 def test_inert_unless_asked(project, named, bare):
     """With the plugin loaded, by its entry point and by name as well, an ordinary run imports and collects nothing of ours."""
+    project.preloaded = False
     project.write("tests/test_inert.py", SEEN)
     found, said = project.pytest("--trace-config", *named, bare=bare)
     assert f"PLUGIN registered: <module '{PLUGIN}'" in said

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
 
+from tests.preloaded import PYTHON
 from timm_conformance.cases.fixtures import FIXTURES
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, Ledger, load_ledger
 from timm_conformance.report import plot
@@ -301,5 +301,5 @@ def test_the_page_needs_neither_torch_nor_timm():
     code = (
         "import sys; import timm_conformance.report.html; print(sorted({'torch', 'timm', 'numpy'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.preloaded import PYTHON
 from timm_conformance.drawing.catalogue import catalogue, models_of
 from timm_conformance.families import FAMILIES
 from timm_conformance.targets.target import MODEL_RELEASE
@@ -54,7 +55,7 @@ def test_importing_the_reference_imports_torch_and_nothing_else():
         "new = {'.'.join(name.split('.')[:2]) for name in set(sys.modules) - before}; "
         "print(*sorted(n for n in new if n.split('.')[0] not in {'torch', 'numpy', *sys.stdlib_module_names}))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["timm_conformance", "timm_conformance.reference"]
 
