@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from timm_conformance.cases.case import Case, Geometry
 from timm_conformance.results.records import (
+    Cause,
     Change,
+    Explanation,
     Failure,
     Footer,
     Header,
@@ -33,7 +35,11 @@ def header(target: str, **changed) -> Header:
 def failure(message: str = HOSTILE) -> Failure:
     """A new failure of CLIP's strict load."""
     name = "strict-load:openai_clip:size-mismatch:patch_embed.proj.weight[patch-grow]"
-    return Failure(name, "size-mismatch", "patch_embed.proj.weight", message, CASE, 3, 4.25)
+    numbers = ["expected  x[0:2] of 4:  1  <b>", "got       x[0:2] of 4:  2  <b>"]
+    explained = Explanation("It loads.", "a file of CLIP", "load(file)", numbers, "got = expected with <i> exchanged")
+    return Failure(
+        name, "size-mismatch", "patch_embed.proj.weight", message, CASE, 3, 4.25, explanation=explained, shrunk=True
+    )
 
 
 def verdict(target: str, family: str, invariant: str, name: str, **more) -> Verdict:
@@ -69,6 +75,7 @@ def mixed() -> Results:
         ),
         Loads(NEW, "openai_clip", [LoadedCase("a", 2.0, 0.0), LoadedCase("b", 0.5, float("inf"))]),
         Change(NEW, OLD, "openai_clip", 9, 4, ["pos_embed"], 71.5),
+        Cause(NEW, [failure().fingerprint], "import timm  # </pre><script>"),
         Witness(OLD, "clip-early-return", "fails", True, "the model has (8, 3, 3, 3)", 12.5),
         Witness(NEW, "clip-early-return", "fixed", True),
         Witness(NEW, "dinov2-early-return", "fails", False, "again"),

@@ -49,7 +49,7 @@ DOORS = (
 FORWARD_DOORS = DOORS[-3:]
 
 
-class Geometry(msgspec.Struct, frozen=True):
+class Geometry(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """Patch size in pixels and grid of patch tokens, each ``(height, width)``."""
 
     patch_size: Size
@@ -74,14 +74,14 @@ class Geometry(msgspec.Struct, frozen=True):
         return f"patch {ph}x{pw}, grid {gh}x{gw}"
 
 
-class Contents(msgspec.Struct, frozen=True):
+class Contents(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """How tensor values are made: a kind (see ``CONTENTS``) and a seed. Hypothesis draws the structure, never the floats."""
 
     kind: str = "normal"
     seed: int = 0
 
 
-class Case(msgspec.Struct, frozen=True):
+class Case(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """The inputs of one check.
 
     ``arch`` holds the family's own architecture options. ``declared`` says which input size the caller declares for the

@@ -89,16 +89,6 @@ class CheckpointTrial(Trial):
             for name in [k for k in given if k not in self.right]:
                 yield Problem("unexpected-key", name, f"{name} is unexpected")
 
-    def compare(
-        self, name: str, got: Tensor, want: Tensor, bound: Tensor | float, kind: str = "value"
-    ) -> list[Problem]:
-        """Compare as any trial does. For a bound of 0, the problem gives the absolute error and no fraction."""
-        found = super().compare(name, got, want, bound, kind)
-        if not found or got.shape != want.shape or torch.as_tensor(bound).any():
-            return found
-        worst = float((got.to(torch.float64) - want.to(torch.float64)).abs().max())
-        return [Problem(kind, name, f"{name} is off by {worst:.3g}, and nothing had to be done to it")]
-
     # -- the forward pass --------------------------------------------------------------------------------------------
 
     def at_native_geometry(self) -> CheckpointTrial:

@@ -34,7 +34,8 @@ def _conclude(parts: Sequence[Results], out: Path, junit: Path | None, ledger: s
     console, known_bugs = make_console(), load_ledger(ledger or DEFAULT_LEDGER)
     found, gaps, code = publish.conclude(parts, known_bugs)
     publish.publish(found, gaps, code, known_bugs, out, junit)
-    publish.show(console, found, gaps, known_bugs, publish.store_witnesses(found, out), {})
+    witnesses, scripts = publish.store_witnesses(found, out), publish.store_scripts(found, out)
+    publish.show(console, found, gaps, known_bugs, witnesses, scripts)
     console.print(f"results in {out}; exit code {code}", style="bold", markup=False)
     return code
 

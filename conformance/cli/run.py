@@ -21,7 +21,7 @@ from ..ledger.witnesses import WITNESSES, read_witness, witnesses_of
 from ..report import publish
 from ..report.progress import Watch
 from ..report.terminal import make_console
-from ..repro.verification import write_scripts
+from ..repro.verification import find_causes
 from ..results import records
 from ..results.merging import merge_results
 from ..results.records import Footer, Results
@@ -121,7 +121,12 @@ def run_targets(options: RunOptions) -> int:
     publish.publish(found, gaps, code, known_bugs, out, options.junit)
     shutil.rmtree(parts_folder)
     witnesses = publish.store_witnesses(found, out)
-    scripts = write_scripts(found, out, options.jobs, options.timeout, console.print)
+    causes = find_causes(found, options.jobs, options.timeout, partial(console.print, markup=False, soft_wrap=True))
+    if causes:
+        *judged, footer = found.records
+        found = Results([*judged, *causes, footer])
+        publish.publish(found, gaps, code, known_bugs, out, options.junit)
+    scripts = publish.store_scripts(found, out)
     publish.show(console, found, gaps, known_bugs, witnesses, scripts)
     console.print(f"{time.monotonic() - started:.1f} s; results in {out}; exit code {code}", style="bold", markup=False)
     return code

@@ -26,6 +26,7 @@ from ..trials.library_results import has_library_result
 from ..trials.problems import Problem
 from ..trials.trial import Trial
 from .beside_timm import BesideTimm
+from .explanation import explain
 from .judging import NewFailure, Tally, inapplicable, judge
 
 # Maximum judgements of one shrink; then the smallest failing case so far is reported.
@@ -239,6 +240,8 @@ class Explorer:
             problem.fraction,
             self.drawing.seed,
             self.timm.same_as(trial, invariant, problem) if self.timm else "",
+            explain(trial, invariant, problem),
+            shrink,
         )
 
     def _shrink(

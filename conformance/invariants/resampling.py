@@ -12,7 +12,7 @@ from ..families.base import KERNEL
 from ..reference.resize import Resampling, axis_matrix, axis_pinv
 from ..trials import bounds
 from ..trials.expectation import GRID
-from ..trials.problems import Problem
+from ..trials.problems import Problem, largest_difference, value_problem
 from ..trials.trial import Trial
 from .registry import invariant, unless
 
@@ -48,9 +48,9 @@ def _judge(trial: Trial, residual: Tensor, bound: Tensor, kind: str, law: str) -
     fraction = bounds.fraction(size, bound) if bool((size != 0).any()) else 0.0
     trial.fractions.append(fraction)
     if fraction > 1:
-        yield Problem(
-            kind, KERNEL, f"{KERNEL}: {law} is off by {float(size.max()):.3g}, {fraction:.3g} times the bound"
-        )
+        worst = value_problem(kind, f"{law} of {KERNEL}", size, torch.zeros_like(size), bound)
+        got, want = trial.tensor(KERNEL), trial.expected[KERNEL]
+        yield Problem(kind, KERNEL, worst.message, worst.fraction, got, want, largest_difference(got, want))
 
 
 def _minimum_norm(trial: Trial, kernel: Tensor) -> Iterator[Problem]:

@@ -150,7 +150,7 @@ def page_data(grid: Grid, failures: list[dict[str, Any]], known_bugs: Ledger) ->
         "rows": rows.items,
         "reasons": reasons.items,
         "entries": [[entry, known.title if (known := known_bugs.entry(entry)) else ""] for entry in entries.items],
-        "failures": [[f["fingerprint"], f["message"], figure(f["fraction"])] for f in failures],
+        "failures": [[f["fingerprint"], f["message"], figure(f["fraction"]), f["cause"]] for f in failures],
         "changes": {
             i: [short(c.previous), c.cases, c.compared, figure(c.largest), c.tensors]
             for i, pair in enumerate(pairs)

@@ -13,9 +13,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..ledger.entries import Ledger
-from ..ledger.witnesses import witness_path, witness_text, witnesses_of
+from ..ledger.witnesses import witness_text
+from ..results.causes import by_cause, counted
 from ..results.records import Results
 from . import plot
+from .explained import replay_command, script_path, told
 from .grid import OUTCOMES, Grid, figure, page_data, short, word
 from .terminal import MARKS, describe_rounds, errors_of, judgements, skipped
 
@@ -46,6 +48,8 @@ def render(results: Results, known_bugs: Ledger, gaps: Sequence[str] = ()) -> st
         footer=results.footers[-1] if results.footers else None,
         data=page_data(grid, failures, known_bugs),
         failures=failures,
+        groups=_groups(grid),
+        counted=counted(results),
         known=_known(grid, known_bugs),
         surprises=[w for w in results.witnesses if not w.expected],
         errors=errors_of(results),
@@ -74,12 +78,11 @@ def plural(count: int, noun: str) -> str:
 def _headline(results: Results, gaps: Sequence[str]) -> dict[str, str]:
     """The outcome of the run in one sentence, with its mark and style."""
     verdicts = Counter(v.verdict for v in results.verdicts)
-    new = len({f.fingerprint for v in results.verdicts if v.verdict == "fail" for f in v.failures})
     surprises = sum(not w.expected and w.replay != "error" for w in results.witnesses) + verdicts["fixed"]
     errors = sum(not w.expected and w.replay == "error" for w in results.witnesses) + verdicts["error"]
     code = results.footers[-1].exit_code if results.footers else None
     parts = [
-        (plural(max(new, 1), "new failure"), verdicts["fail"], "fail"),
+        (counted(results, "new failure") or plural(1, "new failure"), verdicts["fail"], "fail"),
         (plural(surprises, "ledger surprise"), surprises, "fixed"),
         (plural(errors, "error"), errors, "error"),
         (plural(len(results.errors), "target") + " could not be judged", len(results.errors), "error"),
@@ -98,7 +101,8 @@ def _headline(results: Results, gaps: Sequence[str]) -> dict[str, str]:
 
 
 def _failures(grid: Grid) -> list[dict[str, Any]]:
-    """Each new failure once, with all targets on which it occurs."""
+    """Each new failure once, as an opened cell shows it, with the number of its cause."""
+    causes = {n.failure.fingerprint: i for i, group in enumerate(by_cause(grid.results)) for n in group.failures}
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for target in grid.targets:
         for family in grid.families:
@@ -108,24 +112,32 @@ def _failures(grid: Grid) -> list[dict[str, Any]]:
                     new: dict[str, Any] = {
                         "fingerprint": failure.fingerprint,
                         "message": failure.message,
-                        "same_as": failure.same_as,
                         "case": case,
-                        "words": failure.case.describe(),
-                        "witness": witness_text(verdict.invariant, failure).rstrip(),
+                        "cause": causes[failure.fingerprint],
                         "fraction": None,
-                        "count": 0,
-                        "targets": [],
                     }
                     entry = found.setdefault((failure.fingerprint, failure.message, case), new)
-                    entry["targets"].append(target)
-                    entry["count"] += failure.count
                     entry["fraction"] = max(entry["fraction"] or 0, failure.fraction or 0) or None
-    for entry in found.values():
-        entry["where"] = grid.spans(entry["targets"])
-        first = entry["targets"][0]
-        path = witness_path(witnesses_of(first, Path()), entry["fingerprint"])
-        entry["command"] = f"timm-conformance replay {path.as_posix()} {first}"
     return list(found.values())
+
+
+def _groups(grid: Grid) -> list[dict[str, Any]]:
+    """Each cause of new failures once, with all targets on which it shows."""
+    return [
+        {
+            "fingerprint": group.shown.failure.fingerprint,
+            "rows": told(group),
+            "where": grid.spans(group.targets),
+            "shrunk": group.shown.failure.shrunk,
+            "cases": group.cases,
+            "others": group.others,
+            "command": replay_command(group),
+            "witness": witness_text(group.shown.invariant, group.shown.failure).rstrip(),
+            "script": group.script.rstrip(),
+            "path": script_path(Path(), group).as_posix(),
+        }
+        for group in by_cause(grid.results)
+    ]
 
 
 def _known(grid: Grid, known_bugs: Ledger) -> list[dict[str, Any]]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
+from ..results.causes import by_cause
+from ..results.explained import told_of
 from ..results.records import Results, Verdict
 
 
-def _body(verdict: Verdict, case: xml.Element) -> None:
+def _body(verdict: Verdict, case: xml.Element, causes: Mapping[str, str]) -> None:
     if verdict.verdict == "fail":
         for failure in verdict.failures:
-            text = "\n".join(filter(None, (failure.message, failure.same_as, failure.case.describe())))
+            lines = [f"{label}: {text}" for label, text in told_of(verdict.invariant, failure)]
+            text = "\n".join([*lines, f"cause: {causes[failure.fingerprint]}"])
             xml.SubElement(case, "failure", type=failure.kind, message=failure.fingerprint).text = text
     elif verdict.verdict == "error":
         xml.SubElement(case, "error", message=verdict.reason)
@@ -25,6 +29,12 @@ def _body(verdict: Verdict, case: xml.Element) -> None:
 def write(results: Results, path: Path) -> None:
     """Write the verdicts of a run."""
     root = xml.Element("testsuites", name="timm-conformance")
+    groups = by_cause(results)
+    causes = {
+        (n.target, n.failure.fingerprint): f"{i} of {len(groups)}, {group.shown.failure.fingerprint}"
+        for i, group in enumerate(groups, 1)
+        for n in group.failures
+    }
     for target in results.targets:
         verdicts, error = results.of(target), results.errors.get(target)
         counts = {n: sum(v.verdict == n for v in verdicts) for n in ("fail", "error", "known", "not-applicable")}
@@ -45,5 +55,6 @@ def write(results: Results, path: Path) -> None:
         if error is not None:
             xml.SubElement(xml.SubElement(suite, "testcase", classname="target", name="starts"), "error", message=error)
         for verdict in verdicts:
-            _body(verdict, xml.SubElement(suite, "testcase", classname=verdict.family, name=verdict.invariant))
+            case = xml.SubElement(suite, "testcase", classname=verdict.family, name=verdict.invariant)
+            _body(verdict, case, {name: cause for (where, name), cause in causes.items() if where == target})
     xml.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)

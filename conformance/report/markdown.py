@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..ledger.entries import Ledger
+from ..results.causes import by_cause, counted
 from ..results.records import Results, Verdict
+from .explained import replay_command, script_path, told
 from .terminal import (
     FEW,
     cell_counts,
@@ -15,6 +19,9 @@ from .terminal import (
     probe_lines,
     verdict_label,
 )
+
+# Labels of what is shown as code.
+_NUMBERS = ("call", "expected", "got")
 
 
 def _counted(verdicts: list[Verdict]) -> str:
@@ -49,6 +56,21 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
+def _failures(results: Results) -> list[str]:
+    """A list for each cause of new failures, with its script."""
+    groups = by_cause(results)
+    lines = ["", f"## New failures: {counted(results)}"] if groups else []
+    for group in groups:
+        lines += ["", f"### `{group.name[1]}` on {', '.join(group.targets)}", ""]
+        lines += [f"- {label}: {f'`{text}`' if label in _NUMBERS else text}" for label, text in told(group)]
+        lines += [f"- replay: `{replay_command(group)}`, in the folder of this page"]
+        if group.script:
+            lines += [f"- script: `{script_path(Path(), group).as_posix()}`, in the same folder"]
+        if group.others:
+            lines += [f"- {len(group.others)} more: " + ", ".join(f"`{name}`" for name in group.others)]
+    return lines
+
+
 def summary(results: Results, known_bugs: Ledger, gaps: list[str], code: int) -> str:
     """The results as Markdown: verdict table, new failures, value changes, known bugs, probes, gaps, environment."""
     meaning = {
@@ -58,12 +80,6 @@ def summary(results: Results, known_bugs: Ledger, gaps: list[str], code: int) ->
         3: "vacuous: something was not judged",
     }
     sections = {
-        "New failures": [
-            f"`{v.target}` `{f.fingerprint}`: {'; '.join(filter(None, (f.message, f.same_as)))} ({f.case.describe()})"
-            for v in results.verdicts
-            if v.verdict == "fail"
-            for f in v.failures
-        ],
         "Errors": sorted(
             f"`{target}`{'' if count else ' cannot start'}: {reason}" for target, reason, count in errors_of(results)
         ),
@@ -82,7 +98,7 @@ def summary(results: Results, known_bugs: Ledger, gaps: list[str], code: int) ->
             for h in results.headers
         ],
     }
-    lines = [f"# timm-conformance: {meaning[code]}", "", *_table(results)]
+    lines = [f"# timm-conformance: {meaning[code]}", "", *_table(results), *_failures(results)]
     for title, items in sections.items():
         if items:
             lines += ["", f"## {title}", "", *(f"- {item}" for item in items)]

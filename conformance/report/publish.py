@@ -11,12 +11,14 @@ from ..errors import UserError
 from ..families import FAMILIES
 from ..ledger.entries import Ledger
 from ..ledger.settling import settle_results
-from ..ledger.witnesses import witnesses_of, write_witness
+from ..ledger.witnesses import file_name, witnesses_of, write_witness
 from ..results import records
+from ..results.causes import by_cause
 from ..results.merging import footer_of, merge_results, shards_of
 from ..results.outcome import exit_code, vacuous
 from ..results.records import Results
 from . import html, junit, markdown, terminal
+from .explained import SCRIPTS, script_path
 from .terminal import Paths
 
 RESULTS = "results.ndjson"
@@ -98,6 +100,21 @@ def show(
     console.print()
     for line in terminal.denominator(found):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def store_scripts(found: Results, out: Path) -> Paths:
+    """Write the script of each cause of new failures; returns them by target and fingerprint. Those of earlier runs go."""
+    for target in found.targets:
+        for outdated in (out / SCRIPTS / file_name(target)).glob("*.py"):
+            outdated.unlink()
+    written: dict[tuple[str, str], Path] = {}
+    for group in by_cause(found):
+        if group.script:
+            path = script_path(out, group)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(group.script, encoding="utf-8")
+            written |= {(n.target, n.failure.fingerprint): path for n in group.failures}
+    return written
 
 
 def store_witnesses(found: Results, out: Path) -> Paths:

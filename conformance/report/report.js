@@ -95,9 +95,9 @@ function why(row) {
     return make("div", {}, make("a", { href: `#known-${id}`, title }, id), ` × ${count}`);
   });
   const failures = row[6].map((failure) => {
-    const [fingerprint, message, fraction] = data.failures[failure];
+    const [fingerprint, message, fraction, cause] = data.failures[failure];
     const size = fraction && ` (${fraction} times its bound)`;
-    return make("div", {}, make("a", { href: `#failure-${failure}` }, fingerprint), `: ${message}${size}`);
+    return make("div", {}, make("a", { href: `#failure-${cause}` }, fingerprint), `: ${message}${size}`);
   });
   return [...known, ...failures, data.reasons[row[4]]];
 }

@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..ledger.entries import Ledger
-from ..ledger.witnesses import file_name
+from ..results.causes import by_cause, counted
 from ..results.changes import describe_largest
-from ..results.records import JUDGED, Change, Failure, Results, Verdict
+from ..results.records import JUDGED, Change, Results, Verdict
+from .explained import told
 
 # Files of new failures, by target and fingerprint.
 Paths = Mapping[tuple[str, str], Path]
@@ -148,36 +149,28 @@ def _named(tensors: tuple[str, ...]) -> str:
 
 
 def print_failures(console: Console, results: Results, witnesses: Paths, scripts: Paths) -> None:
-    """Print one block for each new failure: fingerprint, message, smallest case, the command to replay it.
-
-    Failures with one cause share a script and a block.
-    """
+    """Print one block for each cause of new failures: what failed, how to replay it, the script, and what else it explains."""
 
     def say(text: str, style: str | None = None) -> None:
         console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
-    failing = [(v.target, failure) for v in results.verdicts if v.verdict == "fail" for failure in v.failures]
-    if failing:
-        say("\nNew failures", "bold red")
-    for alike in _by_cause(failing, scripts):
-        target, failure = alike[0]
-        name = target, failure.fingerprint
-        say(f"✗ {target}  {failure.fingerprint}", "red")
-        say(f"    {failure.message}")
-        if failure.same_as:
-            say(f"    {failure.same_as}")
-        drawn = f", drawn by seed {failure.seed}" if results.rounds else ""
-        say(f"    {failure.case.describe()}{drawn}", "dim")
-        if name in witnesses:
-            say(f"    timm-conformance replay {witnesses[name]} {target}")
-        if name in scripts:
+    groups = by_cause(results)
+    if groups:
+        say(f"\nNew failures: {counted(results)}", "bold red")
+    for group in groups:
+        target, fingerprint = group.name
+        say(f"✗ {', '.join(group.targets)}  {fingerprint}", "red")
+        for label, text in told(group):
+            say(f"    {label:<10} {text}")
+        if results.rounds:
+            say(f"    drawn by   seed {group.shown.failure.seed}", "dim")
+        if group.name in witnesses:
+            say(f"    replay     timm-conformance replay {witnesses[group.name]} {target}")
+        if group.name in scripts:
             with_what = f"torch, timm and {target}" if target.startswith("loader:") else "torch and timm only"
-            say(f"    {scripts[name]} reproduces it with {with_what}")
-        if len(alike) > 1:
-            say(
-                f"    and {len(alike) - 1} more in the same place: {', '.join(f.fingerprint for _, f in alike[1:])}",
-                "dim",
-            )
+            say(f"    script     {scripts[group.name]} reproduces it with {with_what}")
+        if group.others:
+            say(f"    also       {len(group.others)} more: {', '.join(group.others)}", "dim")
     for target, reason, count in errors_of(results):
         say(f"E {target}  {f'{count} verdicts' if count else 'cannot start'}: {reason}", "red")
     for witness in results.witnesses:
@@ -190,17 +183,6 @@ def print_failures(console: Console, results: Results, witnesses: Paths, scripts
             say(
                 f"! {witness.target}  witness {witness.id} {what.get(witness.replay, witness.replay)}: {witness.message}"
             )
-
-
-def _by_cause(failing: list[tuple[str, Failure]], scripts: Paths) -> list[list[tuple[str, Failure]]]:
-    """Group failures that share a script, the one it reproduces first. Every other failure is a group by itself."""
-    groups: dict[object, list[tuple[str, Failure]]] = {}
-    for target, failure in failing:
-        name = target, failure.fingerprint
-        groups.setdefault(scripts.get(name, name), []).append((target, failure))
-    for script, alike in groups.items():
-        alike.sort(key=lambda item: not (isinstance(script, Path) and script.stem == file_name(item[1].fingerprint)))
-    return list(groups.values())
 
 
 def errors_of(results: Results) -> list[tuple[str, str, int]]:

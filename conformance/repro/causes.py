@@ -51,9 +51,10 @@ class Cause:
 
 def group_by_cause(failures: Mapping[str, WitnessFile], loader: Loader) -> list[Cause]:
     """The causes of failures, in the order in which they were found."""
-    found: dict[tuple, list[str]] = {}
+    keys: dict[str, tuple] = {}
     traces: dict[str, Trace] = {}
     tensors: dict[str, int] = {}
+    outputs: dict[str, set[str]] = {}
     for name, witness in failures.items():
         trial = Trial(FAMILIES[witness.case.family], witness.case, loader)
         trace = traces[name] = trace_of(trial)
@@ -65,13 +66,32 @@ def group_by_cause(failures: Mapping[str, WitnessFile], loader: Loader) -> list[
         # The model factory, not the loader, adapts a model to other channels, classes or options, and opens a file.
         case = witness.case
         outside = case.in_chans is not None, case.other_classes, bool(case.asked), bool(case.saved)
-        found.setdefault((kind, tensor, way, trace.ended, outside), []).append(name)
+        keys[name] = kind, tensor, way, trace.ended, outside
+        if witness.kind == "output":
+            outputs[name] = _wrong_tensors(trial)
+    found: dict[tuple, list[str]] = {}
+    for name in failures:
+        # A wrong output follows from a wrong tensor, where another failure reports that tensor.
+        reported = (
+            n
+            for n, w in failures.items()
+            if w.kind in _VALUES and w.case.family == failures[name].case.family and w.tensor in outputs.get(name, ())
+        )
+        found.setdefault(keys[next(reported, name)], []).append(name)
 
     def sort_key(name: str) -> tuple[int, int, int]:
         return _rank(failures[name].invariant), tensors[name], len(failures[name].case.to_json())
 
     ordered = [sorted(names, key=sort_key) for names in found.values()]
     return [Cause(names, traces[names[0]].ended, traces[names[0]].resampled) for names in ordered]
+
+
+def _wrong_tensors(trial: Trial) -> set[str]:
+    """The names, for all blocks, of the loaded tensors that differ from the expected ones."""
+    if not trial.base.ok:
+        return set()
+    got = {k: v for k, v in trial.base.state.items() if k in trial.expected}
+    return {p.tensor for p in trial.compare_all(got, {k: trial.expected[k] for k in got}, trial.bound)}
 
 
 def trace_of(trial: Trial) -> Trace:

@@ -8,21 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
 from packaging.version import Version
 
 from ..errors import UserError
 from ..ledger.entries import REPRODUCERS, Entry
-from ..ledger.witnesses import WitnessFile, file_name, witness_of
-from ..results.records import Results
+from ..ledger.witnesses import WitnessFile, witness_of
+from ..results.records import Cause, Results
 from ..targets import releases
 from ..targets.target import Target, parse_target
 from . import worker
 from .execution import ScriptRun, execute
 from .worker import Answer, Stored
-
-SCRIPTS = "repro"
 
 
 @dataclass(frozen=True)
@@ -100,22 +97,18 @@ def _fixed_release(entry: Entry, target: Target) -> Target | None:
     return parse_target(f"timm=={later[0]}") if later else None
 
 
-def write_scripts(
-    found: Results, out: Path, jobs: int, timeout: float, say: Callable[[str], None]
-) -> dict[tuple[str, str], Path]:
-    """Write a script for each cause of new failures to ``out``; return the paths by target and fingerprint.
+def find_causes(found: Results, jobs: int, timeout: float, say: Callable[[str], None]) -> list[Cause]:
+    """Group the new failures by cause, each with a script that was seen to reproduce it.
 
-    Failures with one cause share a script. A failure that no checkpoint of plain numbers shows has only its witness. If a
-    target cannot write scripts, ``say`` gets the reason, and the run goes on without them.
+    A failure that no checkpoint of plain numbers shows has only its witness. If a target cannot write scripts, ``say`` gets the
+    reason, and its failures are not grouped.
     """
-    written: dict[tuple[str, str], Path] = {}
+    causes: list[Cause] = []
     for spec in dict.fromkeys(v.target for v in found.verdicts):
-        folder = out / SCRIPTS / file_name(spec)
-        for outdated in folder.glob("*.py"):
-            outdated.unlink()
         failures = [Stored(f.fingerprint, witness_of(v.invariant, f)) for v in found.of(spec) for f in v.failures]
         if not failures:
             continue
+        say(f"{spec}: looking for the causes of {len(failures)} failures")
         target = parse_target(spec)
         try:
             answers = worker.request_scripts(target, failures, max(timeout, 2.0 * len(failures)))
@@ -127,13 +120,9 @@ def write_scripts(
                 say(f"no script for {answer.names[0]}, by a mistake of this suite: {answer.mistake}")
         with ThreadPoolExecutor(jobs) as pool:
             shown = list(pool.map(partial(_verified, target=target, timeout=timeout), answers))
-        for answer in filter(None, shown):
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{file_name(answer.names[0])}.py"
-            path.write_text(answer.text, encoding="utf-8")
-            written |= {(spec, name): path for name in answer.names}
-    return written
+        causes += [Cause(spec, a.names, a.text if ok else "") for a, ok in zip(answers, shown)]
+    return causes
 
 
-def _verified(answer: Answer, target: Target, timeout: float) -> Answer | None:
-    return answer if _run_if_failing(answer.text, answer.pattern, target, None, timeout) else None
+def _verified(answer: Answer, target: Target, timeout: float) -> bool:
+    return _run_if_failing(answer.text, answer.pattern, target, None, timeout) is not None

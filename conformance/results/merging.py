@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import replace
 
 from ..families import FAMILIES
-from .records import Footer, Header, Loads, Record, Results, Round, TargetError, Verdict, Witness
+from .records import Cause, Footer, Header, Loads, Record, Results, Round, TargetError, Verdict, Witness
 from .shards import parse_shard
 
 
@@ -24,7 +24,11 @@ def merge_results(parts: Iterable[Results]) -> Results:
             if key is not None:
                 kept.pop(key, None)
                 kept[key] = record
-    return Results([*_combine_headers(headers), *kept.values()])
+    merged = Results([*_combine_headers(headers), *kept.values()])
+    failing = {(v.target, f.fingerprint) for v in merged.verdicts for f in v.failures}
+    # Verdicts that were replaced may have failed otherwise.
+    gone = [c for c in merged.causes if not all((c.target, name) in failing for name in c.failures)]
+    return Results(r for r in merged.records if r not in gone) if gone else merged
 
 
 def _key(record: Record) -> tuple[str, ...] | None:
@@ -36,6 +40,8 @@ def _key(record: Record) -> tuple[str, ...] | None:
             return ("witness", record.target, record.id)
         case Loads():
             return ("loads", record.target, record.family)
+        case Cause():
+            return ("cause", record.target, *record.failures[:1])
         case Round():
             return ("round", str(record.seed))
         case Verdict():

@@ -59,12 +59,27 @@ class TargetError(msgspec.Struct, tag="target-error", tag_field="type", frozen=T
     reason: str
 
 
+class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a failure's report says beside its message.
+
+    ``meaning`` is the statement of the invariant. ``file`` and ``call`` say in words what was asked. ``numbers`` are two lines,
+    an excerpt of what was expected and of what was got around the worst element. ``diagnosis`` is the one transformation of the
+    expected tensor that gives what was got, empty where none of those tried does.
+    """
+
+    meaning: str = ""
+    file: str = ""
+    call: str = ""
+    numbers: list[str] = []
+    diagnosis: str = ""
+
+
 class Failure(msgspec.Struct, frozen=True):
     """One way in which an invariant fails. ``fingerprint`` is its identity, ``case`` the smallest case found that shows it.
 
     ``fraction`` is the error as a fraction of its bound, if an error was compared with a bound. ``seed`` is the seed of the
     draws that found the failure. ``same_as`` says, of a failure of a user's loader, that timm fails in the same way on the
-    case, and names the ledger entry.
+    case, and names the ledger entry. ``shrunk`` says whether a smaller case was looked for.
     """
 
     fingerprint: str
@@ -76,6 +91,8 @@ class Failure(msgspec.Struct, frozen=True):
     fraction: float | None = None
     seed: int | None = None
     same_as: str = ""
+    explanation: Explanation = Explanation()
+    shrunk: bool = False
 
 
 class Verdict(msgspec.Struct, tag="verdict", tag_field="type", frozen=True, omit_defaults=True):
@@ -158,6 +175,17 @@ class Change(msgspec.Struct, tag="change", tag_field="type", frozen=True):
     largest: float | None = None
 
 
+class Cause(msgspec.Struct, tag="cause", tag_field="type", frozen=True):
+    """Failures of a target with one cause, by fingerprint, the clearest first.
+
+    ``script`` is the text of a standalone script that reproduces them; empty where no checkpoint of plain numbers shows them.
+    """
+
+    target: str
+    failures: list[str]
+    script: str = ""
+
+
 class Progress(msgspec.Struct, tag="progress", tag_field="type", frozen=True):
     """The number of cases that a worker has judged so far. Merged results do not contain it."""
 
@@ -188,7 +216,7 @@ class Footer(msgspec.Struct, tag="footer", tag_field="type", frozen=True):
     skipped: list[str] = []
 
 
-Record = Header | TargetError | Verdict | Witness | Loads | Change | Progress | Round | Footer
+Record = Header | TargetError | Verdict | Witness | Loads | Change | Cause | Progress | Round | Footer
 
 # What msgspec raises for bytes that cannot be decoded: no JSON, another type, no text, or nested too deeply.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -262,6 +290,11 @@ class Results:
     def changes(self) -> list[Change]:
         """Every family x release whose tensors differ from those of the release before."""
         return self._by_type.get(Change, [])
+
+    @property
+    def causes(self) -> list[Cause]:
+        """The groups of new failures that were found."""
+        return self._by_type.get(Cause, [])
 
     @property
     def rounds(self) -> list[Round]:

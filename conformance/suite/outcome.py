@@ -11,6 +11,7 @@ import pytest
 from ..engine.session import Session
 from ..errors import UserError, cannot_start
 from ..ledger.witnesses import write_witness
+from ..results.explained import told_of
 from ..results.records import Failure, Verdict
 
 _SHOWN = 3  # failures of one invariant told in full; the others are named
@@ -38,10 +39,10 @@ def report(request: pytest.FixtureRequest, session: Session, verdict: Verdict) -
         models = f"models of timm {session.start().loader.timm_version}"
         lines = []
         for failure in verdict.failures[:_SHOWN]:
-            lines += [failure.fingerprint, f"  {failure.message}"]
-            lines += [f"  {failure.same_as}"] if failure.same_as else []
-            lines += [f"  {failure.case.describe()}; {models}"]
-            lines += [f"  see it again: {_again(request, session, verdict.invariant, failure)}"]
+            lines += [failure.fingerprint]
+            lines += [f"  {label:<10} {text}" for label, text in told_of(verdict.invariant, failure)]
+            lines += [f"  {'case':<10} {failure.case!r}; {models}"]
+            lines += [f"  {'see again':<10} {_again(request, session, verdict.invariant, failure)}"]
         more = [failure.fingerprint for failure in verdict.failures[_SHOWN:]]
         pytest.fail("\n".join([*lines, *more]), pytrace=False)
     if verdict.verdict == "error":

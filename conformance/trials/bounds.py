@@ -104,4 +104,4 @@ def fraction(error: Tensor, bound: Tensor | float) -> float:
         return 0.0
     error = error.to(torch.float64).abs()
     ratio = torch.where(error == 0, 0.0, error / bound)
-    return float(ratio.nan_to_num(float("inf")).max())
+    return float(ratio.nan_to_num(nan=float("inf"), posinf=float("inf")).max())

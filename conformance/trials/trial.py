@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
-from math import isfinite, isqrt, prod
+from math import isqrt, prod
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from .creation import Created, create, enter
 from .damage import Damage, apply_damage
 from .expectation import GRID, Expectation
 from .loaded import Blocked, Loaded
-from .problems import Problem
+from .problems import Problem, value_problem
 
 
 def _has_rows_of_square(window: tuple[int, ...]) -> bool:
@@ -267,11 +267,7 @@ class Trial(Expectation):
         error = (got.to(torch.float64) - want.to(torch.float64)).abs()
         fraction = bounds.fraction(error, bound)
         self.fractions.append(fraction)
-        if fraction <= 1:
-            return []
-        worst = float(error.nan_to_num(float("inf")).max())
-        text = f"{name} is off by {worst:.3g}, {fraction:.3g} times what rounding allows"
-        return [Problem(kind, name, text, fraction if isfinite(fraction) else None)]
+        return [] if fraction <= 1 else [value_problem(kind, name, got, want, bound)]
 
     def compare_all(
         self,
