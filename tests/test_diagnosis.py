@@ -9,14 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.test_fakes import loader, smoke_cases
 from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.engine.judging import judge
 from timm_conformance.families import FAMILIES
+from timm_conformance.invariants import INVARIANTS
 from timm_conformance.reference.embeddings import resample_position_grid
 from timm_conformance.reference.resize import Resampling
 from timm_conformance.trials.diagnosis import diagnose
 from timm_conformance.trials.excerpt import excerpt
 from timm_conformance.trials.expectation import Expectation
 from timm_conformance.trials.problems import Problem, exact_differences, value_problem
+from timm_conformance.trials.trial import Trial
 
 KERNEL, GRID, QKV = "patch_embed.proj.weight", "pos_embed", "blocks.1.attn.qkv.weight"
 SOURCE, WIDER = Geometry((4, 6), (3, 4)), Geometry((6, 8), (5, 3))
@@ -57,9 +61,9 @@ def _order(*parts: int) -> Callable[[Tensor], Tensor]:
         ("blocks.0.mlp.fc1.weight", torch.zeros_like, "zeros"),
         ("blocks.0.norm1.weight", torch.ones_like, "ones, as a norm's weight is initialised"),
         ("norm.bias", lambda t: t * float("nan"), "NaN"),
-        ("blocks.0.attn.proj.weight", lambda t: t.T, "expected with transposed"),
-        (KERNEL, lambda t: t.flip(1), "expected with the channels reversed (BGR in place of RGB)"),
-        ("norm.weight", lambda t: t.flip(-1), "expected with the last dimension reversed"),
+        ("blocks.0.attn.proj.weight", lambda t: t.T, "expected, transposed"),
+        (KERNEL, lambda t: t.flip(1), "expected, the channels reversed (BGR in place of RGB)"),
+        ("norm.weight", lambda t: t.flip(-1), "expected, the last dimension reversed"),
         ("blocks.1.norm1.bias", lambda t: t.half().float(), "expected, cast to float16 and back"),
         ("blocks.1.norm1.bias", lambda t: t.bfloat16().float(), "expected, cast to bfloat16 and back"),
         ("norm.bias", lambda t: -t, "expected, the sign changed"),
@@ -108,9 +112,9 @@ def test_a_grid_of_as_many_tokens_that_is_left_as_it_is() -> None:
 
 def test_height_and_width_exchanged() -> None:
     about = expectation(destination=Geometry((6, 6), (4, 4)))
-    assert told(about, KERNEL, lambda t: t.transpose(-1, -2)) == "expected with height and width exchanged"
+    assert told(about, KERNEL, lambda t: t.transpose(-1, -2)) == "expected, height and width exchanged"
     turned = about.transposed(about.expected, about.case.destination)[GRID]
-    assert told(about, GRID, lambda t: turned) == "expected with height and width exchanged"
+    assert told(about, GRID, lambda t: turned) == "expected, height and width exchanged"
 
 
 def test_a_class_position_that_is_not_added() -> None:
@@ -130,6 +134,43 @@ def test_a_tensor_by_another_name_or_not_resampled_is_found() -> None:
     loaded[KERNEL] = about.truth[KERNEL]
     shape = Problem("size-mismatch", KERNEL, "...")
     assert diagnose(shape, about, loaded) == "the checkpoint's tensor, not resampled"
+
+
+# Loaders that are wrong in one way (tests/fakes.py), and what is said of the tensor that each gets wrong.
+_OF_FAKES = {
+    ("fuses_qkv_in_wrong_order", "openai_clip"): "q and k exchanged",
+    ("swaps_norms", "openai_clip"): "the tensor blocks.",
+    ("transposes_the_head", "openai_clip"): "transposed",
+    ("zeroes_a_bias", "openai_clip"): "zeros",
+    ("rounds_to_bfloat16", "dinov2"): "cast to bfloat16",
+    ("swaps_gate_and_value", "dinov2_swiglu"): "gate and value exchanged",
+    ("forgets_the_class_row", "dinov2_registers"): "the first row of pos_embed not added",
+    ("adds_position_to_registers", "dinov2_registers"): "the first row of pos_embed added once more",
+    ("bilinear_kernel", "openai_clip"): "pseudo-inverse of bilinear with antialias",
+    ("antialias_off_kernel", "openai_clip"): "pseudo-inverse of bicubic without antialias",
+    ("kernel_like_an_image", "openai_clip"): "like an image",
+    ("bilinear_grid", "openai_clip"): "resampled bilinear with antialias",
+    ("antialias_off_grid", "openai_clip"): "resampled bicubic without antialias",
+    ("nearest_grid", "openai_clip"): "nearest neighbour",
+    ("swaps_height_and_width", "openai_clip"): "height and width exchanged",
+    ("tables_like_images", "beit"): "like an image, bilinear without align_corners",
+    ("swaps_split_projections", "eva02"): "_proj.weight",
+    ("ignores_the_filter_asked_for", "flexivit"): "bicubic with antialias",
+    ("keeps_the_out_kernel_as_stored", "google_npz"): "transposed",
+    ("swaps_layer_scales", "deit3"): "the tensor blocks.",
+    ("swaps_the_two_tokens", "deit_distilled"): "_token",
+}
+
+
+@pytest.mark.parametrize(("fake", "family"), _OF_FAKES)
+def test_a_wrong_loader_is_told_what_it_does(fake: str, family: str) -> None:
+    """In most of the cases on which it shows: where a tensor has few elements, a plainer transformation may do the same."""
+    said = []
+    for case in smoke_cases(family, 0)[::3]:
+        trial = Trial(FAMILIES[family], case, loader(fake))
+        for problem in judge(INVARIANTS["reference-agreement"], trial).problems:
+            said.append(diagnose(problem, trial, trial.base.state))
+    assert sum(_OF_FAKES[fake, family] in text for text in said) > 0.3 * len(said) > 0
 
 
 def test_nothing_is_said_of_what_no_transformation_explains() -> None:

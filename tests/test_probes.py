@@ -17,6 +17,7 @@ from timm_conformance.cases.profiles import PROFILES
 from timm_conformance.cli import main as cli
 from timm_conformance.drawing.drawing import Drawing
 from timm_conformance.engine.explorer import Explorer
+from timm_conformance.engine.replaying import replay
 from timm_conformance.families import FAMILIES
 from timm_conformance.invariants import INVARIANTS
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
@@ -119,7 +120,7 @@ def test_a_mended_torch_needs_no_edit_of_the_ledger(resizing, entry):
     loader = Loader(parse_target(f"timm=={MODEL_RELEASE}"))
     explorer = Explorer(loader, KNOWN, INVARIANTS.values(), Drawing(PROFILES["smoke"], 0))
     witness = KNOWN.witnesses[entry.id]
-    replayed = explorer.replay(entry.id, witness, FAMILIES[witness.case.family])
+    replayed = replay(explorer, entry.id, witness, FAMILIES[witness.case.family])
     assert (replayed.replay, replayed.expected) == ("fails" if resizing and entry.releases else "fixed", True)
 
 

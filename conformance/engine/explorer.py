@@ -16,9 +16,8 @@ from ..cases.case import Case
 from ..drawing.drawing import PINNED, Drawing
 from ..drawing.strategies import Stratum, strata_of
 from ..families import Family
-from ..invariants import INVARIANTS, Invariant
+from ..invariants import Invariant
 from ..ledger.entries import Entry, Ledger, first_covering
-from ..ledger.witnesses import WitnessFile
 from ..results import records
 from ..targets.loader import Loader
 from ..trials.deviations import loaded_case
@@ -31,7 +30,6 @@ from .judging import NewFailure, Tally, inapplicable, judge
 
 # Maximum judgements of one shrink; then the smallest failing case so far is reported.
 _SHRINK_BUDGET = 200
-_MAX_SHRUNK = 3
 # How often all strata are searched for a regime that was not met. After so many strata, an invariant that has applied to no case
 # is taken to apply to none of the family.
 _SEARCHES = 4
@@ -136,7 +134,7 @@ class Explorer:
             for case in self.drawing.more(family, stratum, search):
                 trial = Trial(family, case, self.loader)
                 if unmet(searched, trial):
-                    self._judge_all(tallies, trial, stratum)
+                    self._judge_all(tallies, trial, stratum, sought=True)
                 elif self._lacking(trial):
                     lacking |= trial.regimes
             self._report_alive(family, tallies)
@@ -148,10 +146,11 @@ class Explorer:
         cases = max((t.cases.total() for t in tallies.values()), default=0)
         self.note(records.Progress(self.target, family.name, cases))
 
-    def _judge_all(self, tallies: dict[str, Tally], trial: Trial, stratum: Stratum) -> None:
+    def _judge_all(self, tallies: dict[str, Tally], trial: Trial, stratum: Stratum, sought: bool = False) -> None:
+        """Judge a case by every invariant. ``sought`` says that it was not drawn, but looked for to meet a regime."""
         # A model may keep parts of its own initialisation: these are then the same every time.
         torch.manual_seed(trial.case.contents.seed)
-        outcomes = {i.name: self._tally(tallies[i.name], i, trial, stratum) for i in self._concerned(tallies)}
+        outcomes = {i.name: self._tally(tallies[i.name], i, trial, stratum, sought) for i in self._concerned(tallies)}
         lacking = self._lacking(trial)
         broken = not {"fail", "known"}.isdisjoint(outcomes.values())
         for invariant in self._concerned(tallies):
@@ -163,7 +162,7 @@ class Explorer:
         unsupported = self.loader.unsupported(trial.family, trial.case) is not None
         return unsupported or not self.loader.reads_saved(trial.family, trial.case)
 
-    def _tally(self, tally: Tally, invariant: Invariant, trial: Trial, stratum: Stratum) -> str:
+    def _tally(self, tally: Tally, invariant: Invariant, trial: Trial, stratum: Stratum, sought: bool) -> str:
         """Judge one case, count it, and return the outcome."""
         result = judge(invariant, trial)
         outcome = result.outcome
@@ -177,22 +176,20 @@ class Explorer:
             owners = {(p.kind, p.tensor): (p, self.attribute(trial, invariant, p)) for p in result.problems}
             for problem, entry in owners.values():
                 if entry is not None:
-                    tally.known[entry.id] += 1
+                    tally.known[entry.id] += not sought
                 else:
-                    tally.count(problem, trial.case, stratum)
+                    tally.count(problem, trial.case, stratum, sought)
             if all(entry is not None for _, entry in owners.values()):
                 outcome = "known"
-        tally.cases[outcome] += 1
+        (tally.sought if sought else tally.cases)[outcome] += 1
         if outcome in records.JUDGED:
             tally.regimes.update({"any", *trial.regimes.intersection(invariant.regimes)})
         return outcome
 
     def _verdict(self, family: Family, invariant: Invariant, tally: Tally) -> records.Verdict:
-        failures = [
-            self._failure(family, invariant, found, shrink=n < _MAX_SHRUNK)
-            for n, found in enumerate(tally.new.values())
-        ]
-        counts = tally.cases
+        smaller: list[Case] = []
+        failures = [self._failure(family, invariant, found, smaller) for found in tally.new.values()]
+        counts = tally.cases + tally.sought
         worst_first: tuple[records.VerdictName, ...] = ("error", "fail", "known", "pass")
         verdict: records.VerdictName = next((o for o in worst_first if counts[o]), "not-applicable")
         reasons = {"known": self._blame(tally)} | dict.fromkeys(
@@ -203,7 +200,8 @@ class Explorer:
             family=family.name,
             invariant=invariant.name,
             verdict=verdict,
-            cases=dict(sorted(counts.items())),
+            cases=dict(sorted(tally.cases.items())),
+            sought=dict(sorted(tally.sought.items())),
             regimes=dict(sorted(tally.regimes.items())),
             excused=sorted(tally.excused - tally.regimes.keys()),
             known=dict(sorted(tally.known.items())),
@@ -222,11 +220,9 @@ class Explorer:
         family: Family,
         invariant: Invariant,
         found: NewFailure,
-        shrink: bool,
+        smaller: list[Case],
     ) -> records.Failure:
-        problem, case = found.problem, found.case
-        if shrink:
-            problem, case = self._shrink(family, invariant, problem, case, found.stratum)
+        problem, case = self._smallest(family, invariant, found, smaller)
         trial = Trial(family, case, self.loader)
         tags = fingerprint_regimes(trial)
         signature = f"{invariant.name}:{family.name}:{problem.kind}:{problem.tensor}"
@@ -241,8 +237,31 @@ class Explorer:
             self.drawing.seed,
             self.timm.same_as(trial, invariant, problem) if self.timm else "",
             explain(trial, invariant, problem),
-            shrink,
+            case != found.case or found.stratum != PINNED,
         )
+
+    def _smallest(
+        self, family: Family, invariant: Invariant, found: NewFailure, smaller: list[Case]
+    ) -> tuple[Problem, Case]:
+        """The smallest case of a failure: one that was found for another failure of the invariant, or one that is looked for.
+
+        A pinned case was not drawn and cannot be shrunk.
+        """
+        key = (found.problem.kind, found.problem.tensor)
+        for case in smaller:
+            problem = self._new_problem(Trial(family, case, self.loader), invariant, key)
+            if problem is not None:
+                return problem, case
+        if found.stratum == PINNED:
+            return found.problem, found.case
+        problem, case = self._shrink(family, invariant, found.problem, found.case, found.stratum)
+        smaller.append(case)
+        return problem, case
+
+    def _new_problem(self, trial: Trial, invariant: Invariant, key: tuple[str, str]) -> Problem | None:
+        """The problem of a kind and tensor that an invariant finds on a trial and no entry explains, if there is one."""
+        found = [p for p in judge(invariant, trial).problems if (p.kind, p.tensor) == key]
+        return next((p for p in found if self.attribute(trial, invariant, p) is None), None)
 
     def _shrink(
         self, family: Family, invariant: Invariant, problem: Problem, case: Case, stratum: Stratum
@@ -256,9 +275,7 @@ class Explorer:
             nonlocal smallest
             text = candidate.to_json()
             if text not in answers and len(answers) < _SHRINK_BUDGET:
-                trial = Trial(family, candidate, self.loader)
-                found = [p for p in judge(invariant, trial).problems if (p.kind, p.tensor) == key]
-                answers[text] = next((p for p in found if self.attribute(trial, invariant, p) is None), None)
+                answers[text] = self._new_problem(Trial(family, candidate, self.loader), invariant, key)
             answer = answers.get(text)
             if answer is not None:
                 smallest = (answer, candidate)
@@ -267,57 +284,6 @@ class Explorer:
         with contextlib.suppress(_Shown):
             self.drawing.shrink(family, stratum, visit)
         return smallest
-
-    # -- witnesses ---------------------------------------------------------------------------------------------------
-
-    def replay(self, entry_id: str, witness: WitnessFile, family: Family) -> records.Witness:
-        """Replay a stored witness: inside the entry's range it must fail as recorded, outside it must pass.
-
-        A witness without an entry must pass, unless some entry explains its failure. Outside the range another entry explains
-        one too, and a loader that is not timm's may pass its witness. Some bugs show only on a GPU; then the replay is not
-        applicable on the CPU. Neither is it where the bug of another entry prevents the load.
-        """
-        entry = self.ledger.entry(entry_id)
-        owner = next((e for e in self.entries if e.id == entry_id), None)
-        must_fail = owner is not None and self.loader.release is not None and owner.concerns(family.name)
-        if not self.loader.supports(family):
-            return records.Witness(
-                self.target, entry_id, "not-applicable", True, "the release does not know the format"
-            )
-        if not INVARIANTS[witness.invariant].judges(self.loader.target):
-            return records.Witness(self.target, entry_id, "not-applicable", True, "the invariant judges timm alone")
-        torch.manual_seed(0)
-        trial = Trial(family, witness.case, self.loader)
-        if owner is not None and not owner.meets(trial.regimes):
-            reason = (
-                f"shows in regime {' or '.join(owner.regime)}, and its case is not in it here, on {self.loader.device}"
-            )
-            return records.Witness(self.target, entry_id, "not-applicable", True, reason)
-        hiding = self._hiding_entry(trial, entry)
-        if hiding is not None and hiding.regime == ["off-cpu"]:
-            return records.Witness(self.target, entry_id, "not-applicable", True, f"hidden by {hiding.id}")
-        judgement = judge(INVARIANTS[witness.invariant], trial)
-        if judgement.outcome == "blocked" and hiding is not None and owner is None:
-            return records.Witness(self.target, entry_id, "not-applicable", True, f"hidden by {hiding.id}")
-        if judgement.outcome in ("error", "blocked"):
-            return records.Witness(self.target, entry_id, "error", False, f"cannot be judged: {judgement.reason}")
-        if judgement.outcome == "not-applicable":
-            return records.Witness(self.target, entry_id, "not-applicable", not must_fail, judgement.reason)
-        shown = next((p for p in judgement.problems if (p.kind, p.tensor) == (witness.kind, witness.tensor)), None)
-        if shown is None:
-            others = "; ".join(p.message for p in judgement.problems)
-            message = f"another failure instead: {others}" if others else ""
-            return records.Witness(self.target, entry_id, "fixed", not must_fail, message)
-        excuse = self.attribute(trial, INVARIANTS[witness.invariant], shown)
-        explained = excuse is not None and (owner is None or bool(excuse.probe))
-        return records.Witness(self.target, entry_id, "fails", must_fail or explained, shown.message, shown.fraction)
-
-    def _hiding_entry(self, trial: Trial, entry: Entry | None) -> Entry | None:
-        """Another entry whose bug prevents the load, so that the witness's own cannot show. One of a GPU alone comes first."""
-        load = INVARIANTS["strict-load"]
-        owners = [self.attribute(trial, load, problem) for problem in judge(load, trial).problems]
-        others = [e for e in owners if e and e is not entry]
-        return min(others, key=lambda e: e.regime != ["off-cpu"], default=None)
 
 
 class _Shown(Exception):

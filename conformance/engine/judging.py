@@ -56,23 +56,25 @@ def judge(invariant: Invariant, trial: Trial) -> Judgement:
 
 @dataclass
 class NewFailure:
-    """A problem that no ledger entry explains, the first case that shows it, and how many cases do."""
+    """A problem that no ledger entry explains, the first case that shows it, and how many drawn cases do."""
 
     problem: Problem
     case: Case
     stratum: Stratum
-    count: int = 1
+    count: int = 0
 
 
 @dataclass
 class Tally:
     """The outcomes of one invariant over the cases of a family.
 
-    ``regimes`` counts the judged cases by regime, and all of them under ``any``. ``excused`` are the regimes of cases that the
-    release does not support, or that could not be judged because another invariant failed on them.
+    ``cases`` counts the drawn cases, ``sought`` those that were judged to meet a regime. ``regimes`` counts the judged cases of
+    both by regime, and all of them under ``any``. ``excused`` are the regimes of cases that the release does not support, or that
+    could not be judged because another invariant failed on them.
     """
 
     cases: Counter[str] = field(default_factory=Counter)
+    sought: Counter[str] = field(default_factory=Counter)
     regimes: Counter[str] = field(default_factory=Counter)
     excused: set[str] = field(default_factory=set)
     known: Counter[str] = field(default_factory=Counter)
@@ -83,13 +85,12 @@ class Tally:
     @property
     def applied(self) -> bool:
         """Whether the invariant applied to any case, judged or blocked."""
-        return bool(self.cases.keys() - {"not-applicable"})
+        return bool((self.cases | self.sought).keys() - {"not-applicable"})
 
-    def count(self, problem: Problem, case: Case, stratum: Stratum) -> None:
+    def count(self, problem: Problem, case: Case, stratum: Stratum, sought: bool) -> None:
         """Count a problem that no ledger entry explains. A drawn case takes a pinned one's place: it alone can be shrunk."""
         key = (problem.kind, problem.tensor)
         seen = self.new.get(key)
         if seen is None or (seen.stratum == PINNED != stratum):
-            self.new[key] = NewFailure(problem, case, stratum, seen.count + 1 if seen else 1)
-        else:
-            seen.count += 1
+            seen = self.new[key] = NewFailure(problem, case, stratum, seen.count if seen else 0)
+        seen.count += not sought

@@ -32,6 +32,7 @@ from ..targets.loader import Convert, Loader
 from ..targets.target import MODEL_RELEASE, Target, loader_target, timm_is_installed
 from .digests import source_digest, suite_digest
 from .explorer import Explorer
+from .replaying import replay
 
 # Where a GPU may round the factors of float32 products: of matrices, and in cuDNN's convolutions, where it is the default.
 _TF32: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
@@ -172,7 +173,7 @@ class Session:
         """Replay one stored witness."""
         explorer, stored = self.start(), self.stored[name]
         with judging_settings(self.device):
-            witness = explorer.replay(name, stored, FAMILIES[stored.case.family])
+            witness = replay(explorer, name, stored, FAMILIES[stored.case.family])
         self.record(witness)
         return witness
 

@@ -67,7 +67,7 @@ class KnownFailures:
         if not verdict.failures:
             return verdict
         cases = Counter(verdict.cases)
-        cases["known"] += cases.pop("fail")
+        cases["known"] += cases.pop("fail", 0)
         reason = "; ".join(k.reason for k in claiming if k.key in shown)
         return replace(verdict, verdict="known", failures=[], known=dict(shown), cases=dict(cases), reason=reason)
 

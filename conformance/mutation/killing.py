@@ -17,6 +17,7 @@ from ..cases.case import Case
 from ..drawing.drawing import Drawing
 from ..engine.explorer import Explorer
 from ..engine.judging import judge
+from ..engine.replaying import replay as replay_witness
 from ..errors import UserError
 from ..families import FAMILIES, Family
 from ..invariants import INVARIANTS
@@ -164,7 +165,7 @@ class MutantJudge:
     def _judged_by(self, explorer: Explorer, candidate: Candidate) -> tuple[set[str], set[str]]:
         if candidate.rank == _WITNESS:
             witness = explorer.ledger.witness(candidate.name)
-            replay = explorer.replay(candidate.name, witness, candidate.family)
+            replay = replay_witness(explorer, candidate.name, witness, candidate.family)
             return (set() if replay.expected else {WITNESS}), set()
         trial = self._trial(candidate, explorer.loader)
         killers: set[str] = set()

@@ -208,6 +208,8 @@ def denominator(results: Results) -> list[str]:
         counts = judgements(results.of(target))
         parts = [f"{target}: {counts['judged']} judgements ({counts['fail']} failed, {counts['known']} known)"]
         parts += [f"{counts[o]} {o}" for o in ("blocked", "not-applicable", "error") if counts[o]]
+        sought = sum(v.sought.get(outcome, 0) for v in results.of(target) for outcome in JUDGED)
+        parts += [f"and {sought} of cases that were sought to meet a regime"] if sought else []
         lines.append(", ".join(parts))
     return lines + skipped(results)
 

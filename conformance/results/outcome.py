@@ -44,7 +44,7 @@ def vacuous(results: Results, families: list[str], narrowed: bool) -> list[str]:
 
 def _could_judge_all(verdicts: list[Verdict]) -> bool:
     """Whether an invariant could judge its cases: it applies to some, and none is blocked by another reported failure."""
-    counts = sum((Counter(v.cases) for v in verdicts), Counter())
+    counts = sum((Counter(v.cases) + Counter(v.sought) for v in verdicts), Counter())
     return not counts["blocked"] and counts.total() > counts["not-applicable"]
 
 

@@ -98,8 +98,9 @@ class Failure(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, tag="verdict", tag_field="type", frozen=True, omit_defaults=True):
     """One family x invariant on one target.
 
-    ``cases`` counts cases by outcome (pass, fail, known, blocked, not-applicable, error), ``regimes`` the judged cases by
-    regime that the invariant must meet (``any`` for all of them), ``known`` the cases by ledger entry. ``excused`` are
+    ``cases`` counts the drawn cases by outcome (pass, fail, known, blocked, not-applicable, error), ``sought`` those that were
+    judged beside them to meet a regime. ``regimes`` counts the judged cases of both by regime that the invariant must meet
+    (``any`` for all of them), ``known`` the drawn cases by ledger entry. ``excused`` are
     regimes without a judged case for a reported reason: the release does not support such cases, or another invariant
     fails on them. ``worst`` is the largest error of a passing comparison as a fraction of its bound.
     """
@@ -109,6 +110,7 @@ class Verdict(msgspec.Struct, tag="verdict", tag_field="type", frozen=True, omit
     invariant: str
     verdict: VerdictName
     cases: dict[str, int] = {}
+    sought: dict[str, int] = {}
     regimes: dict[str, int] = {}
     excused: list[str] = []
     known: dict[str, int] = {}

@@ -113,6 +113,7 @@ def _sum_verdicts(a: Verdict, b: Verdict) -> Verdict:
     return replace(
         worse,
         cases=_sum_counts(a.cases, b.cases),
+        sought=_sum_counts(a.sought, b.sought),
         regimes=regimes,
         excused=sorted({*a.excused, *b.excused} - regimes.keys()),
         known=_sum_counts(a.known, b.known),
@@ -122,7 +123,7 @@ def _sum_verdicts(a: Verdict, b: Verdict) -> Verdict:
 
 
 def _sum_counts(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
-    return dict(sorted((Counter(a) + Counter(b)).items()))
+    return {name: a.get(name, 0) + b.get(name, 0) for name in sorted({*a, *b})}
 
 
 def _merge_failures(failures: list[Failure]) -> list[Failure]:

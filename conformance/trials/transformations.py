@@ -105,8 +105,13 @@ def resampled_otherwise(about: Expectation, name: str, want: Tensor) -> Iterator
             grid = resample_position_grid(exact, source.grid_size, destination.grid_size, rows, how)
             yield f"the checkpoint's tensor, resampled {words}", grid
         image = exact[:, rows:].transpose(1, 2).unflatten(-1, source.grid_size)
-        near = F.interpolate(image, size=destination.grid_size, mode="nearest").flatten(2).transpose(1, 2)
-        yield "the checkpoint's tensor, resampled by nearest neighbour", torch.cat([exact[:, :rows], near], dim=1)
+        for mode in ("nearest", "nearest-exact"):
+            near = F.interpolate(image, size=destination.grid_size, mode=mode).flatten(2).transpose(1, 2)
+            yield "the checkpoint's tensor, resampled by nearest neighbour", torch.cat([exact[:, :rows], near], dim=1)
+        sizes = source.grid_size, destination.grid_size
+        for old, new in ((sizes[0][::-1], sizes[1]), (sizes[0], sizes[1][::-1]), (sizes[0][::-1], sizes[1][::-1])):
+            grid = resample_position_grid(exact, old, new, rows, about.resampling)
+            yield "the checkpoint's tensor, resampled with height and width exchanged", grid
         kept = min(exact.shape[1], want.shape[1])
         cut = torch.zeros(want.shape, dtype=torch.float64)
         cut[:, :kept] = exact[:, :kept]
@@ -167,10 +172,11 @@ def positions(about: Expectation, name: str, want: Tensor) -> Iterator[Made]:
             dim = want.shape[-1]
             if re.search(r"pos|class|cls", source) and tensor.ndim and tensor.shape[-1] == dim and tensor.numel():
                 row = tensor.reshape(-1, dim)[0].to(torch.float64)
-                part = torch.zeros_like(want, dtype=torch.float64)
-                part[:, :1] = row
-                yield f"the first row of {source} not added", want.to(torch.float64) - part
-                yield f"the first row of {source} added once more", want.to(torch.float64) + part
+                for many in sorted({1, about.prefix_tokens, want.shape[1]} if name != GRID else {1}):
+                    part = torch.zeros_like(want, dtype=torch.float64)
+                    part[:, :many] = row
+                    yield f"the first row of {source} not added", want.to(torch.float64) - part
+                    yield f"the first row of {source} added once more", want.to(torch.float64) + part
 
 
 def values(about: Expectation, name: str, want: Tensor) -> Iterator[Made]:
@@ -195,9 +201,10 @@ def another(about: Expectation, name: str, want: Tensor) -> Iterator[Made]:
             neighbour = f"{name[: number.start()]}{int(number[0]) + step}{name[number.end() :]}"
             if neighbour in about.expected:
                 yield f"the tensor of {words}", about.expected[neighbour]
-    for other, tensor in about.expected.items():
-        if other != name and tensor.shape == want.shape:
-            yield f"the tensor {other}", tensor
+    block = name[: number.end() + 1] if number else ""
+    for other in sorted(about.expected, key=lambda k: not k.startswith(block)):
+        if other != name and about.expected[other].shape == want.shape:
+            yield f"the tensor {other}", about.expected[other]
 
 
 # In the order in which they are tried, the plainest explanation first, each with what its words begin with.
@@ -205,7 +212,7 @@ TRANSFORMATIONS: tuple[tuple[str, Callable[[Expectation, str, Tensor], Iterator[
     ("", constant),
     ("", resampled_otherwise),
     ("expected with ", fused_parts),
-    ("expected with ", axes),
+    ("expected, ", axes),
     ("expected with ", positions),
     ("", another),
     ("expected, ", values),
