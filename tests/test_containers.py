@@ -246,6 +246,13 @@ def test_a_configuration_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     assert "config.json: damaged or cut off" in note
 
 
+# Before lines that import timm: the release that they are for.
+_ACTIVATED = """
+from timm_conformance.targets.target import activate, parse_target
+activate(parse_target("timm=={release}"))
+"""
+
+
 # -- what the target is given ----------------------------------------------------------------------------------------
 
 
@@ -319,22 +326,52 @@ def _flax(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("writer", "container", "given"),
     [
-        (_sharded, "shards of safetensors", "one .safetensors file of its tensors, since timm does not read shards"),
-        (
-            _distributed,
-            "torch.distributed.checkpoint",
-            "one .pth file of its tensors, since timm does not read torch.dis",
-        ),
-        (_flax, "msgpack", "one .npz file of its tensors, since timm does not read msgpack"),
+        (_sharded, "shards of safetensors", "one .safetensors file of its tensors"),
+        (_distributed, "torch.distributed.checkpoint", "one .pth file of its tensors"),
+        (_flax, "msgpack", "one .npz file of its tensors"),
     ],
     ids=["shards", "distributed", "flax"],
 )
 def test_else_one_file_of_the_tensors_is(writer: Any, container: str, given: str, tmp_path: Path) -> None:
     """Other classes, channels and sizes than the checkpoint's work as for a file."""
     found = answer(writer(tmp_path), img_size=(32, 32), num_classes=10, in_chans=1)
-    assert (found.exit_code, found.container, found.loaded) == (0, container, True)
+    assert (found.exit_code, found.container, found.loaded) == (1, container, True), (
+        "timm does not read it as it stands"
+    )
     assert found.tensors == 150
-    assert found.given.startswith(given)
+    assert found.given == given
+    assert found.unread.startswith(f"timm=={MODEL_RELEASE} does not read {container}")
+
+
+@pytest.mark.parametrize("release", [MODEL_RELEASE, "0.9.16"])
+@pytest.mark.parametrize("content", ["shards", "distributed"])
+def test_the_lines_of_a_container_that_timm_does_not_read_load_it(content: str, release: str, tmp_path: Path) -> None:
+    """They read it by torch or safetensors alone, and end in a model with the file's tensors."""
+    if content == "shards":
+        path = _sharded(tmp_path)
+    else:
+        path = folders.distributed(
+            tmp_path, {"app": {"model": {f"net.{k}": v for k, v in whole().items()}}, "run": Path("a")}
+        )
+    found = elsewhere(path, TINY, f"timm=={release}")
+    code = "\n".join(["import json, pathlib, safetensors.torch, torch.distributed.checkpoint, timm", *found.call])
+    code += "\nimport sys; torch.save(model.state_dict(), sys.argv[1])"
+    ran = subprocess.run(
+        [sys.executable, "-c", _ACTIVATED.format(release=release) + code, str(tmp_path / "out.pth")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    got = torch.load(tmp_path / "out.pth", weights_only=True)
+    assert all(torch.equal(got[name], tensor) for name, tensor in whole().items())
+
+
+def test_no_lines_are_told_for_what_takes_more_than_a_few(tmp_path: Path) -> None:
+    found = answer(_flax(tmp_path))
+    assert (found.call, found.unread) == ([], f"timm=={MODEL_RELEASE} does not read msgpack")
+    assert "call above" not in " ".join(found.advice)
 
 
 def test_the_reference_and_functions_are_given_what_was_read(tmp_path: Path) -> None:
@@ -349,11 +386,21 @@ def test_the_command_reads_and_fixes_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "fixed.safetensors"
     path = _sharded(tmp_path)
     done = check(path, "--model", TINY, "--img-size", "32", "--fix", out)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, done.output
     lines = done.stdout.splitlines()
     assert lines[0] == f"checkpoint  {path}, shards of safetensors"
     assert lines[1].strip() == "read from model.safetensors.index.json and its 3 shards"
     assert load_file(out)["pos_embed"].shape == (1, 5, 192)
+
+
+def test_the_arguments_that_a_folder_of_timms_own_saves_are_asked_for(tmp_path: Path) -> None:
+    """``--model FOLDER`` means the model that ``local-dir:`` builds of it; what is typed comes before."""
+    one_block = {k: v for k, v in whole().items() if not k.startswith("blocks.") or k.startswith("blocks.0.")}
+    folder = folders.hugging_face(tmp_path, one_block, CONFIG | {"model_args": {"depth": 1, "img_size": 32}})
+    done = check(folder, "--model", folder)
+    assert done.exit_code == 0, done.output
+    assert f'timm.create_model("local-dir:{folder}", pretrained=True' in " ".join(done.stdout.split())
+    assert check(folder, "--model", folder, "--option", "depth=2").exit_code == 2
 
 
 def test_nothing_is_written_into_the_checkpoint(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from ..errors import one_line
 from ..reference import Opened
+from .handing import unread_container
 from .loading import Checkpoint, Loaded, RequestedModel, captured_load, memory_saving
 from .taking_out import TakenOut, text
 
@@ -23,10 +24,17 @@ _SHORT = 200
 Digest = tuple[tuple[int, ...], torch.dtype, int | None]
 
 
-def code(wanted: RequestedModel, checkpoint: Checkpoint, taken_out: TakenOut | None, loaded: Loaded) -> list[str]:
+def code(
+    wanted: RequestedModel,
+    checkpoint: Checkpoint,
+    taken_out: TakenOut | None,
+    loaded: Loaded,
+    reading: list[str],
+) -> list[str]:
     """Python lines that load a checkpoint by timm as it was ``loaded``, with those that take its tensors out by hand, if any.
 
-    There are none for a container that timm does not read: one file of its tensors has to be written first.
+    ``reading`` are the lines that read a container which timm does not read. Where there are none for it, there is no
+    call either: one file of its tensors has to be written first.
     """
     located = checkpoint.located
     path = text(str(located.path))
@@ -34,19 +42,16 @@ def code(wanted: RequestedModel, checkpoint: Checkpoint, taken_out: TakenOut | N
     if loaded.by_folder:
         name = text(f"local-dir:{located.named}")
         return [f"model = timm.create_model({name}, pretrained=True{arguments})"]
-    if not is_one_file(checkpoint):
+    if unread_container(located) and not reading:
         return []
     if located.file_kind == "npz":
         return [f'model = timm.create_model("{wanted.model}"{arguments})', f"model.load_pretrained({path})"]
-    lines, source = ([], f"file={path}") if taken_out is None else (taken_out.code(checkpoint), "state_dict=state")
+    lines, source = reading, "state_dict=content" if reading else f"file={path}"
+    if taken_out is not None:
+        lines, source = taken_out.code(checkpoint, reading), "state_dict=state"
     overlay = ", ".join(f"{k}={v!r}" for k, v in checkpoint.overlay.items())
     create = f'timm.create_model("{wanted.model}", pretrained=True{arguments}'
     return [*lines, f"model = {create}, pretrained_cfg_overlay=dict({source}, {overlay}))"]
-
-
-def is_one_file(checkpoint: Checkpoint) -> bool:
-    """Whether timm reads the checkpoint's container, which is one file."""
-    return checkpoint.located.is_file and checkpoint.located.container == checkpoint.located.file_kind
 
 
 def others(wanted: RequestedModel, checkpoint: Checkpoint, loaded: Mapping[str, Digest]) -> Iterator[tuple[str, str]]:
@@ -56,7 +61,7 @@ def others(wanted: RequestedModel, checkpoint: Checkpoint, loaded: Mapping[str, 
     """
     import timm
 
-    if not is_one_file(checkpoint) or checkpoint.located.file_kind == "npz":
+    if unread_container(checkpoint.located) or checkpoint.located.file_kind == "npz":
         return
     path = str(checkpoint.located.path)
     overlay = {k: v for k, v in checkpoint.overlay.items() if k != "custom_load"} | {"file": path}

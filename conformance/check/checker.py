@@ -29,6 +29,7 @@ from ..trials.problems import Problem
 from . import advice, fix, refusal, sizes
 from .comparison import CheckpointTrial, grouped
 from .detection import Detector, Recognised, evidence
+from .handing import unread_container
 from .hyperparameters import NOT_IN_TENSORS, hyperparameters
 from .loading import RequestedModel, create, known_model
 from .opening import Opening, opening
@@ -77,6 +78,7 @@ class _Check:
         self.result.read = self.beside.notes
         self.recognised: Recognised | None = None
         self.told = Told()
+        self.other_heads = ""
         self.loads = TargetLoads(request, self.loader, self.located, self.beside.config, self.default)
 
     def run(self) -> Answer:
@@ -139,7 +141,13 @@ class _Check:
         self.result.families = [f.name for f in recognised.families]
         _require_weights(state)
         self.told = told(self.content, state, self.beside.config)
-        self.result.notes += self.told.text()
+        size = (
+            self.told.input_size(self.detector.decoded(state, recognised.form)) if request.input_size is None else None
+        )
+        self.result.notes += self.told.text() + self.told.size_text(size)
+        if size is not None:
+            self.request = self.loads.request = msgspec.structs.replace(request, input_size=size)
+            self.wanted = replace(self.wanted, img_size=self.wanted.img_size or size)
         return recognised
 
     def _requested_model(self, recognised: Recognised) -> RequestedModel:
@@ -202,6 +210,12 @@ class _Check:
         request, upstream = self.request, self.opening.opened.state
         (chans, asked_chans), (classes, asked_classes) = self.result.in_chans, self.result.classes
         arch = hyperparameters(model, upstream, source.state) | recognised.family.by_model(request.model)
+        heads = self.told.options.get("num_heads")
+        if heads is not None and heads != arch["num_heads"]:
+            place = self.told.places["num_heads"]
+            self.other_heads = (
+                f"{place} says num_heads={heads}, the model has {arch['num_heads']}: --option num_heads={heads}"
+            )
         grids = (old for k, old in source.windows.items() if destination.windows[k] == destination.grid_size)
         return Case(
             family=recognised.family.name,
@@ -296,6 +310,8 @@ class _Check:
         lines = [advice.remedy(entry, self.faults) for entry in entries]
         if forward.verdict == "differs" and not entries and not result.differences:
             lines += advice.causes_beside_the_loader(result.format, forward.taken, same_load)
+        if forward.verdict == "differs" and self.other_heads:
+            lines.insert(0, self.other_heads)
         if forward.verdict == "differs" and self.told.openai:
             lines += advice.with_quick_gelu(self.request.model, self.loader)
         if result.error or result.differences:
@@ -307,8 +323,12 @@ class _Check:
         if result.unread:
             assert self.opening is not None
             assert self.recognised is not None
-            reader = advice.first_reader(self.recognised.family, case, self.opening.opened, self.loader.release)
-            by_hand = "" if result.error else "take its tensors out of the file as the call above does, or use --fix"
+            reader, by_hand = (
+                "",
+                "" if result.error or not result.call else "read its tensors as the call above does, or use --fix",
+            )
+            if not unread_container(self.located):
+                reader = advice.first_reader(self.recognised.family, case, self.opening.opened, self.loader.release)
             lines = [*filter(None, [reader or by_hand]), *lines]
         if result.fixed:
             lines += advice.loading_code(self.wanted, result.fixed)

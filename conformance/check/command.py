@@ -17,7 +17,7 @@ from ..ledger.entries import DEFAULT_LEDGER, load_ledger
 from ..targets import subprocess_call
 from ..targets import target as targets
 from .fix import check_path
-from .names import model_name
+from .names import model_arguments, model_name
 from .protocol import Answer, Request
 from .render import render
 
@@ -27,9 +27,15 @@ def check(checkpoint: Path, *, form: str, timeout: float, **options: Any) -> int
 
     ``timeout`` is in seconds. ``options`` are the fields of :class:`Request` without ``path``; sizes are text as typed.
     """
+    saved = model_arguments(options["model"])
     options["model"] = model_name(options["model"])
-    options["options"] = _options(options.pop("option"))
     sizes: dict[str, Any] = {name: _size(name, options.pop(name)) for name in ("patch_size", "img_size", "input_size")}
+    for name in ("patch_size", "img_size"):
+        sizes[name] = sizes[name] or _saved_size(saved.get(name))
+    for name in ("num_classes", "in_chans"):
+        if options[name] is None and isinstance(saved.get(name), int):
+            options[name] = saved[name]
+    options["options"] = {k: v for k, v in saved.items() if k not in _OWN} | _options(options.pop("option"))
     if not checkpoint.exists():
         raise UserError(f"checkpoint {checkpoint}: there is no such file")
     if options.get("fix"):
@@ -70,6 +76,14 @@ def _options(texts: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             found[name] = value
     return found
+
+
+def _saved_size(value: Any) -> Size | None:
+    """A size of a configuration, or None for what is none."""
+    if isinstance(value, int) and value > 0:
+        return value, value
+    whole = isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) and n > 0 for n in value)
+    return (value[0], value[1]) if whole else None
 
 
 def _size(name: str, text: str | None) -> Size | None:

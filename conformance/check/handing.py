@@ -7,7 +7,8 @@ of a Flax tree, a ``.pth`` in the wrappers that were saved, or a ``.safetensors`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ..reference.errors import some
 from ..targets.scratch import scratch_folder
 from .reading import SHARDS, Located
 from .reading.folders import FILES
+from .reading.locating import DCP
 
 LOCAL_DIR = Version("1.0.16")
 _PARAMS, _VIT_JAX = "params/", "Transformer/posembed_input/pos_embedding"
@@ -55,12 +57,52 @@ def _named_for_timm(tree: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return params
 
 
+def unread_container(located: Located) -> str:
+    """That timm does not read a container, without its subject; empty for one that it reads."""
+    if located.is_file and located.container == located.file_kind:
+        return ""
+    first = ": its local-dir: takes the first shard alone" if located.container.startswith(SHARDS) else ""
+    return f"does not read {located.container}{first}"
+
+
 def said_of_file(located: Located, why_not_folder: str) -> str:
     """What the target was given in place of a folder, or of a file that timm does not read. Empty for a file as it is."""
-    if not located.is_file or located.container != located.file_kind:
-        first = " (its local-dir: takes the first shard alone)" if located.container.startswith(SHARDS) else ""
-        return f"one .{located.file_kind} file of its tensors, since timm does not read {located.container}{first}"
+    if unread_container(located):
+        return f"one .{located.file_kind} file of its tensors"
     return f"{located.path.name} alone, since {why_not_folder}" if located.in_folder else ""
+
+
+def lines_to_read(located: Located, entry: Sequence[str]) -> list[str]:
+    """Python lines after which ``content`` has the tensors that a container holds under an entry; none where no few lines do.
+
+    Names in a torch.distributed.checkpoint begin with their entry. Its other objects are not read.
+    """
+    path = _text(located.path)
+    if located.container.startswith(SHARDS):
+        load = "safetensors.torch.load_file(index.parent / s)"
+        if located.container != f"{SHARDS}safetensors":
+            load = 'torch.load(index.parent / s, map_location="cpu", weights_only=True)'
+        return [
+            f"index = pathlib.Path({path})",
+            'shards = set(json.loads(index.read_text())["weight_map"].values())',
+            f"content = {{k: v for s in shards for k, v in {load}.items()}}",
+        ]
+    if located.container != DCP:
+        return []
+    lines = [
+        f"reader = torch.distributed.checkpoint.FileSystemReader({path})",
+        "metadata = reader.read_metadata().state_dict_metadata",
+        'content = {k: torch.empty(m.size, dtype=m.properties.dtype) for k, m in metadata.items() if hasattr(m, "size")}',
+        "torch.distributed.checkpoint.load(content, storage_reader=reader)",
+    ]
+    if entry:
+        under = json.dumps(".".join([*entry, ""]), ensure_ascii=False)
+        lines.append(f"content = {{k.removeprefix({under}): v for k, v in content.items() if k.startswith({under})}}")
+    return lines
+
+
+def _text(path: Path) -> str:
+    return json.dumps(str(path), ensure_ascii=False)
 
 
 def not_as_folder(

@@ -30,12 +30,26 @@ def model_name(text: str) -> str:
     return name.removeprefix(_OWNER)
 
 
-def _of_folder(folder: Path) -> str:
-    path = folder / "config.json"
+def model_arguments(text: str) -> dict[str, Any]:
+    """The arguments of ``create_model`` that the config.json of a folder saves under ``model_args``; none for a name.
+
+    timm gives them to the model that ``local-dir:`` builds. Raises :class:`UserError`.
+    """
+    if not (text.startswith(_FOLDER) or Path(text).is_dir()):
+        return {}
+    saved = _config(Path(text.removeprefix(_FOLDER))).get("model_args")
+    return {k: v for k, v in saved.items() if v is not None} if isinstance(saved, dict) else {}
+
+
+def _config(folder: Path) -> dict[str, Any]:
     try:
-        config = small_json(path, dict[str, Any], MAX_CONFIG)
+        return small_json(folder / "config.json", dict[str, Any], MAX_CONFIG)
     except UserError as error:
         raise UserError(f"--model {folder}: {error}") from None
+
+
+def _of_folder(folder: Path) -> str:
+    path, config = folder / "config.json", _config(folder)
     name = config.get("architecture")
     if not isinstance(name, str):
         raise UserError(

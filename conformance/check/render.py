@@ -51,7 +51,7 @@ def lines(answer: Answer, checkpoint: Path) -> list[tuple[str, str]]:
     else:
         if answer.unread:
             out.append(("target", answer.unread))
-            out.append(("", f"given the tensors {answer.opened}, it {_loads(answer)}"))
+            out.append(("", f"given {answer.given}, it {_loads(answer)}"))
         else:
             out.append(("target", f"{answer.target}, {answer.model}: {_loads(answer)}"))
             out += _given(answer)

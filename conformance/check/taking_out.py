@@ -25,12 +25,17 @@ class TakenOut:
     heads: str
     namespace: bool
 
-    def code(self, checkpoint: Checkpoint) -> list[str]:
-        """Python lines after which ``state`` has the tensors under the names that timm expects."""
+    def code(self, checkpoint: Checkpoint, reading: list[str]) -> list[str]:
+        """Python lines after which ``state`` has the tensors under the names that timm expects.
+
+        ``reading`` are lines after which ``content`` has what lies under the entry; none for a file that timm reads.
+        """
         path = text(str(checkpoint.located.path))
         keys = "".join(f"[{text(key)}]" for key in self.opened.entry)
         lines = [f'state = torch.load({path}, map_location="cpu", weights_only=True){keys}']
-        if checkpoint.located.file_kind == "safetensors":
+        if reading:
+            lines = [*reading, "state = content"]
+        elif checkpoint.located.file_kind == "safetensors":
             lines = [f"state = safetensors.torch.load_file({path})"]
         if self.namespace:
             lines.insert(0, "torch.serialization.add_safe_globals([argparse.Namespace])")

@@ -14,6 +14,7 @@ from ..families import FAMILIES
 from ..targets.loader import Loader
 from . import calls
 from .detection import Recognised
+from .handing import lines_to_read, unread_container
 from .loading import Checkpoint, Loaded, RequestedModel, load
 from .opening import Opening
 from .protocol import Answer, Request
@@ -74,10 +75,16 @@ class TargetLoads:
             if given.state_dict.keys() & right.keys():
                 result.unread = calls.unread(self.request.target, loaded, opened, right)
                 self.state, loaded = state, given
+                loaded.given = f"the tensors {opened.where}"
                 taken_out = TakenOut(opened, opening.chunked, heads, has_namespace(content))
         result.given = loaded.given
         if self.loader.target.is_timm:
-            result.call = calls.code(wanted, checkpoint, taken_out, loaded)
+            container = "" if loaded.by_folder else unread_container(self.located)
+            reading = lines_to_read(self.located, opened.entry) if container else []
+            if container:
+                result.unread = f"{self.request.target} {container}"
+                result.given = f"the tensors {opened.where}" if taken_out else loaded.given
+            result.call = calls.code(wanted, checkpoint, taken_out, loaded, reading)
             if taken_out is None and loaded.failure is None and loaded.model is not None and not loaded.by_folder:
                 self._to_compare = wanted, checkpoint, calls.digests(loaded.model.state_dict())
         return loaded

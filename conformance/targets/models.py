@@ -12,7 +12,7 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..cases.case import Geometry
 from ..families import FAMILIES, Family
@@ -111,10 +111,16 @@ def fill_with_nan(model: nn.Module) -> None:
         parameter.detach().fill_(float("nan"))
 
 
+def _without_repeats(tensor: Tensor) -> Tensor:
+    """A view of an expanded tensor that has each element in memory once. torch refuses to write into the tensor itself."""
+    repeated = (slice(0, 1) if stride == 0 else slice(None) for stride in tensor.stride())
+    return tensor[tuple(repeated)] if tensor.ndim else tensor
+
+
 @contextmanager
 def all_changed(model: nn.Module) -> Iterator[None]:
     """Meanwhile every element of a model's parameters and buffers is another one, as after training. It is done in place."""
-    tensors = [t.detach() for t in (*model.parameters(), *model.buffers())]
+    tensors = [_without_repeats(t.detach()) for t in (*model.parameters(), *model.buffers())]
     before = [t.clone() for t in tensors]
     for tensor in tensors:
         tensor.copy_(~tensor if tensor.dtype == torch.bool else tensor + 1)

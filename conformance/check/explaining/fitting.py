@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import cache
 from typing import Any
@@ -37,7 +37,7 @@ class Fit:
     ``model`` is its name, with the asked model's tag or the only one it has. ``options`` are the arguments of ``create_model``
     under which as many tensors fit as can; ``changes`` says what they change. ``misfits`` is what no option changes, and
     ``tensors`` the number of tensors that it touches. ``unused`` names parts of the checkpoint that no such model uses.
-    ``asked`` marks the model that the user asked for.
+    ``asked`` marks the model that the user asked for, and ``given`` are the options that the user gives it in any case.
     """
 
     model: str
@@ -48,6 +48,7 @@ class Fit:
     tensors: int
     cost: float
     asked: bool = False
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
@@ -57,8 +58,8 @@ class Fit:
     @property
     def call(self) -> str:
         """The call of ``create_model`` that makes the model."""
-        arguments = "".join(f", {k}={v!r}" for k, v in self.options.items()).replace("'", '"')
-        return f'timm.create_model("{self.model}"{arguments})'
+        arguments = "".join(f", {k}={v!r}" for k, v in {**self.given, **self.options}.items())
+        return f'timm.create_model("{self.model}"{arguments})'.replace("'", '"')
 
 
 def rank_models(
@@ -80,7 +81,8 @@ def rank_models(
     same = [
         a
         for a in known.values()
-        if a.embed_dim == width and (a.name == name or _is_of_kind(a, shapes, known.get(name)))
+        if (a.embed_dim == width and (a.name == name or _is_of_kind(a, shapes, known.get(name))))
+        or (a.name == name and (given or {}).get("embed_dim") == width)
     ]
     deep = [a for a in same if a.depth == depth]
     chosen = [a for a in same if a.name == name] + [a for a in deep or same if a.name != name]
@@ -168,6 +170,7 @@ def _tried(
         tensors=_touched(rest),
         cost=_total([*changed, *rest]) + candidate.distance,
         asked=candidate.is_asked,
+        given=given,
     )
 
 

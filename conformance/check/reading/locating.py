@@ -53,8 +53,9 @@ class Located:
         own, suffix = _SUFFIXES.get(self.container), self.path.suffix
         if own is None or suffix == own or (own == ".pth" and suffix != ".safetensors"):
             return ""
+        readers = "timm and torch.load" if suffix == ".safetensors" else "timm"  # torch.load goes by this one suffix
         return (
-            f"{_WRITTEN_BY[self.container]} wrote it, and its name tells timm and torch.load something else: "
+            f"{_WRITTEN_BY[self.container]} wrote it, and its name tells {readers} something else: "
             f"rename it to {self.path.with_suffix(own).name}"
         )
 
