@@ -94,6 +94,36 @@ def test_a_door_that_changes_a_tensor_is_told(door: str, monkeypatch: pytest.Mon
     assert {(p.kind, p.tensor) for p in found.problems} == {("value", "pos_embed"), ("value", "norm.bias")}
 
 
+def _other_dtype(model: nn.Module) -> None:
+    model.get_submodule("norm").to(torch.float16)
+
+
+def _elsewhere(model: nn.Module) -> None:
+    model.get_submodule("norm").to("meta")
+
+
+def _frozen(model: nn.Module) -> None:
+    model.get_submodule("norm").requires_grad_(False)
+
+
+@pytest.mark.parametrize("by", ["create_model", "state-dict", "set-input-size"])
+@pytest.mark.parametrize(
+    ("change", "kind"), [(None, ""), (_other_dtype, "dtype"), (_elsewhere, "device"), (_frozen, "frozen")]
+)
+def test_a_model_that_is_not_as_it_was_built_is_told(by: str, change: Callable | None, kind: str) -> None:
+    """As of a load with ``assign=True``, of one that moves the model, or of one that leaves it frozen."""
+    one = through("state-dict" if by == "create_model" else by)
+    model = (one.created_model if by == "create_model" else one.by_door).outcome
+    assert isinstance(model, nn.Module)
+    if change is not None:
+        change(model)
+    found = judge(INVARIANTS["model-kept-as-built"], one)
+    assert found.outcome == ("fail" if change else "pass")
+    assert {(p.kind, p.tensor) for p in found.problems} == (
+        {(kind, f"norm.{n}") for n in ("weight", "bias")} if change else set()
+    )
+
+
 @pytest.mark.parametrize("door", [name for name in NAMES if DOORS[name].fed is not None])
 def test_a_forward_that_resizes_wrongly_is_told(door: str) -> None:
     one = through(door)

@@ -48,7 +48,7 @@ def call_in_words(trial: Trial, invariant: Invariant) -> str:
     case, into = trial.case, trial.case.destination
     model = f"model of {into} ({_pixels(into.img_size)})"
     if case.door and invariant.theme in _BY_DOOR:
-        return f"{DOORS[case.door].statement.strip('`')}; {model}{_asked(trial)}"
+        return f"{DOORS[case.door].statement}; {model}{_asked(trial)}"
     if case.model_name and (invariant.theme in _BY_FACTORY or "create-model" in invariant.name):
         return f"timm.create_model({case.model_name!r}, pretrained=True, {_overlay(case)}{_options(trial)})"
     declared = {

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from msgspec.structs import replace
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..families import naflex_model
 from ..reference import LoadError
 from ..targets.declared_size import default_size
 from ..trials.acceptance import accepted
-from ..trials.asked import moves_position_rows, trained_tensors
+from ..trials.asked import moves_position_rows, telling, trained_tensors
 from ..trials.expectation import CLASSIFIERS
 from ..trials.loaded import Blocked
 from ..trials.problems import Problem, raised
@@ -164,9 +164,8 @@ def trained_tensors_used(trial: Trial) -> Iterator[Problem]:
     warned = "\n".join(created.warned)
     found = list(_unused(trial, got, warned))
     wanted = trained_tensors(trial)
-    # Models begin with biases of 0 and weights of norms of 1, so such a tensor of a checkpoint says nothing.
-    telling = {name for name, (want, _) in wanted.items() if want.unique().tolist() not in ([0], [1])} or wanted.keys()
-    if telling <= {name for name, _ in found} and 2 * len(found) >= len(wanted):
+    told = telling({name: want for name, (want, _) in wanted.items()})
+    if told <= {name for name, _ in found} and 2 * len(found) >= len(wanted):
         kind, how = ("nothing-used", "as a warning says") if warned else ("nothing-used-silently", "without a warning")
         yield Problem(kind, "", f"none of the checkpoint's {len(wanted)} trained tensors is in the model, {how}")
         return
@@ -203,3 +202,35 @@ def _says_what(error: Exception, trial: Trial) -> bool:
     """Whether a refusal names a tensor, as torch's strict load and the reference do, or an option that was asked for."""
     known = {*trial.created, *trial.upstream, *trial.case.asked, "Error(s) in loading state_dict"}
     return isinstance(error, (LoadError, KeyError)) or any(name in str(error) for name in known)
+
+
+@invariant(
+    statement=(
+        "A model that `create_model` or another door returns is in the default dtype, whatever the file's, and on the default "
+        "device, and each of its parameters takes gradients."
+    ),
+    catches="parameters replaced by the checkpoint's tensors, left frozen, or made anew in another dtype.",
+    regimes=("native", "resampled", "half-precision"),
+    applies=as_saved,
+    timm_alone=True,
+)
+def model_kept_as_built(trial: Trial) -> Iterator[Problem]:
+    outcomes = [("create_model", trial.created_model.outcome)]
+    if trial.case.door:
+        outcomes.append((f"the door {trial.case.door}", trial.by_door.outcome))
+    models = [(how, model) for how, model in outcomes if not isinstance(model, Exception)]
+    if not models:
+        raise Blocked("create_model does not load the file")
+    for how, model in models:
+        yield from _not_as_built(model, torch.float32, trial.loader.device, how)
+
+
+def _not_as_built(model: nn.Module, dtype: torch.dtype, device: str, how: str) -> Iterator[Problem]:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and tensor.dtype != dtype:
+            yield Problem("dtype", name, f"{name} is {tensor.dtype}, should be {dtype}, by {how}")
+        if tensor.device.type != torch.device(device).type:
+            yield Problem("device", name, f"{name} is on {tensor.device}, should be on {device}, by {how}")
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            yield Problem("frozen", name, f"{name} takes no gradient, by {how}")

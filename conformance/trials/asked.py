@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -83,3 +85,11 @@ def _with_rows(
 
 def _any_value(like: Tensor, rows: int) -> Tensor:
     return like.new_full((1, rows, like.shape[2]), float("nan"))
+
+
+def telling(tensors: Mapping[str, Tensor]) -> set[str]:
+    """The names of the tensors that say whether anything of a checkpoint is in a model.
+
+    Models begin with biases of 0 and weights of norms of 1, so such a tensor of a checkpoint says nothing, unless all are such.
+    """
+    return {name for name, tensor in tensors.items() if tensor.unique().tolist() not in ([0], [1])} or set(tensors)
