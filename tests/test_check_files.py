@@ -151,6 +151,29 @@ def test_several_as_likely_are_listed(check):
     assert "choose one with --entry or --prefix" in text
 
 
+def test_several_as_likely_behind_prefixes_of_one_entry_are_listed(check):
+    """timm opens the entry that holds both, which is no layout of its own. A prefix chooses."""
+    content = {"state_dict": behind("net1.", vit()) | behind("net2.", other()) | {"queue": torch.ones(2)}, "epoch": 1}
+    answer, text = check(content)
+    assert answer.exit_code == 2
+    first, second = (f"under state_dict, behind {p}: timm_native, 152 tensors" for p in ("net1.", "net2."))
+    assert f"several models in this checkpoint: {first}; {second}; choose one with --entry or --prefix" in text
+    assert answer.beside == ["1 other tensor under state_dict", "without tensors: epoch"]
+    assert "unknown checkpoint format" not in text
+    assert check(content, prefix="net2.")[0].opened == "under state_dict, behind net2."
+
+
+def test_the_trained_encoder_of_moco_is_taken(check):
+    """Its momentum encoder is told of beside it."""
+    content = behind("module.encoder_k.", other()) | behind("module.encoder_q.", vit())
+    answer, _ = check({"state_dict": content | {"module.queue": torch.ones(2)}})
+    assert answer.opened == "under state_dict, behind module.encoder_q."
+    assert answer.beside == [
+        "under state_dict, behind module.encoder_k.: timm_native, 152 tensors",
+        "1 other tensor under state_dict",
+    ]
+
+
 def test_an_older_release_that_reads_less_is_told_which_one_reads_it(check):
     """What 1.0.31 reads bit for bit, 0.9.16 does not look for: one line, and the release that does."""
     compiled = behind("module._orig_mod.", vit())

@@ -83,6 +83,22 @@ def test_a_teacher_comes_before_its_student_and_an_average_before_what_is_traine
     assert [f[0] for f in found({"net": tower(), "net_ema": tower(seed=2)})] == ["net_ema", "net"]
 
 
+@pytest.mark.parametrize(
+    ("trained", "momentum"),
+    [
+        ("module.encoder_q.", "module.encoder_k."),
+        ("visual_encoder.", "visual_encoder_m."),
+        ("encoder.", "key_encoder."),
+        ("model.", "momentum_model."),
+        ("net.", "net_k."),
+    ],
+)
+def test_a_momentum_encoder_comes_after_the_trained_one(trained, momentum):
+    """Whatever their order in the file."""
+    content = behind(momentum, tower()) | behind(trained, tower(seed=2)) | {"queue": torch.ones(8, 4)}
+    assert [f[1] for f in found({"state_dict": content})] == [trained, momentum]
+
+
 def test_what_fits_the_model_comes_first():
     """A student of the width asked for, before its teacher of another."""
     content = {"teacher": {k: torch.ones(16) if v.shape == (8,) else v for k, v in tower().items()}, "student": tower()}

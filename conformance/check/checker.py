@@ -32,7 +32,7 @@ from .detection import Detector, Recognised, evidence
 from .handing import unread_container
 from .hyperparameters import NOT_IN_TENSORS, hyperparameters
 from .loading import RequestedModel, create, known_model
-from .opening import Opening, opening
+from .opening import Opening, SeveralModels, opening
 from .outside import Told, told
 from .protocol import Answer, Difference, Forward, Request
 from .reading import beside, locate, read
@@ -125,6 +125,9 @@ class _Check:
         request = self.request
         try:
             self.opening = opening(self.content, self.detector, request.entry, request.prefix)
+        except SeveralModels as error:
+            self.result.beside = error.beside
+            raise
         except LoadError:
             opened = None
             with suppress(LoadError):

@@ -17,6 +17,14 @@ from .search import Found, Rest, chosen, mappings, search, unchunked
 _MAX_LISTED = 6
 
 
+class SeveralModels(LoadError):
+    """Several towers of a file are equally likely. ``beside`` is what else the file holds, one line each."""
+
+    def __init__(self, reason: str, beside: list[str]) -> None:
+        super().__init__(reason)
+        self.beside = beside
+
+
 @dataclass(frozen=True)
 class Opening:
     """What a check reads of a file. ``chunked`` says that its blocks were stored in chunks, see :func:`.search.unchunked`.
@@ -41,8 +49,8 @@ def opening(
 
     It is the one under ``entry`` and behind ``prefix``, if they are given; else the one that timm opens, unless another one alone
     fits the model; else the likeliest one
-    that :func:`.search.search` finds. Raises :class:`LoadError` if no tower is found, or several that are equally likely, and
-    :class:`UserError` if there are no tensors where the user says.
+    that :func:`.search.search` finds. Raises :class:`LoadError` if no tower is found, :class:`SeveralModels` if several are
+    equally likely, and :class:`UserError` if there are no tensors where the user says.
     """
     try:
         own = open_checkpoint(content)
@@ -56,7 +64,7 @@ def opening(
     elif own is not None and (own_fits or not (towers and towers[0].fits)):
         opened = own
     elif towers:
-        opened = _likeliest(towers).opened
+        opened = _likeliest(content, towers, rest).opened
     else:
         assert refusal is not None
         raise refusal
@@ -65,7 +73,7 @@ def opening(
     plain = unchunked(opened.state)
     chunked = plain is not None
     by_timm = own is not None and (own.entry, own.prefix) == (opened.entry, opened.prefix) and not chunked
-    beside = _beside(content, opened, towers, rest)
+    beside = _beside(content, opened.state, towers, rest)
     return Opening(opened if plain is None else replace(opened, state=plain), by_timm, beside, chunked)
 
 
@@ -74,25 +82,29 @@ def _as_said(content: Mapping, detector: Detector, entry: str | None, prefix: st
     keys, tensors = chosen(content, entry, prefix)
     if prefix is not None:
         return Opened(tensors, keys, prefix)
-    towers = search(tensors, detector.form_of, detector.fits)[0]
+    towers, rest = search(tensors, detector.form_of, detector.fits)
     if not towers:
         return Opened(tensors, keys)
-    found = _likeliest(towers).opened
+    found = _likeliest(tensors, towers, rest).opened
     return Opened(found.state, keys, found.prefix)
 
 
-def _likeliest(towers: list[Found]) -> Found:
-    """The first of ranked towers. Raises :class:`LoadError` if others are as likely."""
+def _likeliest(content: Mapping, towers: list[Found], rest: list[Rest]) -> Found:
+    """The first of the ranked towers of a content. Raises :class:`SeveralModels` if others are as likely."""
     equal = [t for t in towers if t.rank == towers[0].rank]
-    if len(equal) > 1:
-        listed = "; ".join(t.text for t in equal[:_MAX_LISTED])
-        raise LoadError(f"several models in this checkpoint: {listed}; choose one with --entry or --prefix")
-    return equal[0]
+    if len(equal) == 1:
+        return equal[0]
+    listed = "; ".join(t.text for t in equal[:_MAX_LISTED])
+    listed += f"; and {len(equal) - _MAX_LISTED} more" if len(equal) > _MAX_LISTED else ""
+    raise SeveralModels(
+        f"several models in this checkpoint: {listed}; choose one with --entry or --prefix",
+        _beside(content, {}, towers[len(equal) :], rest),
+    )
 
 
-def _beside(content: Mapping, opened: Opened, towers: list[Found], rest: list[Rest]) -> list[str]:
-    """What else a file holds: other towers, other tensors, and the names of the rest."""
-    taken = {id(t) for t in opened.state.values()}
+def _beside(content: Mapping, state: Mapping[str, Tensor], towers: list[Found], rest: list[Rest]) -> list[str]:
+    """What a file holds beside the opened ``state``: other towers, other tensors, and the names of the rest."""
+    taken = {id(t) for t in state.values()}
     others = [t.text for t in towers if not any(id(v) in taken for v in t.opened.state.values())]
     heads = [
         f"{r.tensors} other tensor{'s' if r.tensors > 1 else ''} {f'under {r.entry}' if r.entry else 'at the top'}"

@@ -18,9 +18,13 @@ from ..reference import LoadError, Opened
 _MAX_NESTING = 8
 # The smallest tower, of one block, has more tensors than this.
 _FEWEST = 8
-# What training makes of an entry or prefix of this name. DINO, DINOv2 and I-JEPA evaluate the teacher, MoCo v3 its base encoder.
+# What training makes of an entry or prefix of this name. DINO, DINOv2 and I-JEPA evaluate the teacher, MoCo its query encoder
+# (encoder_q, base_encoder), not the momentum encoder (encoder_k); ALBEF and BLIP not the one whose name ends in _m.
 _WANTED = re.compile(r"(^|[._])(ema|averaged?|teacher|target)([._]|$)")
-_TRAINED_AGAINST = re.compile(r"(^|[._])(student|momentum|online|predictor|decoder)([._]|$)")
+_TRAINED_AGAINST = re.compile(
+    r"(^|[._])(student|momentum|online|predictor|decoder)([._]|$)"
+    r"|(^|[._])((encoder|backbone|model|net)_(k|m|key)|key_(encoder|backbone|model|net))([._]|$)"
+)
 
 
 @dataclass(frozen=True)
