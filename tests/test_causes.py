@@ -115,10 +115,16 @@ CAUSES = {
     "heads": (vit() | {"dino_head.mlp.0.weight": torch.ones(9, DIM)}, "self-distillation", 1, "DINO"),
     "later shard": (but("blocks.0", "blocks.1", "embed", "token"), "shard", 26, "blocks 2 to 3, none before"),
     "first shard": (but("blocks.3.mlp"), "shard", 50, "block 3 has 8 of 12 tensors"),
+    "compiled blocks": (
+        renamed("mlp.", "mlp._orig_mod."),
+        "wrapped-names",
+        4 * DEPTH,
+        "inside the names of 16 tensors",
+    ),
     "gap": (but("blocks.1"), "shard", 42, "blocks 1 of 4 are not in it"),
     "no beginning": (but("embed", "token"), "shard", 50, "no patch embedding"),
 }
-GOES_ON = {"more-tokens", "shared-table", "decoder", "head-of-pre-training", "self-distillation"}
+GOES_ON = {"more-tokens", "shared-table", "decoder", "head-of-pre-training", "self-distillation", "wrapped-names"}
 
 
 # -- causes ------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,6 @@ def check(tmp_path):
 
 def run_code(answer: Answer, folder: Path) -> torch.nn.Module:
     """The model that the printed call makes."""
-    import re
-
     import timm
 
     space: dict[str, Any] = {"torch": torch, "timm": timm, "re": re, "argparse": argparse}
@@ -111,6 +110,53 @@ def test_it_is_found_told_compared_and_the_call_loads_it(check, tmp_path, conten
     assert answer.exit_code == 1, text
     assert f"timm==1.0.31 does not look {answer.opened}: it finds none of the 152 tensors" in text
     assert "it loads it; 152 tensors agree with the reference, bit for bit" in text
+    assert answer.forward is not None
+    assert answer.forward.verdict == "same"
+    model = run_code(answer, tmp_path)
+    assert all(torch.equal(tensor, vit()[name]) for name, tensor in model.state_dict().items())
+
+
+def inside(wrapper: str) -> dict[str, Tensor]:
+    """The tiny model with a wrapper around each block."""
+    return {re.sub(r"^(blocks\.\d+\.)", rf"\1{wrapper}", k): v for k, v in vit().items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "opened", "said"),
+    [
+        (
+            lambda: {"model": behind("_fsdp_wrapped_module.", inside("_fsdp_wrapped_module."))},
+            "under model, behind _fsdp_wrapped_module., without _fsdp_wrapped_module. inside names",
+            "timm==1.0.31 does not look under model, behind _fsdp_wrapped_module.: it finds none of the 152 tensors",
+        ),
+        (
+            lambda: inside("_orig_mod."),
+            "without _orig_mod. inside names",
+            "timm==1.0.31 does not take _orig_mod. out of names: it finds 8 of the 152 tensors",
+        ),
+        (
+            lambda: {"n_averaged": torch.tensor(5)} | behind("module.", vit()),
+            "behind module., without n_averaged",
+            "timm==1.0.31 does not leave out n_averaged, which its model has not, and refuses the file as it stands",
+        ),
+        (
+            lambda: {"n_averaged": torch.tensor(5)} | inside("module."),
+            "without module. inside names, without n_averaged",
+            "does not take module. out of names",
+        ),
+    ],
+    ids=["fsdp", "compiled", "average", "both"],
+)
+def test_what_training_left_in_a_state_dict_is_left_out(check, tmp_path, content, opened, said):
+    """Wrappers inside names are one cause, counters a note. The comparison goes on, and the printed code does the same."""
+    answer, text = check(content())
+    assert (answer.opened, answer.exit_code) == (opened, 1)
+    assert said in text
+    assert "it loads it; 152 tensors agree with the reference, bit for bit" in text
+    causes = [f"of 144 tensors (blocks.*.{w}norm1" for w in re.findall(r"without (\S+) inside", opened)]
+    assert len(answer.causes) == len(causes)
+    assert all(words in line for words, line in zip(causes, answer.causes))
+    assert [note for note in answer.notes if "AveragedModel" in note] or "n_averaged" not in opened
     assert answer.forward is not None
     assert answer.forward.verdict == "same"
     model = run_code(answer, tmp_path)

@@ -8,6 +8,7 @@ import torch
 from tests.small_vit import GEOMETRY
 from timm_conformance import reference
 from timm_conformance.cases.case import Case, Contents
+from timm_conformance.check.explaining.left_out import LeftOut, plain
 from timm_conformance.check.search import chosen, mappings, prefixes, search, unchunked
 from timm_conformance.checkpoints import state_dicts
 from timm_conformance.errors import UserError
@@ -97,6 +98,55 @@ def test_a_momentum_encoder_comes_after_the_trained_one(trained, momentum):
     """Whatever their order in the file."""
     content = behind(momentum, tower()) | behind(trained, tower(seed=2)) | {"queue": torch.ones(8, 4)}
     assert [f[1] for f in found({"state_dict": content})] == [trained, momentum]
+
+
+FSDP, COMPILED, CHECKPOINTED = "_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module."
+
+
+def wrapped(wrapper: str, *parts: str) -> dict[str, torch.Tensor]:
+    """A tower whose modules of these names are wrapped."""
+    state = tower()
+    for part in parts:
+        state = {k.replace(part, part + wrapper): v for k, v in state.items()}
+    return state
+
+
+@pytest.mark.parametrize(
+    ("content", "prefix", "wrappers"),
+    [
+        (lambda: behind(FSDP, wrapped(FSDP, "blocks.0.")), FSDP, (FSDP,)),
+        (lambda: wrapped(COMPILED, "blocks.0."), "", (COMPILED,)),
+        (lambda: behind("module.", wrapped(CHECKPOINTED, "blocks.0.mlp.", "patch_embed.")), "module.", (CHECKPOINTED,)),
+        (lambda: behind("net.", wrapped(FSDP + CHECKPOINTED, "blocks.0.")), "net.", (FSDP, CHECKPOINTED)),
+        (lambda: wrapped("module.", "blocks.0."), "", ("module.",)),
+        (lambda: wrapped("_fpw_module.", "blocks."), "", ("_fpw_module.",)),
+        (lambda: behind("model._orig_mod.", tower()), "model._orig_mod.", ()),
+        (lambda: behind("_orig_mod.module.", tower()), "_orig_mod.module.", ()),
+    ],
+    ids=["fsdp", "compiled", "checkpointed", "two", "ddp", "list", "prefix", "prefixes"],
+)
+def test_wrappers_inside_names_are_taken_out(content, prefix, wrappers):
+    """Those before all names are a prefix."""
+    (one,), rest = search(
+        {"model": content()}, lambda s: reference.detect(s).name, lambda s, form: s.keys() == tower().keys()
+    )
+    assert (one.opened.prefix, one.left_out.wrappers, one.fits, rest) == (prefix, wrappers, True, [])
+    assert one.opened.state.keys() == tower().keys()
+
+
+def test_counters_are_left_out_and_names_stay_two():
+    """A number of steps is one number; a wrapper stays where two names would become one."""
+    (one,), rest = search(
+        tower() | {"n_averaged": torch.tensor(3)}, lambda s: reference.detect(s).name, lambda s, form: True
+    )
+    assert (one.left_out.counters, rest) == (("n_averaged",), [])
+    kept = {
+        "n_averaged": torch.ones(3),
+        "norm.weight": torch.ones(2),
+        "a._orig_mod.b": torch.ones(1),
+        "a.b": torch.ones(1),
+    }
+    assert plain(kept) == (kept, LeftOut())
 
 
 def test_what_fits_the_model_comes_first():

@@ -15,6 +15,7 @@ import torch
 
 from ..errors import one_line
 from ..reference import Opened
+from .explaining.left_out import LeftOut
 from .handing import unread_container
 from .loading import Checkpoint, Loaded, RequestedModel, captured_load, memory_saving
 from .taking_out import TakenOut, text
@@ -104,10 +105,20 @@ def _short(message: str) -> str:
     return said if len(said) <= _SHORT else f"{said[:_SHORT]}..."
 
 
-def unread(target: str, loaded: Loaded, opened: Opened, expected: Mapping[str, object]) -> str:
-    """That a target reads nothing of a file as it stands, in words; ``expected`` are the names of the model's tensors."""
+def unread(target: str, loaded: Loaded, opened: Opened, left_out: LeftOut, expected: Mapping[str, object]) -> str:
+    """That a target reads nothing of a file as it stands, or not all of it, in words.
+
+    ``left_out`` is what the ``opened`` tensors were freed of; ``expected`` are the names of the model's tensors.
+    """
     where = opened.where or "at names of blocks in chunks"
-    found = f"{target} does not look {where}: it finds none of the {len(expected)} tensors that it asks for"
+    count = len(loaded.state_dict.keys() & expected.keys())
+    finds = f"it finds {count or 'none'} of the {len(expected)} tensors that it asks for"
+    if not count:
+        found = f"{target} does not look {where}: {finds}"
+    elif left_out.wrappers:
+        found = f"{target} does not take {' and '.join(left_out.wrappers)} out of names: {finds}"
+    else:
+        found = f"{target} does not leave out {', '.join(left_out.counters)}, which its model has not"
     if loaded.failure is None:
         return f"{found}, and makes the model all the same, with a line in the log at most"
     return f"{found}, and refuses the file as it stands"

@@ -137,7 +137,10 @@ class _Check:
                 _require_weights(opened.state)  # gives a better reason for some files
             raise
         opened = self.opening.opened
-        self.result.opened, self.result.beside, state = opened.where, self.opening.beside, opened.state
+        self.result.opened, self.result.beside, state = self.opening.where, self.opening.beside, opened.state
+        left_out = self.opening.left_out
+        self.result.causes += [left_out.cause.text] if left_out.cause else []
+        self.result.notes += left_out.notes
         recognised = self.detector.recognised(state)
         self.result.format = recognised.form.name
         self.result.evidence = evidence(recognised.form, state)
@@ -290,7 +293,8 @@ class _Check:
         found = refusal.explain(
             reason, self.content, state, result.format, self.wanted, self.detector, self.loader.timm_version
         )
-        result.refused, result.causes, result.advice = found.reason, found.causes, found.to_do
+        result.refused, result.advice = found.reason, found.to_do
+        result.causes += found.causes
         result.exit_code = EXIT_USAGE
         loaded = self.loads.load(self.wanted, self.recognised)
         result.loaded = loaded.failure is None
@@ -321,18 +325,18 @@ class _Check:
             lines += advice.in_no_release(result.format)
         if result.error and not entries:
             causes = refusal.causes_of(self._upstream(), result.format, self.detector)
-            result.causes, to_do = advice.cause_lines(causes)
+            told, to_do = advice.cause_lines(causes)
+            result.causes += told
             lines += to_do
         if result.unread:
             assert self.opening is not None
             assert self.recognised is not None
-            reader, by_hand = (
-                "",
-                "" if result.error or not result.call else "read its tensors as the call above does, or use --fix",
-            )
-            if not unread_container(self.located):
+            reader = ""
+            if not self.opening.left_out and not unread_container(self.located):
                 reader = advice.first_reader(self.recognised.family, case, self.opening.opened, self.loader.release)
-            lines = [*filter(None, [reader or by_hand]), *lines]
+            by_hand = "" if result.error or not result.call else "read its tensors as the call above does, or use --fix"
+            wrapped = self.opening.left_out.cause
+            lines = [*filter(None, [reader or by_hand]), *([wrapped.to_do] if wrapped else []), *lines]
         if result.fixed:
             lines += advice.loading_code(self.wanted, result.fixed)
         elif result.error or result.differences or result.unread:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..reference import LoadError, Opened, open_checkpoint
 from .detection import Detector
+from .explaining.left_out import LeftOut, plain
 from .search import Found, Rest, chosen, mappings, search, unchunked
 
 _MAX_LISTED = 6
@@ -30,13 +31,25 @@ class Opening:
     """What a check reads of a file. ``chunked`` says that its blocks were stored in chunks, see :func:`.search.unchunked`.
 
     ``by_timm`` says that some timm release opens the file in the same way by itself; otherwise a user has to take the tensors
-    out. ``beside`` is what else the file holds, one line each.
+    out. ``beside`` is what else the file holds, one line each. ``left_out`` is what the opened state was freed of.
     """
 
     opened: Opened
     by_timm: bool
     beside: list[str] = field(default_factory=list)
     chunked: bool = False
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    @property
+    def where(self) -> str:
+        """Entry, prefix and what was left out, in words; empty for a plain dict of tensors."""
+        return ", ".join(filter(None, (self.opened.where, self.left_out.text)))
+
+    def by_hand_of(self, got: Mapping[str, object], right: Mapping[str, object]) -> bool:
+        """Whether a user has to take the tensors out for a loader that ``got`` these tensors where it should have ``right``."""
+        if self.left_out and (right.keys() - got.keys() or got.keys() & {*self.left_out.counters}):
+            return True
+        return bool(self.opened.where or self.chunked) and not got.keys() & right.keys()
 
 
 def opening(
@@ -54,39 +67,48 @@ def opening(
     """
     try:
         own = open_checkpoint(content)
+        state, left_out = plain(own.state)
+        own = replace(own, state=state) if left_out else own
         own_fits = detector.fits(own.state, detector.form_of(own.state))
         refusal = None
     except LoadError as error:
-        own, own_fits, refusal = None, False, error
+        own, own_fits, refusal, left_out = None, False, error, LeftOut()
     towers, rest = search(content, detector.form_of, detector.fits)
     if entry is not None or prefix is not None:
-        opened = _as_said(content, detector, entry, prefix)
+        opened, left_out = _as_said(content, detector, entry, prefix)
     elif own is not None and (own_fits or not (towers and towers[0].fits)):
         opened = own
     elif towers:
-        opened = _likeliest(content, towers, rest).opened
+        found = _likeliest(content, towers, rest)
+        opened, left_out = found.opened, found.left_out
     else:
         assert refusal is not None
         raise refusal
     if opened is not own:
         open_checkpoint(opened.state)  # raises for tensors that are not dense
-    plain = unchunked(opened.state)
-    chunked = plain is not None
-    by_timm = own is not None and (own.entry, own.prefix) == (opened.entry, opened.prefix) and not chunked
+    one_list = unchunked(opened.state)
+    chunked = one_list is not None
+    changed = chunked or bool(left_out)
+    by_timm = own is not None and (own.entry, own.prefix) == (opened.entry, opened.prefix) and not changed
     beside = _beside(content, opened.state, towers, rest)
-    return Opening(opened if plain is None else replace(opened, state=plain), by_timm, beside, chunked)
+    opened = opened if one_list is None else replace(opened, state=one_list)
+    return Opening(opened, by_timm, beside, chunked, left_out)
 
 
-def _as_said(content: Mapping, detector: Detector, entry: str | None, prefix: str | None) -> Opened:
-    """The tensors where the user says. Without a prefix, the likeliest tower of the entry; all of it, if none is found."""
+def _as_said(content: Mapping, detector: Detector, entry: str | None, prefix: str | None) -> tuple[Opened, LeftOut]:
+    """The tensors where the user says, and what they were freed of.
+
+    Without a prefix, they are the likeliest tower of the entry; all of it, if none is found.
+    """
     keys, tensors = chosen(content, entry, prefix)
     if prefix is not None:
-        return Opened(tensors, keys, prefix)
+        state, left_out = plain(tensors)
+        return Opened(state, keys, prefix), left_out
     towers, rest = search(tensors, detector.form_of, detector.fits)
     if not towers:
-        return Opened(tensors, keys)
-    found = _likeliest(tensors, towers, rest).opened
-    return Opened(found.state, keys, found.prefix)
+        return Opened(tensors, keys), LeftOut()
+    found = _likeliest(tensors, towers, rest)
+    return Opened(found.opened.state, keys, found.opened.prefix), found.left_out
 
 
 def _likeliest(content: Mapping, towers: list[Found], rest: list[Rest]) -> Found:

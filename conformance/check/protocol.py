@@ -73,7 +73,7 @@ class Answer(msgspec.Struct, kw_only=True):
     windows      windows of relative positions of checkpoint and model, if they differ from the grid
     classes      numbers of classes of checkpoint and model; ``in_chans`` those of input channels
     refused      why the reference cannot use the checkpoint, empty if it can
-    causes       single causes of a refusal, as the tensors show them, one line each
+    causes       single causes of a refusal, or of what had to be undone, as the tensors show them, one line each
     notes        what was guessed, or is told by something else than tensors, one line each
     unread       why the target reads nothing of the file as it stands; then it was given the tensors that lie there
     call         Python lines that load the checkpoint as the target was made to; ``not_by`` other calls, and why they do not

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ..errors import UserError
 from ..reference import LoadError, Opened
+from .explaining.left_out import LeftOut, plain
 
 _MAX_NESTING = 8
 # The smallest tower, of one block, has more tensors than this.
@@ -32,13 +33,14 @@ class Found:
     """An image tower in a file: where its tensors lie, and the name of its format.
 
     ``fits`` says that the model asked for has tensors of these names and widths. ``role`` is 0 for an average or a teacher, 2
-    for what is trained against one, 1 for all else.
+    for what is trained against one, 1 for all else. ``left_out`` is what its state was freed of.
     """
 
     opened: Opened
     form: str
     fits: bool
     role: int
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
     def rank(self) -> tuple[bool, int]:
@@ -69,12 +71,15 @@ def search(
     """
     towers, rest = [], []
     for entry, state in mappings(content):
-        found = list(_towers(entry, state, form_of, fits))
+        found = list(_towers(entry, state, form_of, fits)) or list(
+            _towers(entry, state, form_of, fits, everywhere=True)
+        )
         fitting = [t.opened.prefix for t in found if t.fits]
         found = [t for t in found if t.fits or not any(prefix.startswith(t.opened.prefix) for prefix in fitting)]
         used = {id(t) for tower in found for t in tower.opened.state.values()}
         towers += found
-        left = sum(id(t) not in used for t in state.values())
+        counters = {name for tower in found for name in plain(state)[1].counters}
+        left = sum(id(t) not in used and name not in counters for name, t in state.items())
         if left:
             rest.append(Rest(".".join(entry), left))
     return sorted(towers, key=lambda found: found.rank), rest
@@ -105,17 +110,23 @@ def _towers(
     state: Mapping[str, Tensor],
     form_of: Callable[[Mapping[str, Tensor]], str],
     fits: Callable[[Mapping[str, Tensor], str], bool],
+    everywhere: bool = False,
 ) -> Iterator[Found]:
     """The towers behind prefixes of the names in a mapping.
 
     Inside one that does not fit the model only one that fits counts: a tower behind ``image_encoder.`` passes for a SAM's, too.
+    ``everywhere`` is that of :func:`.left_out.plain`.
     """
     seen: dict[str, bool] = {}
     for prefix in prefixes(state):
         outer = [fit for other, fit in seen.items() if prefix.startswith(other)]
         if any(outer):
             continue
-        tensors = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        tensors, left_out = plain(
+            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, everywhere
+        )
+        if everywhere and not left_out.wrappers:
+            continue
         try:
             form = form_of(tensors)
         except LoadError:
@@ -123,7 +134,7 @@ def _towers(
         fit = fits(tensors, form)
         if fit or not outer:
             seen[prefix] = fit
-            yield Found(Opened(tensors, entry, prefix), form, fit, _role((*entry, prefix)))
+            yield Found(Opened(tensors, entry, prefix), form, fit, _role((*entry, prefix)), left_out)
 
 
 def prefixes(names: Mapping[str, object]) -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..reference import Opened
+from .explaining.left_out import LeftOut
 from .loading import Checkpoint, Loaded
 
 
@@ -16,14 +17,15 @@ from .loading import Checkpoint, Loaded
 class TakenOut:
     """Where the tensors lie, and what is done to their names.
 
-    ``chunked`` is as in :class:`.opening.Opening`. Names that begin with ``heads`` are left out. ``namespace`` says that the file
-    holds arguments in a Namespace, which torch reads only if it is told to.
+    ``chunked`` and ``left_out`` are as in :class:`.opening.Opening`. Names that begin with ``heads`` are left out. ``namespace``
+    says that the file holds arguments in a Namespace, which torch reads only if it is told to.
     """
 
     opened: Opened
     chunked: bool
     heads: str
     namespace: bool
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def code(self, checkpoint: Checkpoint, reading: list[str]) -> list[str]:
         """Python lines after which ``state`` has the tensors under the names that timm expects.
@@ -42,6 +44,12 @@ class TakenOut:
         if self.opened.prefix:
             prefix = text(self.opened.prefix)
             lines.append(f"state = {{k.removeprefix({prefix}): v for k, v in state.items() if k.startswith({prefix})}}")
+        elif self.left_out.counters:
+            lines.append(f"for name in {list(self.left_out.counters)}: state.pop(name)".replace("'", '"'))
+        for wrapper in self.left_out.wrappers:
+            point = "." if wrapper == "module." else ""  # names may end in this word
+            old, new = text(point + wrapper), text(point)
+            lines.append(f"state = {{k.replace({old}, {new}): v for k, v in state.items()}}")
         if self.heads:
             lines.append(f"state = {{k: v for k, v in state.items() if not k.startswith({text(self.heads)})}}")
         if self.chunked:

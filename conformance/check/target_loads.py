@@ -70,13 +70,13 @@ class TargetLoads:
         """
         opened, checkpoint, taken_out = opening.opened, self.checkpoint(recognised), None
         loaded = self.load(wanted, recognised)
-        if (opened.where or opening.chunked) and not loaded.state_dict.keys() & right.keys():
+        if opening.by_hand_of(loaded.state_dict, right):
             given, state, heads = self._given(wanted, checkpoint, opened.state, right)
             if given.state_dict.keys() & right.keys():
-                result.unread = calls.unread(self.request.target, loaded, opened, right)
+                result.unread = calls.unread(self.request.target, loaded, opened, opening.left_out, right)
                 self.state, loaded = state, given
-                loaded.given = f"the tensors {opened.where}"
-                taken_out = TakenOut(opened, opening.chunked, heads, has_namespace(content))
+                loaded.given = f"the tensors {opened.where or 'in it'}"
+                taken_out = TakenOut(opened, opening.chunked, heads, has_namespace(content), opening.left_out)
         result.given = loaded.given
         if self.loader.target.is_timm:
             container = "" if loaded.by_folder else unread_container(self.located)

@@ -14,6 +14,7 @@ from typing import Any
 from . import storage
 from .cause import Cause, State, matching, tensors_of
 from .keys import LONGEST, few, shown
+from .left_out import wrapped_names
 
 
 def single_causes(content: Mapping[Any, Any]) -> list[Cause]:
@@ -149,4 +150,4 @@ def _forms(state: State) -> Iterator[Cause]:
         yield Cause(kind, text, to_do, len(found), few(found), stops=False)
 
 
-_TELLERS: tuple[Callable[[State], Iterator[Cause]], ...] = (_video, _renamed, _more_tokens, _forms)
+_TELLERS: tuple[Callable[[State], Iterator[Cause]], ...] = (_video, _renamed, _more_tokens, _forms, wrapped_names)
