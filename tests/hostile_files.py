@@ -201,7 +201,43 @@ def plain_pickle_that_runs_code(folder: Path) -> Path:
     return written(folder, pickle.dumps({"epoch": Call(os.mkdir, str(folder / "executed"))}), "pkl")
 
 
-@refused("it holds a torch.nn.modules.linear.Linear, which only running its code would read")
+class Reduced:
+    """An object whose pickle makes what it was given."""
+
+    def __init__(self, *made: object) -> None:
+        self.made = made
+
+    def __reduce__(self) -> tuple:
+        return self.made
+
+
+@refused("damaged or cut off, get it again (a numpy array has another number of bytes than its shape)")
+def numpy_array_that_declares_more(folder: Path) -> Path:
+    make, start, (version, _, dtype, order, data) = np.ones(4, np.float32).__reduce__()
+    return saved(folder, {"a": Reduced(make, start, (version, (2**40,), dtype, order, data))})
+
+
+@refused("it holds a numpy array of no numbers (O8), which is not read")
+def numpy_array_of_addresses(folder: Path) -> Path:
+    make, start, (version, shape, _, order, data) = np.ones(4).__reduce__()
+    return saved(folder, {"a": Reduced(make, start, (version, shape, np.dtype(object), order, data))})
+
+
+@refused("it holds a numpy array of no numbers (U1), which is not read")
+def numpy_array_of_text(folder: Path) -> Path:
+    return saved(folder, {"a": np.array(["a"])})
+
+
+@refused(
+    "it holds a torch.nn.modules.linear.Linear, which only running its code would read: a whole module was pickled"
+)
+def module_in_a_dict(folder: Path) -> Path:
+    return saved(folder, {"model": nn.Linear(2, 2), "epoch": 3}, _use_new_zipfile_serialization=False)
+
+
+@refused(
+    "it holds a torch.nn.modules.linear.Linear, which only running its code would read: a whole module was pickled"
+)
 def whole_module(folder: Path) -> Path:
     return saved(folder, nn.Linear(2, 2))
 

@@ -163,6 +163,18 @@ def test_what_training_left_in_a_state_dict_is_left_out(check, tmp_path, content
     assert all(torch.equal(tensor, vit()[name]) for name, tensor in model.state_dict().items())
 
 
+def test_arrays_of_numpy_are_read_and_the_call_makes_tensors(check, tmp_path):
+    """As detectron2 saves them. torch.load refuses the file unless it may run code."""
+    arrays = {name: tensor.numpy() for name, tensor in behind("backbone.net.", vit()).items()}
+    answer, text = check({"model": arrays, "__author__": "me"})
+    assert (answer.opened, answer.exit_code) == ("under model, behind backbone.net., made of numpy arrays", 1)
+    assert answer.read[0].startswith("152 of its values are numpy arrays")
+    assert "timm==1.0.31 does not read arrays of numpy, as torch.load(weights_only=True) does not" in text
+    assert "it loads it; 152 tensors agree with the reference, bit for bit" in text
+    model = run_code(answer, tmp_path)
+    assert all(torch.equal(tensor, vit()[name]) for name, tensor in model.state_dict().items())
+
+
 def test_what_else_the_file_holds_is_told(check, tmp_path):
     """Another tower with its format, tensors that are no tower's, and the names of all else. --fix writes what was taken."""
     content = {

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -133,6 +134,30 @@ def test_flax_msgpack_gives_the_names_of_the_tree(tmp_path: Path) -> None:
     path = folders.flax(tmp_path, {**folders.tree_of(flat), "step": 7, "name": "run"})
     assert container_of(path) == "msgpack"
     assert _same(read(path), flat)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_arrays_and_numbers_of_numpy_are_read_without_code(zipped: bool, tmp_path: Path) -> None:
+    """Of each dtype and order of bytes, with no values, in lists; they are told of."""
+    arrays = {
+        "big": np.arange(6, dtype=">f4").reshape(2, 3),
+        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "none": np.zeros((0, 3)),
+        "half": np.ones(2, np.float16),
+        "truth": np.array([True]),
+    }
+    path = tmp_path / "file.pth"
+    content = {"model": arrays, "lists": [(np.ones(2), 1)], "best": np.float64(0.5), "own": torch.ones(1)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    got = read(path)
+    native = {k: torch.from_numpy(v.astype(v.dtype.newbyteorder("="))) for k, v in arrays.items()}
+    assert _same(got["model"], native)
+    assert torch.equal(got["lists"][0][0], torch.ones(2, dtype=torch.float64))
+    assert (got["lists"][0][1], got["best"]) == (1, 0.5)
+    (note,) = found_beside(path).notes
+    assert note.startswith(
+        "6 of its values are numpy arrays, which torch.load(weights_only=True) refuses: save {k: torch.as"
+    )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorstore") is None, reason="tensorstore is not installed")

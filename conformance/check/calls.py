@@ -105,15 +105,19 @@ def _short(message: str) -> str:
     return said if len(said) <= _SHORT else f"{said[:_SHORT]}..."
 
 
-def unread(target: str, loaded: Loaded, opened: Opened, left_out: LeftOut, expected: Mapping[str, object]) -> str:
+def unread(
+    target: str, loaded: Loaded, opened: Opened, left_out: LeftOut, numpy: str, expected: Mapping[str, object]
+) -> str:
     """That a target reads nothing of a file as it stands, or not all of it, in words.
 
-    ``left_out`` is what the ``opened`` tensors were freed of; ``expected`` are the names of the model's tensors.
+    ``left_out`` and ``numpy`` are as in :class:`.opening.Opening`; ``expected`` are the names of the model's tensors.
     """
     where = opened.where or "at names of blocks in chunks"
     count = len(loaded.state_dict.keys() & expected.keys())
     finds = f"it finds {count or 'none'} of the {len(expected)} tensors that it asks for"
-    if not count:
+    if not count and numpy and loaded.failure is not None:
+        found = f"{target} does not read {numpy} of numpy, as torch.load(weights_only=True) does not"
+    elif not count:
         found = f"{target} does not look {where}: {finds}"
     elif left_out.wrappers:
         found = f"{target} does not take {' and '.join(left_out.wrappers)} out of names: {finds}"

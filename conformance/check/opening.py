@@ -13,6 +13,7 @@ from torch import Tensor
 from ..reference import LoadError, Opened, open_checkpoint
 from .detection import Detector
 from .explaining.left_out import LeftOut, plain
+from .reading import FromNumpy
 from .search import Found, Rest, chosen, mappings, search, unchunked
 
 _MAX_LISTED = 6
@@ -32,6 +33,7 @@ class Opening:
 
     ``by_timm`` says that some timm release opens the file in the same way by itself; otherwise a user has to take the tensors
     out. ``beside`` is what else the file holds, one line each. ``left_out`` is what the opened state was freed of.
+    ``numpy`` says whether the file holds its ``arrays`` or its ``numbers``; it is empty if there are none.
     """
 
     opened: Opened
@@ -39,17 +41,19 @@ class Opening:
     beside: list[str] = field(default_factory=list)
     chunked: bool = False
     left_out: LeftOut = field(default_factory=LeftOut)
+    numpy: str = ""
 
     @property
     def where(self) -> str:
-        """Entry, prefix and what was left out, in words; empty for a plain dict of tensors."""
-        return ", ".join(filter(None, (self.opened.where, self.left_out.text)))
+        """Entry, prefix, what was left out, and that arrays became tensors, in words; empty for a plain dict of tensors."""
+        numpy = {"arrays": "made of numpy arrays", "numbers": "without numbers of numpy"}.get(self.numpy, "")
+        return ", ".join(filter(None, (self.opened.where, self.left_out.text, numpy)))
 
     def by_hand_of(self, got: Mapping[str, object], right: Mapping[str, object]) -> bool:
         """Whether a user has to take the tensors out for a loader that ``got`` these tensors where it should have ``right``."""
         if self.left_out and (right.keys() - got.keys() or got.keys() & {*self.left_out.counters}):
             return True
-        return bool(self.opened.where or self.chunked) and not got.keys() & right.keys()
+        return bool(self.opened.where or self.chunked or self.numpy) and not got.keys() & right.keys()
 
 
 def opening(
@@ -92,7 +96,8 @@ def opening(
     by_timm = own is not None and (own.entry, own.prefix) == (opened.entry, opened.prefix) and not changed
     beside = _beside(content, opened.state, towers, rest)
     opened = opened if one_list is None else replace(opened, state=one_list)
-    return Opening(opened, by_timm, beside, chunked, left_out)
+    numpy = ("arrays" if content.arrays else "numbers") if isinstance(content, FromNumpy) else ""
+    return Opening(opened, by_timm, beside, chunked, left_out, numpy)
 
 
 def _as_said(content: Mapping, detector: Detector, entry: str | None, prefix: str | None) -> tuple[Opened, LeftOut]:

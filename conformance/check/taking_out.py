@@ -17,8 +17,8 @@ from .loading import Checkpoint, Loaded
 class TakenOut:
     """Where the tensors lie, and what is done to their names.
 
-    ``chunked`` and ``left_out`` are as in :class:`.opening.Opening`. Names that begin with ``heads`` are left out. ``namespace``
-    says that the file holds arguments in a Namespace, which torch reads only if it is told to.
+    ``chunked``, ``left_out`` and ``numpy`` are as in :class:`.opening.Opening`. Names that begin with ``heads`` are left out.
+    ``namespace`` says that the file holds arguments in a Namespace, which torch reads only if it is told to.
     """
 
     opened: Opened
@@ -26,6 +26,7 @@ class TakenOut:
     heads: str
     namespace: bool
     left_out: LeftOut = field(default_factory=LeftOut)
+    numpy: str = ""
 
     def code(self, checkpoint: Checkpoint, reading: list[str]) -> list[str]:
         """Python lines after which ``state`` has the tensors under the names that timm expects.
@@ -34,18 +35,22 @@ class TakenOut:
         """
         path = text(str(checkpoint.located.path))
         keys = "".join(f"[{text(key)}]" for key in self.opened.entry)
-        lines = [f'state = torch.load({path}, map_location="cpu", weights_only=True){keys}']
+        lines = [f'state = torch.load({path}, map_location="cpu", weights_only={not self.numpy}){keys}']
+        if self.numpy:
+            lines[0] += "  # runs what is pickled in it: only if you trust its origin"
         if reading:
             lines = [*reading, "state = content"]
         elif checkpoint.located.file_kind == "safetensors":
             lines = [f"state = safetensors.torch.load_file({path})"]
-        if self.namespace:
+        if self.namespace and not self.numpy:
             lines.insert(0, "torch.serialization.add_safe_globals([argparse.Namespace])")
         if self.opened.prefix:
             prefix = text(self.opened.prefix)
             lines.append(f"state = {{k.removeprefix({prefix}): v for k, v in state.items() if k.startswith({prefix})}}")
         elif self.left_out.counters:
             lines.append(f"for name in {list(self.left_out.counters)}: state.pop(name)".replace("'", '"'))
+        if self.numpy == "arrays":
+            lines.append("state = {k: torch.as_tensor(v) for k, v in state.items()}")
         for wrapper in self.left_out.wrappers:
             point = "." if wrapper == "module." else ""  # names may end in this word
             old, new = text(point + wrapper), text(point)

@@ -73,10 +73,14 @@ class TargetLoads:
         if opening.by_hand_of(loaded.state_dict, right):
             given, state, heads = self._given(wanted, checkpoint, opened.state, right)
             if given.state_dict.keys() & right.keys():
-                result.unread = calls.unread(self.request.target, loaded, opened, opening.left_out, right)
+                result.unread = calls.unread(
+                    self.request.target, loaded, opened, opening.left_out, opening.numpy, right
+                )
                 self.state, loaded = state, given
                 loaded.given = f"the tensors {opened.where or 'in it'}"
-                taken_out = TakenOut(opened, opening.chunked, heads, has_namespace(content), opening.left_out)
+                taken_out = TakenOut(
+                    opened, opening.chunked, heads, has_namespace(content), opening.left_out, opening.numpy
+                )
         result.given = loaded.given
         if self.loader.target.is_timm:
             container = "" if loaded.by_folder else unread_container(self.located)

@@ -74,8 +74,8 @@ class LeftOut:
 def plain(state: Mapping[str, Tensor], everywhere: bool = False) -> tuple[dict[str, Tensor], LeftOut]:
     """A state dict without wrappers inside its names and without counters, and what was left out.
 
-    A wrapper at the beginning of names, or before the blocks of a tower, is part of a prefix: then the names stay, unless wrappers
-    are to be taken out ``everywhere``. They also stay where two names would become one.
+    A wrapper at the beginning of names, or before the blocks of a tower, is part of a prefix. Then the names stay, unless all
+    wrappers are to be taken out ``everywhere``. They also stay where two names would become one.
     """
     counters = tuple(k for k, v in state.items() if k in _COUNTERS and v.numel() == 1 and v.ndim < 2)
     kept = {k: v for k, v in state.items() if k not in counters} if len(counters) < len(state) else dict(state)

@@ -8,6 +8,7 @@ fill the memory, or cause a traceback. Every error of the libraries that read th
 
 from .beside import Beside, beside
 from .locating import SHARDS, Located, container_of, locate
+from .numpy_values import FromNumpy
 from .reader import read
 
-__all__ = ["SHARDS", "Beside", "Located", "beside", "container_of", "locate", "read"]
+__all__ = ["SHARDS", "Beside", "FromNumpy", "Located", "beside", "container_of", "locate", "read"]

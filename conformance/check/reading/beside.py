@@ -13,6 +13,7 @@ from .dcp_metadata import read_metadata
 from .folders import FILES, beside_in
 from .limits import MAX_CONFIG, refused, small_json
 from .locating import DCP, SHARDS, Located, locate
+from .numpy_values import FromNumpy
 from .shards import read_index
 from .torch_files import DEEPSPEED
 
@@ -51,6 +52,7 @@ def beside(path: Path, content: Mapping[str, Any]) -> Beside:
     for file in files:
         metadata |= _metadata_of(file)
     notes += _origin(content)
+    notes += [content.text] if isinstance(content, FromNumpy) else []
     if located.container == DCP:
         notes += _left_out(located, content)
     return Beside(config, metadata, located.path.name if located.container.startswith(SHARDS) else "", notes)

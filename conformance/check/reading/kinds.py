@@ -48,8 +48,10 @@ def kind_of(path: Path) -> str:
     if start.startswith(_PICKLE):
         if _TORCH_PICKLE in start:
             return "pth"
+        arrays = ", after torch.as_tensor of its numpy arrays" if _holds_arrays(path) else ""
         raise refused(
-            path, f"a pickle that torch.save did not write, which only running its code would read; {SAVE_AGAIN}"
+            path,
+            f"a pickle that torch.save did not write, which only running its code would read; {SAVE_AGAIN}{arrays}",
         )
     if _is_map_of_msgpack(start):
         return "msgpack"
@@ -63,6 +65,12 @@ def kind_of(path: Path) -> str:
             "name the checkpoint that it was exported from",
         )
     raise refused(path, "neither a .safetensors file nor one of torch.save, numpy.savez or flax; is it whole?")
+
+
+def _holds_arrays(path: Path) -> bool:
+    """Whether a pickle names the arrays of numpy, at its beginning."""
+    with path.open("rb") as file:
+        return b"numpy" in file.read(2**16)
 
 
 def _kind_of_archive(path: Path) -> str:

@@ -15,9 +15,13 @@ from torch import Tensor
 
 from .archives import ZIP, archive_at, require_torch_archive
 from .limits import damaged, refused, require_held, runs_code, start_of
+from .numpy_values import stand_ins, with_tensors
 
 # Entries that DeepSpeed leaves in each of its files, and what to do with those that hold a part of the weights.
 DEEPSPEED = {"ds_config", "ds_version"}
+# What stands in the state of every pickled module, and how far into a file it is looked for.
+_OF_MODULES = (b"_parameters", b"_buffers", b"_modules")
+_SEARCHED = 64 * 2**20
 TO_FLOAT32 = "run the zero_to_fp32.py that DeepSpeed left in its folder, and name what it writes"
 
 
@@ -49,11 +53,14 @@ def _named_otherwise(path: Path) -> Iterator[Path]:
 
 
 def weights_only(path: Path, source: Path | IO[bytes], **options: Any) -> Any:
-    """What ``torch.load`` reads without running code. ``path`` is named in errors. Raises :class:`UserError`."""
+    """What ``torch.load`` reads without running code, with tensors in place of arrays of numpy (:mod:`.numpy_values`).
+
+    ``path`` is named in errors. Raises :class:`UserError`.
+    """
     try:
         # weights_only admits tensors and dicts. Training scripts also store their arguments in a Namespace, a class without code.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(source, map_location="cpu", weights_only=True, **options)
+        with torch.serialization.safe_globals([argparse.Namespace, *stand_ins()]):
+            content = torch.load(source, map_location="cpu", weights_only=True, **options)
     except Exception as error:  # torch raises many types for a file that it cannot read
         wanted = re.search(r"GLOBAL `?([\w.]+)", str(error))
         if wanted and wanted[1].startswith("deepspeed."):
@@ -62,10 +69,29 @@ def weights_only(path: Path, source: Path | IO[bytes], **options: Any) -> Any:
                 f"it holds a {wanted[1]}, which only running its code would read: a part of a DeepSpeed checkpoint; "
                 f"{TO_FLOAT32}",
             ) from None
+        if wanted and isinstance(source, Path) and _is_module(path):
+            raise refused(
+                path,
+                f"it holds a {wanted[1]}, which only running its code would read: a whole module was pickled; if you trust its "
+                "origin, load it with weights_only=False where its code is installed, and torch.save(MODULE.state_dict(), OTHER)",
+            ) from None
         if wanted:
             raise runs_code(path, wanted[1]) from None
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n\n")[0]
         raise damaged(path, reason) from None
+    return with_tensors(content, path)
+
+
+def _is_module(path: Path) -> bool:
+    """Whether a file of torch.save has the state of a pickled module in its pickle."""
+    if start_of(path).startswith(ZIP):
+        with archive_at(path) as archive:
+            pickled = next((m for m in archive.infolist() if m.filename.endswith("/data.pkl")), None)
+            found = b"" if pickled is None or pickled.file_size > _SEARCHED else archive.read(pickled)
+    else:
+        with path.open("rb") as file:
+            found = file.read(_SEARCHED)
+    return all(name in found for name in _OF_MODULES)
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
