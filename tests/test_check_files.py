@@ -182,14 +182,27 @@ def test_what_else_the_file_holds_is_told(check, tmp_path):
         "student": behind("backbone.", other()),
         "loss": torch.ones(2),
         "epoch": 3,
+        "ema": {"decay": 0.9, "shadow_params": list(other().values())},
     }
     answer, _ = check(content, fix=str(tmp_path / "fixed.safetensors"))
     assert answer.beside == [
         "under student, behind backbone.: timm_native, 152 tensors",
         "1 other tensor at the top",
+        "152 tensors without names under ema.shadow_params, in the order of model.parameters()",
         "without tensors: epoch",
     ]
     assert answer.fixed
+
+
+def test_an_optimizers_state_is_no_model(check):
+    """One line says what the file holds; no format is near."""
+    state = {"state": {0: {"exp_avg": torch.ones(64)}}, "param_groups": []}
+    answer, text = check({"optimizer": state, "epoch": 3})
+    assert (answer.exit_code, answer.refused) == (
+        2,
+        "it holds the state of an optimizer (exp_avg under optimizer) and no model",
+    )
+    assert "nearest known format" not in text
 
 
 def test_the_user_chooses_another_entry(check):

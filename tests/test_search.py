@@ -8,8 +8,9 @@ import torch
 from tests.small_vit import GEOMETRY
 from timm_conformance import reference
 from timm_conformance.cases.case import Case, Contents
+from timm_conformance.check import without_model
 from timm_conformance.check.explaining.left_out import LeftOut, plain
-from timm_conformance.check.search import chosen, mappings, prefixes, search, unchunked
+from timm_conformance.check.search import chosen, mappings, nameless, prefixes, search, unchunked
 from timm_conformance.checkpoints import state_dicts
 from timm_conformance.errors import UserError
 from timm_conformance.families import FAMILIES
@@ -164,6 +165,39 @@ def test_the_rest_is_counted_by_entry():
     }
     _, rest = search(content, lambda s: reference.detect(s).name, lambda s, form: True)
     assert [(r.entry, r.tensors) for r in rest] == [("model", 1), ("optimizer.state.0", 1)]
+
+
+def test_tensors_without_names_are_found():
+    """Lists of tensors at any depth; a list of other things, or of one tensor, is none."""
+    lists = {"decay": 0.9, "shadow_params": list(tower().values()), "one": [torch.ones(1)], "mixed": [torch.ones(1), 2]}
+    (one,) = nameless({"model": tower(), "ema": [lists]})
+    assert one.text == f"{len(tower())} tensors without names under ema.0.shadow_params"
+    assert one.text_beside(tower()) == f"{one.text}, in the order of model.parameters()"
+    assert one.text_beside({"head.weight": torch.ones(2)}) == one.text
+
+
+OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(3), "step": torch.tensor(1)}}, "param_groups": [{"lr": 0.1}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "held"),
+    [
+        (
+            {"optimizer": OPTIMIZER, "epoch": 3},
+            "the state of an optimizer (exp_avg, step under optimizer) and no model",
+        ),
+        (OPTIMIZER, "the state of an optimizer (exp_avg, step) and no model"),
+        ({"shadow_params": [torch.ones(2)] * 3, "optimizer": OPTIMIZER}, "3 tensors without names under shadow_params"),
+        ({"model": {"a": torch.ones(2)}, "optimizer": OPTIMIZER}, None),
+        ({"epoch": 1}, None),
+    ],
+    ids=["optimizer", "bare", "lists", "model", "nothing"],
+)
+def test_a_file_without_a_model_is_told(content, held):
+    """An optimizer's state, or tensors that have lost their names."""
+    found = without_model.told(content)
+    assert (found is None) == (held is None)
+    assert found is None or held in found[0]
 
 
 def test_mappings_in_lists_are_found_and_circles_end():

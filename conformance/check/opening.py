@@ -14,7 +14,7 @@ from ..reference import LoadError, Opened, open_checkpoint
 from .detection import Detector
 from .explaining.left_out import LeftOut, plain
 from .reading import FromNumpy
-from .search import Found, Rest, chosen, mappings, search, unchunked
+from .search import Found, Rest, chosen, mappings, nameless, search, unchunked
 
 _MAX_LISTED = 6
 
@@ -138,10 +138,12 @@ def _beside(content: Mapping, state: Mapping[str, Tensor], towers: list[Found], 
         for r in rest
     ]
     plain = [str(k) for k, v in content.items() if not isinstance(v, Tensor) and not _tensors_in(v)]
-    lines = others + heads
+    lines = others + heads + [one.text_beside(state) for one in nameless(content)]
     lines += [f"without tensors: {', '.join(plain[:12])}{', ...' if len(plain) > 12 else ''}"] if plain else []
     return lines if len(lines) <= _MAX_LISTED else [*lines[: _MAX_LISTED - 1], f"{len(lines) - _MAX_LISTED + 1} more"]
 
 
 def _tensors_in(value: object) -> bool:
-    return isinstance(value, (Mapping, list, tuple)) and any(True for _ in mappings({"": value}))
+    return isinstance(value, (Mapping, list, tuple)) and bool(
+        nameless({"": value}) or next(mappings({"": value}), None)
+    )

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..reference import FORMATS, LoadError
-from . import advice
+from . import advice, without_model
 from .detection import Detector
 from .explaining.cause import Cause
 from .explaining.causes import single_causes
@@ -52,6 +52,9 @@ def explain(
     if any(cause.stops for cause in causes):
         return Refusal(reason, said, to_do) if state is not None else Refusal(said[0], said[1:], to_do)
     if state is None:
+        without = without_model.told(content)
+        if without is not None:
+            return Refusal(without[0], said, [without[1]])
         if not (looked_at and reason.startswith(_NO_LAYOUT)):
             return Refusal(reason, said, to_do)
         told, more = advice.unknown_layout_lines(looked_at)

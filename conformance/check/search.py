@@ -61,6 +61,25 @@ class Rest:
     tensors: int
 
 
+@dataclass(frozen=True)
+class Nameless:
+    """A list of tensors, which have no names, and the keys that lead to it."""
+
+    keys: tuple[str, ...]
+    tensors: list[Tensor]
+
+    @property
+    def text(self) -> str:
+        """Number and place of the tensors in words."""
+        where = f"under {'.'.join(self.keys)}" if self.keys else "at the top"
+        return f"{len(self.tensors)} tensors without names {where}"
+
+    def text_beside(self, state: Mapping[str, Tensor]) -> str:
+        """The same beside an opened state dict, of whose shapes the tensors may be."""
+        alike = sorted(tuple(t.shape) for t in self.tensors) == sorted(tuple(t.shape) for t in state.values())
+        return f"{self.text}{', in the order of model.parameters()' if alike else ''}"
+
+
 def search(
     content: Mapping, form_of: Callable[[Mapping[str, Tensor]], str], fits: Callable[[Mapping[str, Tensor], str], bool]
 ) -> tuple[list[Found], list[Rest]]:
@@ -87,6 +106,21 @@ def search(
 
 def mappings(content: Mapping) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
     """Every mapping in a file with its named tensors, and the keys that lead to it, outermost first. None comes twice."""
+    for entry, value in _containers(content):
+        if isinstance(value, Mapping):
+            tensors = {k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, Tensor)}
+            if tensors:
+                yield entry, tensors
+
+
+def nameless(content: Mapping) -> list[Nameless]:
+    """The lists and tuples of two tensors or more, and of nothing else, that mappings of a file hold."""
+    lists = [(keys, list(value)) for keys, value in _containers(content) if isinstance(value, (list, tuple))]
+    return [Nameless(keys, held) for keys, held in lists if len(held) > 1 and all(isinstance(v, Tensor) for v in held)]
+
+
+def _containers(content: Mapping) -> Iterator[tuple[tuple[str, ...], Mapping | list | tuple]]:
+    """Every mapping, list and tuple in a file, and the keys that lead to it, outermost first. None comes twice."""
     seen: set[int] = set()
     level: list[tuple[tuple[str, ...], object]] = [((), content)]
     for _ in range(_MAX_NESTING):
@@ -96,11 +130,10 @@ def mappings(content: Mapping) -> Iterator[tuple[tuple[str, ...], dict[str, Tens
                 continue
             seen.add(id(value))
             if isinstance(value, Mapping):
-                tensors = {k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, Tensor)}
-                if tensors:
-                    yield entry, tensors
+                yield entry, value
                 below += [((*entry, str(k)), v) for k, v in value.items() if isinstance(v, (Mapping, list, tuple))]
             elif isinstance(value, (list, tuple)):
+                yield entry, value
                 below += [((*entry, str(n)), v) for n, v in enumerate(value) if isinstance(v, (Mapping, list, tuple))]
         level = below
 
