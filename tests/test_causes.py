@@ -115,6 +115,12 @@ CAUSES = {
     "heads": (vit() | {"dino_head.mlp.0.weight": torch.ones(9, DIM)}, "self-distillation", 1, "DINO"),
     "later shard": (but("blocks.0", "blocks.1", "embed", "token"), "shard", 26, "blocks 2 to 3, none before"),
     "first shard": (but("blocks.3.mlp"), "shard", 50, "block 3 has 8 of 12 tensors"),
+    "transposed": (
+        {k: v.t() if v.ndim == 2 else v for k, v in vit().items()},
+        "transposed",
+        3 * DEPTH,
+        "the weights of 12 linear layers are transposed, in x out",
+    ),
     "compiled blocks": (
         renamed("mlp.", "mlp._orig_mod."),
         "wrapped-names",

@@ -197,6 +197,28 @@ def test_what_no_option_changes_is_named_and_counted():
     assert {architectures()[fit.model.partition(".")[0]].embed_dim for fit in ranked} == {192}
 
 
+def test_a_tensor_that_one_block_lacks_is_named_with_its_block():
+    """No option of the model is claimed from it; the other blocks have the tensors."""
+    state = state_of(TINY, num_classes=0)
+    gone = [k for k in state if k.startswith(("blocks.7.mlp.fc2.", "blocks.3.attn.qkv.bias", "blocks.5.attn.qkv.bias"))]
+    (fit,) = rank_models({k: v for k, v in state.items() if k not in gone}, TINY, limit=1, given={"num_classes": 0})
+    assert (fit.options, fit.changes, fit.tensors) == ({}, (), 4)
+    assert sorted(fit.misfits) == [
+        "no attn.qkv.bias in blocks 3, 5, which 10 other blocks have",
+        "no mlp.fc2.bias, mlp.fc2.weight in block 7, which 11 other blocks have",
+    ]
+
+
+def test_a_part_that_one_block_has_beside_is_no_option():
+    """Layer scale in one block alone, and biases that some layers of each block lack."""
+    state = state_of(TINY, num_classes=0)
+    one = best(state | {"blocks.3.ls1.gamma": torch.empty(192, device="meta")}, TINY, given={"num_classes": 0})
+    assert (one.options, one.misfits) == ({}, ("blocks.3.ls1.gamma, which the model lacks",))
+    fewer = {k: v for k, v in state.items() if not k.endswith("mlp.fc2.bias")}
+    found = best(fewer, TINY, given={"num_classes": 0})
+    assert (found.options, found.misfits) == ({}, ("no blocks.*.mlp.fc2.bias",))
+
+
 def test_parts_of_pre_training_are_no_misfit():
     state = state_of(
         BEIT.partition(".")[0], use_shared_rel_pos_bias=True, use_rel_pos_bias=False, global_pool="token", num_classes=0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import isqrt
 from typing import Any
 
-from .pairing import BLOCK, BUILD, DEPTH, SIZE, Difference, Pair, image_of, num_blocks
+from ...reference.errors import some
+from .pairing import BLOCK, BUILD, DEPTH, FOREIGN, SIZE, Difference, Pair, image_of, num_blocks
 
 _TABLE = "relative_position_bias_table"
 # No model is built with more blocks, nor with larger windows.
@@ -25,6 +26,38 @@ def _blocks(pair: Pair) -> Iterator[Difference]:
 
         options = {"depth": old} if old <= _DEEPEST else None
         yield Difference(f"{old} blocks, not {new}", options, pair.take(beyond, beyond), DEPTH + abs(old - new))
+
+
+def _incomplete(pair: Pair) -> Iterator[Difference]:
+    """Tensors that some blocks of the checkpoint have and others lack. No option makes a model of such blocks."""
+    have: dict[str, set[int]] = {}
+    for number, rest in _in_blocks(pair.have):
+        have.setdefault(rest, set()).add(number)
+    lacking: dict[tuple[int, ...], list[str]] = {}
+    gaps: dict[str, set[int]] = {}
+    for number, rest in _in_blocks(pair.missing):
+        if rest in have:
+            gaps.setdefault(rest, set()).add(number)
+    for rest, numbers in gaps.items():
+        lacking.setdefault(tuple(sorted(numbers)), []).append(rest)
+    for blocks, names in sorted(lacking.items()):
+        gone = {f"blocks.{n}.{rest}" for n in blocks for rest in names}
+        others = len(set.intersection(*(have[rest] for rest in names)))
+        where = f"block{'s' if len(blocks) > 1 else ''} {some([str(n) for n in blocks])}"
+        held = f", which {others} other block{'s have' if others > 1 else ' has'}" if others else ""
+        yield Difference(
+            f"no {some(sorted(names))} in {where}{held}",
+            None,
+            pair.take(gone.__contains__, lambda name: False),
+            FOREIGN + len(gone) / 100,
+        )
+
+
+def _in_blocks(names: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """The number of the block of each name in one, and the rest of the name."""
+    for name in names:
+        if (found := BLOCK.match(name)) is not None:
+            yield int(found[1]), name[found.end() :]
 
 
 # Parts of a block that an option adds or takes away: tensors, the name in words, the option, its value with and without the part.
@@ -64,10 +97,20 @@ def _parts(pair: Pair) -> Iterator[Difference]:
             here, there = "norm_pre.weight" in pair.foreign, "norm_pre.weight" in pair.missing
         if here == there:  # neither has it, or each has it under other names
             continue
+        if option != "pre_norm" and any(found.fullmatch(k) for k in pair.have.keys() & pair.want.keys()):
+            continue  # both have a part of it
+        if not _of_all_blocks(pair, [k for k in (pair.foreign if here else pair.missing) if found.fullmatch(k)]):
+            continue
         count = pair.take(found.fullmatch, found.fullmatch)
         name = _EVA.get(option, option) if pair.module == "eva" else option
         text = f"{words}, the model has none" if here else f"no {words.removeprefix('a ')}"
         yield Difference(text, {name: with_ if here else without}, count, BUILD)
+
+
+def _of_all_blocks(pair: Pair, names: Iterable[str]) -> bool:
+    """Whether names are of as many blocks as checkpoint and model share, or of none."""
+    blocks = {number for number, _ in _in_blocks(names)}
+    return len(blocks) in (0, min(num_blocks(pair.have), num_blocks(pair.want)))
 
 
 def _mlp(pair: Pair) -> Iterator[Difference]:
@@ -124,4 +167,4 @@ def _heads(pair: Pair) -> Iterator[Difference]:
     yield Difference(f"{old} heads, not {new}", {"num_heads": old}, len(changed), BUILD)
 
 
-EXPLAINERS: tuple[Callable[[Pair], Iterator[Difference]], ...] = (_blocks, _parts, _mlp, _relative, _heads)
+EXPLAINERS: tuple[Callable[[Pair], Iterator[Difference]], ...] = (_blocks, _incomplete, _parts, _mlp, _relative, _heads)

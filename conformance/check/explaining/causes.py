@@ -42,6 +42,35 @@ def _video(state: State) -> Iterator[Cause]:
             return
 
 
+def _transposed(state: State) -> Iterator[Cause]:
+    """Linear layers whose bias is as long as the second axis of the weight: stored in x out, as Flax and TensorFlow do.
+
+    A square weight does not tell. GPT-2's layers are of this kind by design.
+    """
+    tensors = tensors_of(state)
+    if any(".c_attn." in name for name in tensors):
+        return
+    layers = {k: (v.shape, tensors.get(f"{k.removesuffix('weight')}bias")) for k, v in tensors.items()}
+    known = {
+        k: (shape, len(bias))
+        for k, (shape, bias) in layers.items()
+        if k.endswith(".weight") and len(shape) == 2 and bias is not None and bias.ndim == 1 and len(bias) in shape
+    }
+    found = [k for k, ((rows, columns), out) in known.items() if rows != columns and out == columns]
+    if found:
+        square = sum(rows == columns for (rows, columns), _ in known.values())
+        many = len(found) > 1
+        yield Cause(
+            "transposed",
+            f"the weight{'s' if many else ''} of {len(found)} linear layer{'s' if many else ''} {'are' if many else 'is'} "
+            f"transposed, in x out ({', '.join(few(found))}){f'; {square} square ones do not tell' if square else ''}",
+            "transpose the weights of the linear layers, v.t(), and save them again"
+            + ("; the square ones as well, if the same code wrote them" if square else ""),
+            len(found),
+            few(found),
+        )
+
+
 # Names of parameters that timm spells differently: pattern, what it is, timm's spelling, what else has to be done.
 _SPELLINGS: tuple[tuple[str, str, str, str], ...] = (
     (r"(.*\b)?blocks\.\d+\.ls[12]\.(weight|scale|lambda1?|grandma)", "layer scale", "ls*.gamma", ""),
@@ -150,4 +179,11 @@ def _forms(state: State) -> Iterator[Cause]:
         yield Cause(kind, text, to_do, len(found), few(found), stops=False)
 
 
-_TELLERS: tuple[Callable[[State], Iterator[Cause]], ...] = (_video, _renamed, _more_tokens, _forms, wrapped_names)
+_TELLERS: tuple[Callable[[State], Iterator[Cause]], ...] = (
+    _video,
+    _transposed,
+    _renamed,
+    _more_tokens,
+    _forms,
+    wrapped_names,
+)

@@ -151,15 +151,16 @@ def _training(pair: Pair) -> Iterator[Difference]:
 
 
 def _unexplained(pair: Pair) -> Iterator[Difference]:
-    """Names that no option explains: a line for each name, with the block's number left out."""
-    told: dict[str, list[int]] = {}
+    """Names that no option explains: a line for each name, with the block's number left out where it is in several blocks."""
+    told: dict[tuple[str, str], list[str]] = {}
     for words, names in (("no {}", pair.missing), ("{}, which the model lacks", pair.foreign)):
         for name in sorted(names):
-            told.setdefault(words.format(shown(BLOCK.sub("blocks.*.", name))), []).append(1)
+            told.setdefault((words, BLOCK.sub("blocks.*.", name)), []).append(name)
     for name in sorted(pair.other):
         old, new = (" x ".join(map(str, s[name])) or "one number" for s in (pair.have, pair.want))
-        told.setdefault(f"{shown(BLOCK.sub('blocks.*.', name))} is {old}, not {new}", []).append(1)
-    for text, found in told.items():
+        told.setdefault((f"{{}} is {old}, not {new}", BLOCK.sub("blocks.*.", name)), []).append(name)
+    for (words, pattern), found in told.items():
+        text = words.format(shown(pattern if len(found) > 1 else found[0]))
         yield Difference(text, None, len(found), FOREIGN + len(found) / 100)
 
 
