@@ -76,7 +76,7 @@ class _Array:
                 f"it holds a numpy array of no numbers ({some([str(getattr(dtype, 'code', '?'))])}), which is not read; load it "
                 "yourself and torch.save {k: torch.as_tensor(v) for k, v in state.items()}",
             )
-        numbers = np.dtype(dtype.code).newbyteorder(dtype.order)
+        numbers = np.dtype(f"{dtype.order}{dtype.code}")
         if not isinstance(self.data, bytes) or prod(self.shape) * numbers.itemsize != len(self.data):
             raise damaged(path, "a numpy array has another number of bytes than its shape")
         flat = np.frombuffer(self.data, numbers) if self.data else np.empty(0, numbers)
