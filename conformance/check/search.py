@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..reference import LoadError, Opened
-from .explaining.left_out import LeftOut, plain
+from .explaining.left_out import LeftOut, has_wrappers, plain
 
 _MAX_NESTING = 8
 # The smallest tower, of one block, has more tensors than this.
@@ -90,14 +90,14 @@ def search(
     """
     towers, rest = [], []
     for entry, state in mappings(content):
-        found = list(_towers(entry, state, form_of, fits)) or list(
-            _towers(entry, state, form_of, fits, everywhere=True)
-        )
+        found = list(_towers(entry, state, form_of, fits))
+        if not found and has_wrappers(state):
+            found = list(_towers(entry, state, form_of, fits, everywhere=True))
         fitting = [t.opened.prefix for t in found if t.fits]
         found = [t for t in found if t.fits or not any(prefix.startswith(t.opened.prefix) for prefix in fitting)]
         used = {id(t) for tower in found for t in tower.opened.state.values()}
         towers += found
-        counters = {name for tower in found for name in plain(state)[1].counters}
+        counters = plain(state)[1].counters if found else ()
         left = sum(id(t) not in used and name not in counters for name, t in state.items())
         if left:
             rest.append(Rest(".".join(entry), left))

@@ -9,7 +9,7 @@ Sources, of torch: ``torch/distributed/fsdp/_common_utils.py`` (``_fsdp_wrapped_
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -19,7 +19,7 @@ from .keys import LONGEST, few
 
 # What stands inside names. "module" is a name that models have as well, so it counts behind the number of a block alone.
 _WRAPPER = re.compile(
-    r"(?:(?<=\.)(?:_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module|_orig_mod)|(?<=\d)\.module)\."
+    r"(?:(?<=\.)(?:_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module|_orig_mod)|(?:(?<=\.\d)|(?<=\.\d\d))\.module)\."
 )
 _COUNTERS = {"n_averaged", "num_averaged", "num_updates", "decay", "step", "steps", "global_step", "epoch", "initted"}
 
@@ -61,14 +61,17 @@ class LeftOut:
 
     @property
     def notes(self) -> list[str]:
-        """What the counters are, in one line."""
+        """That counters were left out, in one line."""
         if not self.counters:
             return []
-        of = ", which torch.optim.swa_utils.AveragedModel leaves," if "n_averaged" in self.counters else ""
-        names = ", ".join(self.counters)
-        return [
-            f"{names}{of} {'counts' if len(self.counters) == 1 else 'count'} steps and is no tensor of the model: left out"
-        ]
+        of = ", the counter of torch.optim.swa_utils.AveragedModel" if "n_averaged" in self.counters else ""
+        what = "it is no tensor" if len(self.counters) == 1 else "they are no tensors"
+        return [f"left out, since {what} of the model: {', '.join(self.counters)}{of}"]
+
+
+def has_wrappers(names: Iterable[str]) -> bool:
+    """Whether a wrapper stands anywhere inside names."""
+    return any(_WRAPPER.search(name) for name in names if len(name) <= LONGEST)
 
 
 def plain(state: Mapping[str, Tensor], everywhere: bool = False) -> tuple[dict[str, Tensor], LeftOut]:

@@ -47,7 +47,8 @@ class _DType:
     """A stand-in for ``numpy.dtype``: ``code`` is its kind and size, ``order`` that of its bytes."""
 
     def __init__(self, code: object = "", align: object = False, copy: object = False) -> None:
-        self.code, self.order = code if isinstance(code, str) else "", "|"
+        self.code = code if isinstance(code, str) else ""
+        self.order: Any = "|"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.order = state[1]
@@ -69,7 +70,7 @@ class _Array:
 
     def value(self, path: Path) -> Any:
         """The array as a tensor, or the number. Raises :class:`UserError` for anything but numbers."""
-        dtype = self.dtype
+        dtype: Any = self.dtype
         if not isinstance(dtype, _DType) or dtype.code not in _NUMBERS or dtype.order not in ("<", ">", "|", "="):
             raise refused(
                 path,
