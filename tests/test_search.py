@@ -141,7 +141,11 @@ def test_counters_are_left_out_and_names_stay_two():
         tower() | {"n_averaged": torch.tensor(3)}, lambda s: reference.detect(s).name, lambda s, form: True
     )
     assert (one.left_out.counters, rest) == (("n_averaged",), [])
+    assert one.left_out.notes == [
+        "left out, since it is no tensor of the model: n_averaged, the counter of torch.optim.swa_utils.AveragedModel"
+    ]
     kept = {
+        "layer1.module.weight": torch.ones(1),
         "n_averaged": torch.ones(3),
         "norm.weight": torch.ones(2),
         "a._orig_mod.b": torch.ones(1),
