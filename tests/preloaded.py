@@ -5,7 +5,7 @@ folder and standard streams to a server, which forks a process for them; the cli
 as it ends. There are two servers: one has imported torch (for pytest, which wants to import the rest itself, and for code
 and scripts), one all that a worker of the suite imports but timm (for modules of the suite and of these tests). Everything
 else, and an environment that torch or Python read while they start, gets the real Python, which is :data:`PYTHON`. What
-measures memory or looks at imports uses that, too.
+measures memory or looks at imports uses that, too. With ``REAL_PYTHON=1`` in the environment, every process does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 PYTHON = sys.executable
-AVAILABLE = sys.platform == "linux" and not os.environ.get("NOPRE")
+AVAILABLE = sys.platform == "linux" and not os.environ.get("REAL_PYTHON")
 # Variables that are read when torch, a package of Hugging Face, Hypothesis or Python is imported.
 _READ_AT_START = ("CUDA", "HF_", "HUGGINGFACE", "HYPOTHESIS", "LD_", "LC_", "LANG", "MKL", "PYTHON", "PYTORCH", "TORCH")
 _LEVELS = ("base", "full")
