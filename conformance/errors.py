@@ -10,6 +10,8 @@ EXIT_EXPECTED = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_VACUOUS = 3
+EXIT_INTERRUPTED = 130  # as shells say of Ctrl-C
+EXIT_PIPE_CLOSED = 141  # and of a reader that went away
 
 
 class UserError(Exception):

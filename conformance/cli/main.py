@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -10,19 +11,34 @@ from typing import Any
 import click
 
 from ..cases.fixtures import CHECKOUT
-from ..errors import EXIT_USAGE, UserError
+from ..errors import EXIT_INTERRUPTED, EXIT_PIPE_CLOSED, EXIT_USAGE, UserError
 
 _REPEATED: dict[str, Any] = {"multiple": True, "metavar": "NAME"}
 
 
 class _Group(click.Group):
-    """Turns a user's mistake into one line and exit code 2."""
+    """Turns a user's mistake, and what the system refuses, into one line and exit code 2.
+
+    An interrupt ends with 130, a reader of the output that went away with 141.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except UserError as error:
             click.echo(f"timm-conformance: {error}", err=True)
+            sys.exit(EXIT_USAGE)
+        except KeyboardInterrupt:
+            click.echo("timm-conformance: interrupted", err=True)
+            sys.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be written at the end
+            sys.exit(EXIT_PIPE_CLOSED)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT):
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"timm-conformance: {where}{error.strerror}", err=True)
             sys.exit(EXIT_USAGE)
 
 
@@ -32,7 +48,7 @@ def main() -> None:
     """Conformance suite for timm's Vision Transformer checkpoint loaders.
 
     Exit codes: 0 as expected; 1 new failure, or a ledger entry that no longer fails; 2 usage or environment;
-    3 vacuous (an invariant met no case, or missed a regime it must meet).
+    3 vacuous (an invariant met no case, or missed a regime it must meet, or results were cut off); 130 interrupted.
     """
 
 

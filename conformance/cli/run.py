@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ..cases.profiles import profile as profile_of
 from ..cases.selection import Selection
-from ..errors import UserError, choose
+from ..errors import EXIT_INTERRUPTED, UserError, choose
 from ..families import FAMILIES
 from ..ledger.entries import DEFAULT_LEDGER, Ledger, load_ledger
 from ..ledger.witnesses import WITNESSES, read_witness, witnesses_of
@@ -26,7 +26,7 @@ from ..results import records
 from ..results.merging import merge_results
 from ..results.records import Footer, Results
 from ..runner.hunting import hunt
-from ..runner.plan import Plan
+from ..runner.plan import INTERRUPTED, Plan
 from ..runner.run import run as run_plan
 from ..runner.sharding import share
 from .choices import choose_device, choose_invariants, choose_targets
@@ -118,16 +118,23 @@ def run_targets(options: RunOptions) -> int:
     skipped = [_without_cuda(fresh)] if options.device == "auto" and selection.device == "cpu" else []
     fresh.add(Footer(round(time.monotonic() - started, 3), 0, [shard] if shard else [], skipped))
     found, gaps, code = publish.conclude([*parts, fresh], known_bugs, targets)
+    if any(v.reason == INTERRUPTED for v in found.verdicts):
+        code = EXIT_INTERRUPTED
     publish.publish(found, gaps, code, known_bugs, out, options.junit)
     shutil.rmtree(parts_folder)
     witnesses = publish.store_witnesses(found, out)
-    causes = find_causes(found, options.jobs, options.timeout, partial(console.print, markup=False, soft_wrap=True))
+    causes = []
+    if code != EXIT_INTERRUPTED:
+        say = partial(console.print, markup=False, soft_wrap=True)
+        causes = find_causes(found, options.jobs, options.timeout, say)
     if causes:
         *judged, footer = found.records
         found = Results([*judged, *causes, footer])
         publish.publish(found, gaps, code, known_bugs, out, options.junit)
     scripts = publish.store_scripts(found, out)
     publish.show(console, found, gaps, known_bugs, witnesses, scripts)
+    if code == EXIT_INTERRUPTED:
+        console.print("interrupted: what was judged is kept, and --resume goes on with the rest", markup=False)
     console.print(f"{time.monotonic() - started:.1f} s; results in {out}; exit code {code}", style="bold", markup=False)
     return code
 

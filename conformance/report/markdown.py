@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..errors import EXIT_INTERRUPTED
 from ..ledger.entries import Ledger
 from ..results.causes import by_cause, counted
 from ..results.records import Results, Verdict
@@ -78,6 +79,7 @@ def summary(results: Results, known_bugs: Ledger, gaps: list[str], code: int) ->
         1: "new failures",
         2: "a target could not run",
         3: "vacuous: something was not judged",
+        EXIT_INTERRUPTED: "interrupted: the rest was not judged",
     }
     sections = {
         "Errors": sorted(

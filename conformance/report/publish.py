@@ -17,6 +17,7 @@ from ..results.causes import by_cause
 from ..results.merging import footer_of, merge_results, shards_of
 from ..results.outcome import exit_code, vacuous
 from ..results.records import Results
+from ..results.writing import write_whole
 from . import html, junit, markdown, terminal
 from .explained import SCRIPTS, script_path
 from .terminal import Paths
@@ -46,6 +47,11 @@ def read(path: Path) -> Results:
         what = "it holds no results" if file.is_file() else f"there is no {file}"
         raise UserError(f"{path}: {what}; name a folder that a run wrote, or its {RESULTS}")
     return Results(found)
+
+
+def is_cut_off(found: Results) -> bool:
+    """Whether results have no end: a run was cut off, or its file was."""
+    return not found.footers
 
 
 def find_gaps(found: Results, parts: Sequence[Results]) -> list[str]:
@@ -80,8 +86,8 @@ def publish(
 ) -> None:
     """Write results, summary and report to a folder, and JUnit XML if ``junit_path`` is given."""
     found.write(out / RESULTS)
-    (out / SUMMARY).write_text(markdown.summary(found, known_bugs, gaps, code), encoding="utf-8")
-    (out / REPORT).write_text(html.render(found, known_bugs, gaps), encoding="utf-8")
+    write_whole(out / SUMMARY, markdown.summary(found, known_bugs, gaps, code))
+    write_whole(out / REPORT, html.render(found, known_bugs, gaps))
     if junit_path is not None:
         junit.write(found, junit_path)
 
@@ -112,7 +118,7 @@ def store_scripts(found: Results, out: Path) -> Paths:
         if group.script:
             path = script_path(out, group)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(group.script, encoding="utf-8")
+            write_whole(path, group.script)
             written |= {(n.target, n.failure.fingerprint): path for n in group.failures}
     return written
 

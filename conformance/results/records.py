@@ -15,6 +15,7 @@ import msgspec
 
 from ..cases.case import Case
 from ..probes.registry import ProbeAnswer
+from .writing import write_whole
 
 SCHEMA = 2
 
@@ -340,6 +341,6 @@ class Results:
         return regimes, excused
 
     def write(self, path: Path) -> None:
-        """Write all records except :class:`Progress`."""
+        """Write all records except :class:`Progress`; the file is whole or as it was."""
         kept = [encode(r) for r in self.records if not isinstance(r, Progress)]
-        path.write_bytes(b"".join(kept))
+        write_whole(path, b"".join(kept))
