@@ -12,7 +12,7 @@ from timm_conformance.cli.main import main
 from timm_conformance.errors import UserError
 from timm_conformance.results.bisection import describe_state, search, state_of, transitions
 from timm_conformance.results.diffing import difference
-from timm_conformance.results.records import Failure, LoadedCase, Loads, Results, TargetError, Verdict, Witness
+from timm_conformance.results.records import Failure, Footer, LoadedCase, Loads, Results, TargetError, Verdict, Witness
 
 CASE = Case("openai_clip", {}, *[Geometry((2, 2), (1, 1))] * 2)
 
@@ -85,7 +85,7 @@ def test_diff_on_the_command_line(tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     for folder, verdict in ((old, cell("pass")), (new, cell("fail", "f:p"))):
         folder.mkdir()
-        Results([verdict]).write(folder / "results.ndjson")
+        Results([verdict, Footer(1.0)]).write(folder / "results.ndjson")
     forms = {
         f: CliRunner().invoke(main, ["diff", str(old), str(new), "--format", f]) for f in ("table", "markdown", "json")
     }

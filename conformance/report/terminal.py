@@ -163,7 +163,7 @@ def print_failures(console: Console, results: Results, witnesses: Paths, scripts
         for label, text in told(group):
             say(f"    {label:<10} {text}")
         if results.rounds:
-            say(f"    drawn by   seed {group.shown.failure.seed}", "dim")
+            say(f"    drawn by seed {group.shown.failure.seed}", "dim")
         if group.name in witnesses:
             say(f"    replay     timm-conformance replay {witnesses[group.name]} {target}")
         if group.name in scripts:

@@ -111,13 +111,13 @@ class Verdict(msgspec.Struct, tag="verdict", tag_field="type", frozen=True, omit
     invariant: str
     verdict: VerdictName
     cases: dict[str, int] = {}
-    sought: dict[str, int] = {}
     regimes: dict[str, int] = {}
     excused: list[str] = []
     known: dict[str, int] = {}
     failures: list[Failure] = []
     worst: float | None = None
     reason: str = ""
+    sought: dict[str, int] = {}
 
 
 class Witness(msgspec.Struct, tag="witness", tag_field="type", frozen=True):
