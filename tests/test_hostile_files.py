@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +101,16 @@ def test_a_large_file_is_mapped_and_not_copied(container: str, tmp_path: Path) -
     path = write({"a": torch.zeros(2**25)}, "bare", container, tmp_path)
     outcome = watched(lambda: str(read(path)["a"].shape), Limits(memory=2**26))
     assert outcome.kind == "done", outcome.text
+
+
+def test_tuples_within_tuples_are_one_line(tmp_path: Path) -> None:
+    """Written as torch.save writes a dict of a tuple, which has no depth that it refuses."""
+    path = tmp_path / "deep.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("deep/data.pkl", b"\x80\x02}X\x01\x00\x00\x00t" + b")" + b"\x85" * 5000 + b"s.")
+        archive.writestr("deep/version", "3\n")
+    with pytest.raises(UserError, match="tuples nested too deeply"):
+        read(path)
 
 
 def test_names_outside_the_image_encoder_may_hold_anything() -> None:

@@ -79,7 +79,10 @@ def weights_only(path: Path, source: Path | IO[bytes], **options: Any) -> Any:
             raise runs_code(path, wanted[1]) from None
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n\n")[0]
         raise damaged(path, reason) from None
-    return with_tensors(content, path)
+    try:
+        return with_tensors(content, path)
+    except RecursionError:  # tuples within tuples
+        raise refused(path, "it holds tuples nested too deeply for a checkpoint") from None
 
 
 def _is_module(path: Path) -> bool:
