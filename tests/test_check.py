@@ -13,6 +13,7 @@ from tests.check_files import CLIP, TINY, native, save, tensors
 from timm_conformance.check.checker import check_checkpoint
 from timm_conformance.check.protocol import Answer, Request
 from timm_conformance.check.render import lines
+from timm_conformance.check.sizes import channels as channels_note
 from timm_conformance.errors import UserError
 from timm_conformance.ledger.entries import DEFAULT_LEDGER, load_ledger
 from timm_conformance.targets import subprocess_call
@@ -135,7 +136,20 @@ def test_other_classes_and_channels(tmp_path, classes, channels):
     assert found.tensors == (152 if classes is None else 150)
     assert found.classes == (1000, 1000 if classes is None else classes)
     assert found.in_chans == (3, channels)
+    said = {
+        1: ["the model's one channel is the sum of the file's 3"],
+        4: ["the model has the file's 3 channels in turn, times 3/4"],
+    }
+    assert found.notes == said.get(channels, [])
     assert found.forward.verdict == "same"
+
+
+def test_channels_that_are_dropped_are_told():
+    """timm repeats channels up to the number asked for, so fewer of them leave the last ones out."""
+    assert channels_note(6, 3) == [
+        "the model has the first 3 of the file's 6 channels, times 6/3; the others are dropped"
+    ]
+    assert channels_note(3, 3) == []
 
 
 def test_a_checkpoint_brings_its_own_number_of_classes(tmp_path):

@@ -83,6 +83,13 @@ def test_a_release_that_cannot_be_fetched(monkeypatch, tmp_path, stderr, says):
     assert "\n" not in str(caught.value)
 
 
+def test_the_nearest_of_a_release_that_is_not_there_yet_is_the_newest(monkeypatch, tmp_path):
+    """And not the one of the likest numbers."""
+    _pip(monkeypatch, tmp_path, "ERROR: ... timm==9.9 (from versions: 0.9.16, 1.0.3, 1.0.31)\n")
+    with pytest.raises(UserError, match=r"the nearest is timm==1\.0\.31$"):
+        releases.ensure("9.9")
+
+
 def test_a_cached_release_needs_no_network(monkeypatch, tmp_path):
     """The cache is looked at first."""
     _pip(monkeypatch, tmp_path, "no network")

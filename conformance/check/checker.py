@@ -193,6 +193,7 @@ class _Check:
         result.source, result.destination, result.stride = case.source, case.destination, destination.stride
         positions = self.detector.decoded(self._upstream(), recognised.form).get("pos_embed")
         result.notes += sizes.guessed_grid(request, source, destination, 0 if positions is None else positions.ndim)
+        result.notes += sizes.channels(*result.in_chans)
         old, new = (next(iter(windows.values()), None) for windows in (source.windows, destination.windows))
         result.windows = (old, new) if old and new and new != destination.grid_size else None
         if request.fix:

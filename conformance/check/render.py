@@ -83,8 +83,8 @@ def _geometry(geometry: Geometry, stride: Size) -> str:
 
 
 def _counts(answer: Answer) -> list[str]:
-    pairs = (("classes", answer.classes), ("channels", answer.in_chans))
-    counts = [f"{old} {what} -> {new}" for what, (old, new) in pairs if old != new]
+    pairs = (("classes", "class", answer.classes), ("channels", "channel", answer.in_chans))
+    counts = [f"{old} {what if old != 1 else one} -> {new}" for what, one, (old, new) in pairs if old != new]
     windows = ["{}x{}".format(*window) for window in answer.windows or ()]
     return [*counts, *([f"relative positions of windows {' -> '.join(dict.fromkeys(windows))}"] if windows else [])]
 

@@ -1,4 +1,4 @@
-"""Notes on sizes: what timm does with an image size that is no multiple of the patch, and which grids a guess leaves open."""
+"""Notes on sizes: what timm does with an image size that is no multiple of the patch and with other channels; other grids."""
 
 from __future__ import annotations
 
@@ -52,3 +52,16 @@ def guessed_grid(request: Request, source: Source, model: Destination, axes: int
     return [
         f"the grid {grid[0]}x{grid[1]} is guessed from {tokens} position tokens, no tensor tells it; also possible: {listed}"
     ]
+
+
+def channels(old: int, new: int) -> list[str]:
+    """What timm makes of the first convolution for other channels (``timm/models/_manipulate.py: adapt_input_conv``)."""
+    if old == new:
+        return []
+    if new == 1:
+        return [f"the model's one channel is the sum of the file's {old}"]
+    if new < old:
+        return [
+            f"the model has the first {new} of the file's {old} channels, times {old}/{new}; the others are dropped"
+        ]
+    return [f"the model has the file's {old} channel{'s'[: old > 1]} in turn, times {old}/{new}"]

@@ -118,7 +118,8 @@ def _download(release: str, into: Path) -> Path:
     listed = re.search(r"\(from versions: ([^)]*)\)", done.stderr)
     known = [v for v in re.split(r",\s*", listed.group(1)) if _is_version(v)] if listed else []
     if known:
-        nearest = min(known, key=lambda v: _distance(Version(v), Version(release)))
+        asked, newest = Version(release), max(map(Version, known))
+        nearest = newest if asked > newest else min(known, key=lambda v: _distance(Version(v), asked))
         raise UserError(f"there is no timm release {release}: the nearest is timm=={nearest}")
     raise UserError(f"cannot fetch timm {release}, and it is not in the cache {cache_dir()}: {_NETWORK_HINT}")
 
