@@ -66,7 +66,10 @@ def test_outcomes(project):
     text = found["test_wrong[openai_clip-strict-load]"][1]
     assert "strict-load:openai_clip:size-mismatch:patch_embed.proj.weight[patch-grow]" in text
     assert re.search(r"patch_embed\.proj\.weight is \(.*\), the model has \(.*\)", text)
-    assert re.search(r"openai_clip: patch \dx\d, grid \dx\d -> patch \dx\d", text)
+    assert re.search(
+        r"file +openai_clip, float32; patch \dx\d, grid \dx\d .*\n.*call +mypackage.loading:returns_early\(", text
+    )
+    assert re.search(r"case +Case\(family='openai_clip', arch=", text)
     command = re.search(r"see it again: timm-conformance (replay .*)", text)[1].split()
     done = project.run("-m", "timm_conformance.cli.main", *command)
     assert "FAILS" in done.stdout, done.stderr

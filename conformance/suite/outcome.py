@@ -42,7 +42,7 @@ def report(request: pytest.FixtureRequest, session: Session, verdict: Verdict) -
             lines += [failure.fingerprint]
             lines += [f"  {label:<10} {text}" for label, text in told_of(verdict.invariant, failure)]
             lines += [f"  {'case':<10} {failure.case!r}; {models}"]
-            lines += [f"  {'see again':<10} {_again(request, session, verdict.invariant, failure)}"]
+            lines += [f"  see it again: {_again(request, session, verdict.invariant, failure)}"]
         more = [failure.fingerprint for failure in verdict.failures[_SHOWN:]]
         pytest.fail("\n".join([*lines, *more]), pytrace=False)
     if verdict.verdict == "error":
