@@ -246,8 +246,11 @@ def test_a_copy_button_copies(visit):
     read = "const done = arguments[0]; setTimeout(() => navigator.clipboard.readText().then(done, (e) => done(String(e))), 200)"
     assert driver.execute_async_script(read) == text
     assert button.text == "Copied"
+    driver.find_element(By.CSS_SELECTOR, "#failure-0 details:first-of-type summary").click()
+    driver.find_element(By.CSS_SELECTOR, "[data-copy='script-0']").click()
+    assert driver.execute_async_script(read).startswith("import timm")
     driver.execute_script("navigator.clipboard.writeText = () => Promise.reject(new Error('not here'))")
-    driver.find_element(By.CSS_SELECTOR, "#failure-0 summary").click()
+    driver.find_element(By.CSS_SELECTOR, "#failure-0 details:last-of-type summary").click()
     witness = driver.find_element(By.CSS_SELECTOR, "[data-copy='witness-0']")
     witness.click()
     assert '"invariant": "strict-load"' in driver.execute_script("return String(getSelection())")
