@@ -56,6 +56,14 @@ def test_causes_are_groups_that_share_a_script_or_a_diagnosis() -> None:
     assert counted(results()) == "6 failures, 3 causes"
 
 
+def test_a_script_of_any_of_its_failures_is_the_causes() -> None:
+    """No script may have been found for the failure by which it is told."""
+    found = [told(f"{n}:f:value:y[plain]", "y", "got = zeros") for n in "ab"]
+    causes = [Cause(NEW, [found[0].fingerprint]), Cause(NEW, [found[1].fingerprint], SCRIPT)]
+    (group,) = by_cause(Results([verdict(NEW, "deit", "repeatable", "fail", failures=found), *causes]))
+    assert (group.script, group.others) == (SCRIPT, [found[1].fingerprint])
+
+
 def test_every_report_tells_the_same_causes(tmp_path: Path) -> None:
     found, output = results(), io.StringIO()
     terminal.print_failures(Console(file=output, width=200), found, {}, {})

@@ -16,9 +16,9 @@ import torch
 from ..errors import one_line
 from ..reference import Opened
 from .explaining.left_out import LeftOut
-from .handing import unread_container
+from .handing import text, unread_container
 from .loading import Checkpoint, Loaded, RequestedModel, captured_load, memory_saving
-from .taking_out import TakenOut, text
+from .taking_out import TakenOut
 
 _SHORT = 200
 # Shape, dtype and checksum of a tensor.

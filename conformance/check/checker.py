@@ -217,12 +217,7 @@ class _Check:
         request, upstream = self.request, self.opening.opened.state
         (chans, asked_chans), (classes, asked_classes) = self.result.in_chans, self.result.classes
         arch = hyperparameters(model, upstream, source.state) | recognised.family.by_model(request.model)
-        heads = self.told.options.get("num_heads")
-        if heads is not None and heads != arch["num_heads"]:
-            place = self.told.places["num_heads"]
-            self.other_heads = (
-                f"{place} says num_heads={heads}, the model has {arch['num_heads']}: --option num_heads={heads}"
-            )
+        self.other_heads = self.told.other_heads(arch["num_heads"])
         grids = (old for k, old in source.windows.items() if destination.windows[k] == destination.grid_size)
         return Case(
             family=recognised.family.name,

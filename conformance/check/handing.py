@@ -77,7 +77,7 @@ def lines_to_read(located: Located, entry: Sequence[str]) -> list[str]:
 
     Names in a torch.distributed.checkpoint begin with their entry. Its other objects are not read.
     """
-    path = _text(located.path)
+    path = text(str(located.path))
     if located.container.startswith(SHARDS):
         load = "safetensors.torch.load_file(index.parent / s)"
         if located.container != f"{SHARDS}safetensors":
@@ -96,13 +96,14 @@ def lines_to_read(located: Located, entry: Sequence[str]) -> list[str]:
         "torch.distributed.checkpoint.load(content, storage_reader=reader)",
     ]
     if entry:
-        under = json.dumps(".".join([*entry, ""]), ensure_ascii=False)
+        under = text(".".join([*entry, ""]))
         lines.append(f"content = {{k.removeprefix({under}): v for k, v in content.items() if k.startswith({under})}}")
     return lines
 
 
-def _text(path: Path) -> str:
-    return json.dumps(str(path), ensure_ascii=False)
+def text(value: str) -> str:
+    """A string as Python code, in double quotes."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def not_as_folder(

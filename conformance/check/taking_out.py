@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..reference import Opened
 from .explaining.left_out import LeftOut
+from .handing import text
 from .loading import Checkpoint, Loaded
 
 
@@ -60,11 +60,6 @@ class TakenOut:
         if self.chunked:
             lines.append(r'state = {re.sub(r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", k): v for k, v in state.items()}')
         return lines
-
-
-def text(value: str) -> str:
-    """A string as Python code, in double quotes."""
-    return json.dumps(value, ensure_ascii=False)
 
 
 def has_namespace(content: Mapping[str, Any]) -> bool:

@@ -87,7 +87,6 @@ class TargetLoads:
             reading = lines_to_read(self.located, opened.entry) if container else []
             if container:
                 result.unread = f"{self.request.target} {container}"
-                result.given = f"the tensors {opened.where}" if taken_out else loaded.given
             result.call = calls.code(wanted, checkpoint, taken_out, loaded, reading)
             if taken_out is None and loaded.failure is None and loaded.model is not None and not loaded.by_folder:
                 self._to_compare = wanted, checkpoint, calls.digests(loaded.model.state_dict())

@@ -17,7 +17,7 @@ class NewFailure:
     failure: Failure
 
 
-@dataclass(frozen=True)
+@dataclass
 class Group:
     """Failures with one cause, the clearest first, and the text of a script that reproduces them, if there is one."""
 
@@ -73,8 +73,9 @@ def by_cause(results: Results) -> list[Group]:
         name, diagnosis = shown.fingerprint, shown.explanation.diagnosis
         if diagnosis:
             name = told.setdefault((shown.tensor, diagnosis), name)
-        same = groups.setdefault(name, Group([], script))
+        same = groups.setdefault(name, Group([]))
         same.failures.extend(failures)
+        same.script = same.script or script  # the first failure alone may have none
 
     for cause in results.causes:
         found = [alone.pop((cause.target, f)) for f in cause.failures if (cause.target, f) in alone]
