@@ -21,7 +21,14 @@ import msgspec
 from packaging.version import Version
 
 from ..cases.fixtures import CHECKOUT
-from ..errors import EXIT_EXPECTED, EXIT_FAILURE, EXIT_USAGE, EXIT_VACUOUS
+from ..errors import (
+    EXIT_EXPECTED,
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_PIPE_CLOSED,
+    EXIT_USAGE,
+    EXIT_VACUOUS,
+)
 from ..families import FAMILIES, READ
 from ..invariants import INVARIANTS
 from ..ledger.entries import DEFAULT_LEDGER, REPRODUCERS, Entry, load_ledger
@@ -186,7 +193,9 @@ EXITS = {
     EXIT_EXPECTED: "as expected: everything is as the ledger says",
     EXIT_FAILURE: "a new failure, or a ledger entry that no longer fails",
     EXIT_USAGE: "usage or environment: an unknown name, an unreadable file, a target that cannot run",
-    EXIT_VACUOUS: "vacuous: an invariant judged no case, or missed a regime it must meet",
+    EXIT_VACUOUS: "vacuous: an invariant judged no case, missed a regime it must meet, or results were cut off",
+    EXIT_INTERRUPTED: "interrupted by Ctrl-C; what was judged is in the results",
+    EXIT_PIPE_CLOSED: "pipe closed: the reader of the output went away",
 }
 
 

@@ -48,7 +48,8 @@ def main() -> None:
     """Conformance suite for timm's Vision Transformer checkpoint loaders.
 
     Exit codes: 0 as expected; 1 new failure, or a ledger entry that no longer fails; 2 usage or environment;
-    3 vacuous (an invariant met no case, or missed a regime it must meet, or results were cut off); 130 interrupted.
+    3 vacuous (an invariant met no case, or missed a regime it must meet, or results were cut off); 130 interrupted;
+    141 pipe closed.
     """
 
 
