@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.small_vit import ARCH, OPTIONS, geometry_of
 from timm_conformance import reference
-from timm_conformance.cases.case import Case, Contents, Geometry
+from timm_conformance.cases.case import DAMAGES, Case, Contents, Geometry
 from timm_conformance.cases.profiles import PROFILES
 from timm_conformance.drawing.catalogue import models_of
 from timm_conformance.drawing.drawing import Drawing
@@ -246,6 +246,27 @@ def test_a_load_that_drops_without_a_word_is_told_apart(monkeypatch: pytest.Monk
     monkeypatch.setattr(logging.Logger, "warning", logging.Logger.info)
     found = used("deit", "timm==1.0.31", asked=NORM, num_classes=7)
     assert kinds(found) == {f"dropped-silently:norm.{part}" for part in PARTS}
+
+
+@pytest.mark.parametrize("seed", [5, 11, 2, 23, 14], ids=lambda seed: DAMAGES[seed % len(DAMAGES)])
+def test_a_damaged_file_that_create_model_takes_is_told(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a release whose load is strict it is refused; by one that loads what fits it is not."""
+    geometry = Geometry((2, 2), (2, 2))
+    family = FAMILIES["openai_clip"]
+    arch, name = ARCH | OPTIONS[family.name], models_of(family)[0].name
+    case = Case(family.name, arch, geometry, geometry, contents=Contents(seed=seed), model_name=name)
+    assert case.turn % 3 == 0
+    one = Trial(family, case, loader("timm==1.0.31"))
+    assert judge(INVARIANTS["create-model-refuses"], one).outcome == "pass"
+    load = nn.Module.load_state_dict
+
+    def fitting(module: nn.Module, state: dict[str, Tensor], *_: Any, **__: Any) -> Any:
+        own = module.state_dict()
+        return load(module, {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}, strict=False)
+
+    monkeypatch.setattr(nn.Module, "load_state_dict", fitting)
+    found = judge(INVARIANTS["create-model-refuses"], Trial(family, case, loader("timm==1.0.31")))
+    assert [p.kind for p in found.problems] == [f"{case.damage}-loaded"], found
 
 
 def test_every_ask_is_of_a_model_that_timm_builds() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.small_vit import ARCH, OPTIONS
 from timm_conformance.cases.case import DOORS as NAMES
-from timm_conformance.cases.case import Case, Geometry
+from timm_conformance.cases.case import Case, Contents, Geometry
 from timm_conformance.cases.profiles import PROFILES
 from timm_conformance.drawing.catalogue import models_of
 from timm_conformance.drawing.drawing import Drawing
@@ -22,6 +22,7 @@ from timm_conformance.families import FAMILIES
 from timm_conformance.invariants import INVARIANTS
 from timm_conformance.ledger.entries import Ledger
 from timm_conformance.targets.doors import DOORS
+from timm_conformance.targets.factory import FactoryCall
 from timm_conformance.targets.loader import Loader
 from timm_conformance.targets.target import parse_target
 from timm_conformance.trials.trial import Trial
@@ -71,6 +72,25 @@ def test_a_door_gives_the_model_that_create_model_gives(door: str) -> None:
     assert isinstance(one.by_door.outcome, nn.Module), one.by_door.outcome
     found = judge(DOORS_AGREE, one)
     assert found.outcome == "pass", found
+
+
+@pytest.mark.parametrize("seed", [0, 2], ids=["options-repeated", "left-to-the-folder"])
+def test_a_folder_gives_the_options_that_the_call_leaves_to_it(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the sizes, which are not those of the model that was saved."""
+    asked: list[dict[str, Any]] = []
+    call = FactoryCall.__call__
+
+    def heard(self: FactoryCall, pretrained: bool) -> nn.Module:
+        if pretrained:
+            asked.append(dict(self.kwargs))
+        return call(self, pretrained)
+
+    monkeypatch.setattr(FactoryCall, "__call__", heard)
+    one = trial("local-dir", contents=Contents("normal", seed), num_classes=None)
+    assert isinstance(one.by_door.outcome, nn.Module), one.by_door.outcome
+    assert ("embed_dim" in asked[-1]) is (seed == 0)
+    assert {"img_size", "patch_size"} <= asked[-1].keys()
+    assert judge(DOORS_AGREE, one).outcome == "pass"
 
 
 def _changed(names: str) -> Callable[[nn.Module], nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ from timm_conformance.cases.case import Geometry
 from timm_conformance.cases.profiles import PROFILES
 from timm_conformance.drawing.catalogue import models_of
 from timm_conformance.drawing.drawing import Drawing
+from timm_conformance.drawing.pinned import pinned_cases
 from timm_conformance.engine.judging import Judgement, judge
 from timm_conformance.families import FAMILIES
 from timm_conformance.invariants import INVARIANTS
@@ -78,6 +80,22 @@ def test_an_image_size_left_behind_is_told() -> None:
     assert any(p.kind == "raises-AssertionError" for p in found.problems), found
 
 
+@pytest.mark.parametrize("family", ["swin", "swin_v2"])
+def test_masks_of_the_old_grid_are_told(family: str) -> None:
+    """On the pinned example, whose first stage has several windows before and after."""
+    case = next(c for c in pinned_cases(FAMILIES[family]) if c.door == "set-input-size" and "window_size" in c.arch)
+    assert judge(INVARIANTS["resized-in-place"], Trial(FAMILIES[family], case, loader())).outcome == "pass"
+    trial = Trial(FAMILIES[family], case, loader())
+    model: Any = trial.by_door.outcome
+    block = model.layers[0].blocks[1]
+    block.register_buffer("attn_mask", block.attn_mask[:4], persistent=False)
+    found = judge(INVARIANTS["resized-in-place"], trial)
+    assert {(p.kind, p.tensor) for p in found.problems} == {
+        ("shape", "layers.*.blocks.*.attn_mask"),
+        ("output", "output"),
+    }
+
+
 def test_another_output_is_told() -> None:
     def pooled(model: Any) -> None:
         model.global_pool = "avg"
@@ -101,3 +119,20 @@ def test_a_second_resize_that_reads_the_first_ones_grid_is_told() -> None:
 
     found = judged("timm_native", mistaken)
     assert {(p.kind, p.tensor) for p in found.problems} == {("value", "pos_embed")}
+
+
+def test_a_kernel_that_leaves_half_precision_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in 1.0.20, whose new convolution has the default dtype."""
+    layers = importlib.import_module("timm.layers.patch_embed")
+
+    class Convolution(nn.Conv2d):
+        def __init__(self, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+
+    assert loader().convert
+    monkeypatch.setattr(layers.nn, "Conv2d", Convolution)
+    found = judged("timm_native")
+    assert {(p.kind, p.tensor) for p in found.problems} == {
+        ("dtype", "patch_embed.proj.weight"),
+        ("dtype", "patch_embed.proj.bias"),
+    }

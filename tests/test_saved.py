@@ -74,14 +74,24 @@ def test_every_form_is_written_and_read_by_the_reference(saved: str, tmp_path: P
     assert Case.from_json(case.to_json()) == case
 
 
-@pytest.mark.parametrize("entry", ["state_dict_ema", "model_ema"])
-def test_beside_an_average_lie_other_weights_and_beside_these_none(entry: str, tmp_path: Path) -> None:
-    state, trained = {"a": torch.zeros(2)}, entry.removesuffix("_ema")
+@pytest.mark.parametrize(
+    ("entry", "empty", "passed_over"),
+    [
+        ("state_dict_ema", set(), {"model_ema", "state_dict", "model"}),
+        ("model_ema", {"state_dict_ema"}, {"state_dict", "model"}),
+        ("state_dict", {"state_dict_ema", "model_ema"}, {"model"}),
+        ("model", {"state_dict_ema", "model_ema"}, set()),
+    ],
+)
+def test_beside_an_entry_lie_others_that_are_empty_or_passed_over(
+    entry: str, empty: set[str], passed_over: set[str], tmp_path: Path
+) -> None:
+    state = {"a": torch.zeros(2)}
     held = files.read(files.write_case(state, case_of("openai_clip", f"{entry}+module."), tmp_path))
     assert held[entry]["module.a"].tolist() == [0, 0]
-    assert held[trained]["module.a"].tolist() == [1, 1]
-    held = files.read(files.write_case(state, case_of("openai_clip", trained), tmp_path))
-    assert (held["state_dict_ema"], held["model_ema"], held[trained].keys()) == (None, None, {"a"})
+    assert held.keys() == {"epoch", entry} | empty | passed_over
+    assert all(held[name] is None for name in empty)
+    assert all(held[name]["module.a"].tolist() == [1, 1] for name in passed_over)
 
 
 def test_the_names_in_a_safetensors_file_have_the_prefix(tmp_path: Path) -> None:
@@ -158,7 +168,7 @@ def test_the_familys_own_function_opens_what_lies_deeper(family: str, saved: str
 def test_the_newest_release_reads_exactly_what_is_said(family: str) -> None:
     """Where it loads a file strictly, every tensor is that of the entry which the reference reads."""
     (native,) = (cases[0] for stratum, cases in DRAWING.cases(FAMILIES[family]).items() if stratum.name == "native")
-    native = replace(native, container="pth", declared="true", in_chans=None, num_classes=None, asked={})
+    native = replace(native, container="pth", declared="true", in_chans=None, num_classes=None, asked={}, door="")
     for saved in FORMS:
         trial = Trial(FAMILIES[family], replace(native, saved=saved), loader(NEWEST))
         loaded = not isinstance(trial.created_model.outcome, Exception)

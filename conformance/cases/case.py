@@ -45,6 +45,8 @@ DOORS = (
     "dynamic-img-pad",
     "naflex-patches",
 )
+# Those among them that take no single file: a dict, or a folder.
+NOT_FILES = ("state-dict", "local-dir")
 # Those among them where a model of the checkpoint's own grid resizes in its forward.
 FORWARD_DOORS = DOORS[-3:]
 

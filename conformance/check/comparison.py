@@ -107,13 +107,11 @@ class CheckpointTrial(Trial):
 
     def incomparable(self) -> str | None:
         """Why the upstream forward cannot be run on this checkpoint, or None."""
-        geometry, windows = self.case.source, [old for old, _ in self.tables.values()]
-        if self.family.name.startswith("swin") and windows[:1] != [geometry.grid_size]:
-            return "the reference's forward of Swin is that of images no larger than a window"
-        heads, tokens = self.case.arch["num_heads"], geometry.tokens
-        if 8 * 2 * heads * tokens**2 > _ATTENTION:
+        heads, tokens = self.case.arch["num_heads"], self.case.source.tokens
+        attended = min(tokens, self.case.arch["window_size"] ** 2 or tokens)
+        if 8 * 2 * heads * tokens * attended > _ATTENTION:
             return f"attention over {tokens} tokens, written out in float64, takes too much memory"
-        return None
+        return self.family.no_output(self.case)
 
     def outputs(self, upstream: Mapping[str, Tensor]) -> Iterator[Problem]:
         """Problems where the loaded model's output differs from the upstream forward's on the ``upstream`` tensors.

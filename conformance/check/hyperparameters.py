@@ -46,12 +46,20 @@ def hyperparameters(model: nn.Module, upstream: Mapping[str, Tensor], state: Map
         "post_norm": "PostNorm" in type(blocks[0]).__name__ or "ResPost" in type(blocks[0]).__name__,
         "pool_heads": getattr(getattr(model, "attn_pool", None), "num_heads", None),
         "windows": tuple(getattr(block, "window_size", 0) for block in blocks),
+        "window_size": _shifted(blocks[0]),
+        "pretrained_window": max(getattr(attn, "pretrained_window_size", (0,))),
         "stages": len({k.split(".")[3] for k in state if k.startswith("patch_embed.backbone.stages.")}),
         "pre_logits": False,  # timm's models have no representation layer
         "stem_constants": TIMM,
         **_rotary(getattr(model, "rope", None)),
         **_read_from_names(upstream, state),
     }
+
+
+def _shifted(block: Any) -> int:
+    """Side of a Swin's windows, 0 of other models. Releases hold a number or ``(height, width)``."""
+    window = block.window_size if hasattr(block, "shift_size") else 0
+    return window if isinstance(window, int) else max(window)
 
 
 def _activation(module: nn.Module | None) -> str:

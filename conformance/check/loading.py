@@ -139,9 +139,12 @@ def create(wanted: RequestedModel) -> nn.Module:
     make = partial(timm.create_model, wanted.model, **wanted.arguments())
     try:
         with memory_saving(wanted.model):
-            return make().eval()
+            model = make().eval()
+        if not any(buffer.is_meta for buffer in model.buffers()):
+            return model
     except Exception:  # the constructor reads its own parameters
-        _NEED_REAL_PARAMETERS.add(wanted.model)
+        pass
+    _NEED_REAL_PARAMETERS.add(wanted.model)
     try:
         return make().eval()
     except Exception as error:
@@ -152,7 +155,8 @@ def create(wanted: RequestedModel) -> nn.Module:
         ) from None
 
 
-# Models whose constructor reads their parameters, for example those with a ResNet stem or learnt rotary frequencies.
+# Models whose constructor reads their parameters, for example those with a ResNet stem or learnt rotary frequencies, or makes
+# buffers on their device, as Swin does its masks.
 _NEED_REAL_PARAMETERS: set[str] = set()
 
 

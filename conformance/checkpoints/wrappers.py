@@ -37,18 +37,28 @@ def wrap(state: Mapping[str, Tensor], wrapper: str) -> dict[str, Any]:
 def as_saved(state: Mapping[str, Tensor], entry: tuple[str, ...], prefix: str) -> dict[str, Any]:
     """``state`` as a training script saves it (``Case.saved``): in nested entries, with ``prefix`` before each name.
 
-    Beside a moving average (EMA) lie the trained weights, which are other values. Beside these lies an average that is None.
+    Beside an entry lie others, which timm's reader passes over: see :func:`beside`.
     """
     saved: dict[str, Any] = {prefix + k: v for k, v in state.items()}
     trained = {k: v + 1 for k, v in saved.items()}
     for name in reversed(entry):
-        other = {_TRAINED[name]: trained} if name in _TRAINED else dict.fromkeys(_TRAINED)
-        saved = {"epoch": 3, **other, name: saved}
+        empty, passed_over = beside(name)
+        saved = {"epoch": 3, **dict.fromkeys(empty), **dict.fromkeys(passed_over, trained), name: saved}
     return saved
 
 
-# The entries of an EMA, each with that of the trained weights.
-_TRAINED = {"state_dict_ema": "state_dict", "model_ema": "model"}
+# The entries of a file in the order in which timm's reader looks for them (``load_state_dict`` in ``timm/models/_helpers.py``).
+_LOOKED_FOR = ("state_dict_ema", "model_ema", "state_dict", "model")
+_AVERAGES = _LOOKED_FOR[:2]
+
+
+def beside(entry: str) -> tuple[list[str], list[str]]:
+    """The entries beside one that timm's reader takes: the averages (EMA) before it, which are None, and all others after it.
+
+    Those after it hold other weights. The reader takes an entry of another name for no entry at all, so only averages lie there.
+    """
+    place = _LOOKED_FOR.index(entry) if entry in _LOOKED_FOR else len(_LOOKED_FOR)
+    return [name for name in _AVERAGES if name in _LOOKED_FOR[:place]], list(_LOOKED_FOR[place + 1 :])
 
 
 def _stacked(state: Mapping[str, Tensor]) -> StateDict:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.table import Table
 
+from ..errors import UserError, choose
 from ..ledger.entries import DEFAULT_LEDGER, load_ledger
 from ..report.terminal import make_console
 from ..targets import releases
@@ -26,6 +28,17 @@ def _families() -> list[dict[str, Any]]:
             "models": [m.name for m in models_of(f)],
         }
         for f in FAMILIES.values()
+    ]
+
+
+def _options(families: Sequence[str]) -> list[dict[str, Any]]:
+    from ..drawing.options import options_of
+    from ..families import FAMILIES
+
+    return [
+        {"family": name, "of": of, "option": option, "values": values}
+        for name in choose("family", families, FAMILIES)
+        for of, option, values in options_of(FAMILIES[name])
     ]
 
 
@@ -50,17 +63,21 @@ def _releases() -> list[dict[str, Any]]:
 # Columns of each table; the JSON has everything.
 _COLUMNS = {
     "families": ("name", "module", "known_since", "complete_since", "models", "source"),
+    "options": ("family", "of", "option", "values"),
     "invariants": ("name", "theme", "statement"),
     "ledger": ("id", "kind", "releases", "title"),
     "releases": ("release", "target"),
 }
 
 
-def show(what: str, form: str, ledger: str | None = None) -> None:
-    """Print one registry."""
-    rows = {"families": _families, "invariants": _invariants, "releases": _releases}.get(
-        what, lambda: _ledger(ledger)
-    )()
+def show(what: str, families: Sequence[str], form: str, ledger: str | None = None) -> None:
+    """Print one registry; of options those of ``families``, or of all. Raises :class:`UserError` for an unknown family."""
+    if families and what != "options":
+        raise UserError(f"--family goes with list options, not with list {what}")
+    registries: dict[str, Callable[[], list[dict[str, Any]]]]
+    registries = {"families": _families, "invariants": _invariants, "releases": _releases}
+    registries |= {"options": lambda: _options(families), "ledger": lambda: _ledger(ledger)}
+    rows = registries[what]()
     if form == "json":
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
@@ -78,4 +95,4 @@ def show(what: str, form: str, ledger: str | None = None) -> None:
 def _text(column: str, value: Any) -> str:
     if column == "models":
         return f"{len(value)}, e.g. {value[0]}" if value else "0"
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    return ", ".join(str(v) if v != "" else "(empty)" for v in value) if isinstance(value, list) else str(value)

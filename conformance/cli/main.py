@@ -103,14 +103,15 @@ def run(targets: tuple[str, ...], **options: Any) -> None:
 
 
 @main.command(name="list")
-@click.argument("what", type=click.Choice(["families", "invariants", "ledger", "releases"]))
+@click.argument("what", type=click.Choice(["families", "options", "invariants", "ledger", "releases"]))
+@click.option("--family", **_REPEATED, help="List the options of this family only (repeatable).")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.option("--ledger", metavar="FILE|none", help="Ledger to list [default: the project's].")
-def list_(what: str, form: str, ledger: str | None) -> None:
-    """List families, invariants, ledger entries or cached releases."""
+def list_(what: str, family: tuple[str, ...], form: str, ledger: str | None) -> None:
+    """List families, the options that are drawn for them, invariants, ledger entries or cached releases."""
     from .listing import show
 
-    show(what, form, ledger)
+    show(what, family, form, ledger)
 
 
 @main.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 from zlib import crc32
 
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from ..cases.case import (
     CONTENTS,
     DECLARED,
     FORWARD_DOORS,
+    NOT_FILES,
     SAVED_ENTRIES,
     SAVED_PREFIXES,
     VARIED,
@@ -191,9 +193,21 @@ _DTYPES = (*("float32",) * 4, *("float16", "bfloat16") * 2, "float64")
 _NPZ_DTYPES = (*("float32",) * 4, "float16", "bfloat16", "float64")  # NumPy has no bfloat16
 
 
-def _channels_to_ask(own: int) -> list[int | None]:
-    """Numbers of input channels to ask for; None leaves the argument away, ``own`` is the checkpoint's number."""
-    return [None, None, *(other for other in (1, 3, 4, 12) if other != own)]
+def _channels_to_ask(own: int, case: Case) -> list[int | None]:
+    """Numbers of input channels to ask for; None leaves the argument away, ``own`` is the checkpoint's number.
+
+    They are seldom asked for with other options.
+    """
+    return [None] * (12 if case.asked else 2) + [other for other in (1, 3, 4, 12) if other != own]
+
+
+@st.composite
+def _asked(draw: st.DrawFn, asks: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """One of ``asks``, in a quarter of the draws with another that names none of its options."""
+    first = draw(st.sampled_from(asks), label="asked")
+    others = [ask for ask in asks if not ask.keys() & first.keys()]
+    second = draw(st.sampled_from([{}] * 3 * len(others) + others), label="asked as well") if others else {}
+    return {**first, **second}
 
 
 def _doors(family: Family, case: Case, model: RealModel) -> list[str]:
@@ -209,24 +223,20 @@ def _doors(family: Family, case: Case, model: RealModel) -> list[str]:
         "dynamic-img-size": not dynamic,
         "dynamic-img-pad": not dynamic,
     }
-    return [door for door in family.doors if not closed.get(door)]
+    found = [door for door in family.doors if not closed.get(door)]
+    return found + [door for door in found if door == "naflex-patches"] * 2  # no other class has it
 
 
 def _saved(case: Case) -> str:
     """How a training script saved the file of every third case. All else that was drawn decides, so that it stays as it is.
 
-    A .pth file has an entry, a prefix or both; the names in a .safetensors file can have a prefix only. A dict or a folder does
-    not go through timm's file reader, which opens these.
+    A .pth file has an entry, a prefix or both; the names in a .safetensors file can have a prefix only. So do those in a dict or
+    a folder: what releases read of their entries is no reader's, and the wrappers are drawn for it.
     """
     digest = crc32(case.to_json().encode())
-    if (
-        case.asked
-        or case.door in ("state-dict", "local-dir")
-        or case.container not in ("pth", "safetensors")
-        or digest % 3
-    ):
+    if case.asked or case.container not in ("pth", "safetensors") or digest % 3:
         return ""
-    entries = ("", *SAVED_ENTRIES) if case.container == "pth" else ("",)
+    entries = ("", *SAVED_ENTRIES) if case.container == "pth" and case.door not in NOT_FILES else ("",)
     forms = [f"{entry}+{prefix}".strip("+") for entry in entries for prefix in ("", *SAVED_PREFIXES)]
     return forms[1:][digest // 3 % (len(forms) - 1)]
 
@@ -274,11 +284,11 @@ def cases(draw: st.DrawFn, family: Family, stratum: Stratum) -> Case:
     asks = family.asks(case.arch) if known and not (case.door or stratum.many_blocks) else ()
     by_options: bool = draw(st.booleans(), label="ask for other options") if asks else False
     if by_options:
-        case, known = replace(case, asked=draw(st.sampled_from(asks), label="asked")), False
+        case = replace(case, asked=draw(_asked(asks)))
     own = case.arch["num_classes"]
     case = replace(
         case,
-        in_chans=draw(st.sampled_from(_channels_to_ask(channels)), label="in_chans") if known else None,
+        in_chans=draw(st.sampled_from(_channels_to_ask(channels, case)), label="in_chans") if known else None,
         num_classes=draw(st.sampled_from([None, own] if compared else [None, None, 0, 7, own]), label="num_classes"),
     )
     return replace(case, saved=_saved(case))

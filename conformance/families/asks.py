@@ -33,10 +33,9 @@ def pools(arch: Arch, *others: str) -> Asks:
 
 
 def prefix_tokens(arch: Arch) -> Asks:
-    """A class token less or more, a register token less or more, and rows of ``pos_embed`` for them or none."""
-    found: list[dict[str, Any]] = [{"reg_tokens": arch["reg_tokens"] + 1}]
-    if arch["reg_tokens"]:
-        found.append({"reg_tokens": 0})
+    """A class token less or more, a register token less or more or none, and rows of ``pos_embed`` for them or none."""
+    own = arch["reg_tokens"]
+    found: list[dict[str, Any]] = [{"reg_tokens": count} for count in sorted({own + 1, max(own - 1, 0), 0} - {own})]
     if not arch["class_token"]:
         found.append({"class_token": True})
     elif arch.get("global_pool", "token") == "token":

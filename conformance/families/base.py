@@ -122,6 +122,7 @@ class Family:
     needs           first release that supports a special case, and what is special about it, or None
     tags            regimes of a case beyond the common ones; ``own_regimes`` lists all that the family can produce
     undecidable     why no loader could know the answer for a case, or None
+    no_output       why the upstream forward is not defined for a case, or None
     unreachable     regimes that no case of the family is in; ``invariant:regime`` if only that invariant cannot judge them
     in_forward      doors by which its models resize in a forward, if their output has to be that of a model made at that size
     weight          share of a profile's cases to draw: less if the family shares its code path with another
@@ -175,6 +176,7 @@ class Family:
     tags: Callable[[Case], frozenset[str]] = _no_tags
     own_regimes: frozenset[str] = frozenset()
     undecidable: Callable[[Case], str | None] = _decidable
+    no_output: Callable[[Case], str | None] = _decidable
     unreachable: frozenset[str] = frozenset()
     in_forward: tuple[str, ...] = ("dynamic-img-size", "dynamic-img-pad")
     weight: float = 1.0

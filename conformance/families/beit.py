@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ..cases.case import Case, Geometry
 from . import asks, vit
-from .base import Arch, Family, Shapes, Windows
+from .base import Arch, Family, Shapes, State, Windows
 
 _TABLE = "relative_position_bias_table"
 
@@ -48,6 +48,19 @@ def _shapes(arch: Arch, geometry: Geometry) -> Shapes:
             out[name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2")] = shape
     h, w = geometry.grid_size
     return out | dict.fromkeys(_tables(arch, geometry), ((2 * h - 1) * (2 * w - 1) + 3, arch["num_heads"]))
+
+
+def _written(case: Case, state: State) -> State:
+    """The checkpoint with the index of its own grid's tables. Their rows do not tell a grid from its transpose."""
+    import torch
+
+    from ..reference.relative import attention_bias
+
+    found = dict(state)
+    for name in (k for k in state if k.endswith("relative_position_index")):
+        rows = len(state[name.replace("index", "bias_table")])
+        found[name] = attention_bias(torch.arange(rows)[:, None], case.source.grid_size)[0]
+    return found
 
 
 def _model_kwargs(arch: Arch) -> dict[str, Any]:
@@ -105,6 +118,7 @@ BEIT = Family(
     complete_since="0.9.6",
     architectures=_architectures(),
     shapes=_shapes,
+    written=_written,
     num_prefix_tokens=vit.num_prefix_tokens,
     model_kwargs=_model_kwargs,
     asks=_asks,

@@ -13,8 +13,10 @@ from . import asks, vit
 from .base import Arch, Family, Shapes, Windows
 from .shapes import Layout
 
-# Side of a window. No grid drawn is larger, so every stage is one window.
+# Side of a window where ``arch`` names none. No grid drawn freely is larger, so every stage is one window.
 _WINDOW = 16
+# Side of a window where the first stage has several, of which every second block shifts them.
+_SMALL_WINDOW = 4
 # Two stages would have a single merging, so its number could not be wrong. Older witnesses and vectors have two stages.
 _STAGES = 3
 _HIDDEN = 512  # channels of v2's network for biases
@@ -23,7 +25,8 @@ _HIDDEN = 512  # channels of v2's network for biases
 def _architectures(**options: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     """Options of ``depth`` stages of one block, the last one of ``last_depth`` if that is given.
 
-    ``embed_dim`` and ``num_heads`` are the first stage's; each further stage doubles them.
+    ``embed_dim`` and ``num_heads`` are the first stage's; each further stage doubles them. With a ``window_size`` the first
+    stage has two blocks, the second of which shifts its windows.
     """
     return vit.architectures(
         class_token=st.just(False),
@@ -31,19 +34,47 @@ def _architectures(**options: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[
         pos_embed=st.just("none"),
         qkv_bias=st.sampled_from([True, True, False]),
         num_heads=st.sampled_from([2, 1]),
+        window_size=st.sampled_from([_SMALL_WINDOW, _WINDOW]),
         **options,
     ).map(lambda arch: arch | {"depth": _STAGES})
 
 
+def _side(arch: Arch) -> int:
+    return arch.get("window_size", _WINDOW)
+
+
+def _shifts(arch: Arch) -> bool:
+    """Whether the first stage has a block that shifts its windows, if it has several."""
+    return _side(arch) < _WINDOW
+
+
+def _grids(arch: Arch, geometry: Geometry) -> list[Size]:
+    """Grid ``(height, width)`` of each stage."""
+    h, w = geometry.grid_size
+    return [(-(-h // 2**stage), -(-w // 2**stage)) for stage in range(arch["depth"])]
+
+
 def _windows(arch: Arch, geometry: Geometry) -> list[Size]:
     """Window ``(height, width)`` of each stage."""
-    sides = [[-(-side // 2**stage) for side in geometry.grid_size] for stage in range(arch["depth"])]
-    return [(min(h, _WINDOW), min(w, _WINDOW)) for h, w in sides]
+    return [(min(h, _side(arch)), min(w, _side(arch))) for h, w in _grids(arch, geometry)]
+
+
+def _no_output(case: Case) -> str | None:
+    """Why timm's windows are not upstream's, which divide the grid of each stage and are square. timm pads the grid."""
+    for grid, window in zip(_grids(case.arch, case.source), _windows(case.arch, case.source)):
+        if any(side % part for side, part in zip(grid, window)):
+            return "a grid that its windows do not divide, which upstream does not take"
+        if window != grid and window[0] != window[1]:
+            return "an oblong grid that upstream cuts into other windows"
+    return None
 
 
 def _depths(arch: Arch) -> tuple[int, ...]:
     """Number of blocks of each stage."""
-    return (1,) * (arch["depth"] - 1) + (arch.get("last_depth", 1),)
+    depths = [1] * arch["depth"]
+    depths[0] = 2 if _shifts(arch) else 1
+    depths[-1] = arch.get("last_depth", depths[-1])
+    return tuple(depths)
 
 
 def _tables(arch: Arch, geometry: Geometry) -> Windows:
@@ -98,7 +129,7 @@ def _model_kwargs(arch: Arch) -> dict[str, Any]:
         "mlp_ratio": arch["mlp_ratio"],
         "num_classes": arch["num_classes"],
         "qkv_bias": arch["qkv_bias"],
-        "window_size": _WINDOW,
+        "window_size": _side(arch),
     }
 
 
@@ -108,8 +139,13 @@ def _v2_kwargs(arch: Arch) -> dict[str, Any]:
 
 
 def _masks(arch: Arch) -> Shapes:
-    """The attention mask of shifted windows, a buffer that upstream stores."""
-    return {"layers.0.blocks.1.attn_mask": (4, 49, 49)}
+    """The attention mask of shifted windows, a buffer that upstream stores, where the model of the case has none."""
+    return {} if _shifts(arch) else {"layers.0.blocks.1.attn_mask": (4, 49, 49)}
+
+
+def _without_masks(case: Case) -> tuple[str, str] | None:
+    """Models stored their masks as well until 0.9.5, and took no file without."""
+    return ("0.9.6", "files without the masks of shifted windows") if _shifts(case.arch) else None
 
 
 def _other_window(case: Case) -> str | None:
@@ -151,8 +187,10 @@ SWIN = Family(
     module="swin_transformer",
     model_class="SwinTransformer",
     foreign=_masks,
+    needs=_without_masks,
     square_source_grid=True,
     in_forward=(),
+    no_output=_no_output,
     square_grids="often",
     grid_multiple=2 ** (_STAGES - 1),
     tables=_tables,
@@ -186,6 +224,7 @@ SWIN_V2 = replace(
     SWIN,
     name="swin_v2",
     source="microsoft/Swin-Transformer models/swin_transformer_v2.py",
+    needs=lambda case: None,
     architectures=_architectures(pretrained_window=st.sampled_from([8, 12, 0])),
     shapes=lambda arch, geometry: _shapes(arch, geometry, v2=True),
     model_kwargs=_v2_kwargs,
@@ -198,4 +237,12 @@ SWIN_V2 = replace(
     weight=0.3,
 )
 
-FAMILIES = (SWIN, SWIN_NATIVE, SWIN_V2)
+SWIN_V2_NATIVE = replace(
+    SWIN_V2,
+    name="swin_v2_native",
+    source="huggingface/pytorch-image-models timm/models/swin_transformer_v2.py",
+    foreign=lambda arch: {},
+    weight=0.22,
+)
+
+FAMILIES = (SWIN, SWIN_NATIVE, SWIN_V2, SWIN_V2_NATIVE)

@@ -9,6 +9,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
+from ..cases.case import NOT_FILES
 from ..families import naflex_model
 from ..reference import LoadError
 from ..targets.declared_size import default_size
@@ -98,6 +99,11 @@ def _refused(error: Exception) -> Iterator[Problem]:
     not_on_functions=(*_ADAPTED, *_SAVED),
 )
 def create_model(trial: Trial) -> Iterator[Problem]:
+    yield from wrongly_created(trial)
+
+
+def wrongly_created(trial: Trial) -> Iterator[Problem]:
+    """Problems of the model that ``create_model`` makes of the case's file."""
     case = trial.case
     model = trial.created_model.outcome
     if isinstance(model, Exception):
@@ -150,9 +156,10 @@ def _asks_for_another(trial: Trial) -> str | None:
     unread=True,
 )
 def trained_tensors_used(trial: Trial) -> Iterator[Problem]:
-    created = trial.created_model
+    read = trial.loader.reads_saved(trial.family, trial.case)
+    created = trial.created_model if read or trial.case.door not in NOT_FILES else trial.by_door
     if isinstance(created.outcome, Exception):
-        if not trial.loader.reads_saved(trial.family, trial.case):
+        if not read:
             return
         if not (trial.family.unread or accepted(trial, trial.base)):
             raise Blocked("the model of the checkpoint's own options refuses it as well")

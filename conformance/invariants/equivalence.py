@@ -30,7 +30,7 @@ COMPARABLE = both(
         lambda t: t.case.native and t.case.contents.kind in VARIED and t.case.source.tokens <= TOKENS,
         "needs the native geometry, tokens that vary (LayerNorm divides by their variance), and no more than 600 of them",
     ),
-    few_blocks,
+    both(few_blocks, lambda t: t.family.no_output(t.case)),
 )
 
 

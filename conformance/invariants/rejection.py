@@ -19,6 +19,7 @@ from ..trials.acceptance import accepted, fits
 from ..trials.loaded import Blocked, Loaded
 from ..trials.problems import Problem
 from ..trials.trial import Trial
+from .end_to_end import as_saved, wrongly_created
 from .hygiene import checkpoint_changes
 from .registry import invariant, unless
 
@@ -55,6 +56,34 @@ def refuses_incomplete(trial: Trial) -> Iterator[Problem]:
 )
 def refuses_misfits(trial: Trial) -> Iterator[Problem]:
     yield from _judge_refusal(trial)
+
+
+def _applies(trial: Trial) -> str | None:
+    case = trial.case
+    if case.in_chans is not None or case.other_classes:
+        return "the model has other channels or classes than the checkpoint, so the load is not strict"
+    if "siglip" in case.model_name and case.model_arch.get("global_pool") != "map":
+        return "timm says that it loads a SigLIP model without its attention pool by a load that is not strict"
+    if case.turn % 3:
+        return "every third case is loaded with its damage by create_model"
+    return as_saved(trial)
+
+
+@invariant(
+    statement="A damaged file that the loader and a strict load refuse is refused by `create_model` as well.",
+    catches="a load that is not strict, an error that became a warning, a repair that only the model factory does.",
+    regimes=("damage-missing", "damage-deeper", "native", "resampled"),
+    applies=_applies,
+    timm_alone=True,
+)
+def create_model_refuses(trial: Trial) -> Iterator[Problem]:
+    if any(wrongly_created(trial)):
+        raise Blocked("create_model does not load the whole file as it should, which create-model reports")
+    if accepted(trial, trial.damaged[0]):
+        raise Blocked("the loader itself does not refuse the damaged checkpoint")
+    if not isinstance(trial.created_damaged.outcome, Exception):
+        damage, _ = trial.damage
+        yield Problem(f"{trial.case.damage}-loaded", damage.tensor, f"{damage.what}, and create_model loads it")
 
 
 @invariant(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.wrappers import beside
 from ..families.base import PIXELS
 
 WIDTH = 118
@@ -56,11 +57,11 @@ def as_saved(entry: tuple[str, ...], prefix: str) -> list[str]:
     lines = [f'checkpoint = {{f"{prefix}{{k}}": v for k, v in checkpoint.items()}}'] if prefix else []
     lines += ["tensors = checkpoint"]
     for depth, name in reversed(list(enumerate(entry))):
-        trained = name.removesuffix("_ema")
-        average = '"state_dict_ema": None, "model_ema": None, '
-        other = average if trained == name else f'"{trained}": {{k: v + 1 for k, v in tensors.items()}}, '
-        beside = "" if depth else other
-        lines.append(f'checkpoint = {{{beside}"{name}": checkpoint}}')
+        empty, passed_over = ([], []) if depth else beside(name)
+        others = [f'"{other}": None' for other in empty] + [f'"{other}": trained' for other in passed_over]
+        lines += ["trained = {k: v + 1 for k, v in tensors.items()}"] if passed_over else []
+        held = ", ".join([*others, f'"{name}": checkpoint'])
+        lines.append(f"checkpoint = {{{held}}}")
     return lines
 
 

@@ -141,7 +141,8 @@ def _no_local_folders(visit: Visit) -> str | None:
 
 
 @_door(
-    "`create_model('local-dir:FOLDER', pretrained=True)`, with the config that `save_for_hf` writes", _no_local_folders
+    "`create_model('local-dir:FOLDER', pretrained=True)`, with the config that `save_for_hf` writes, and its `model_args`",
+    _no_local_folders,
 )
 def _local_dir(visit: Visit) -> nn.Module:
     folder = visit.path.parent / "model"
@@ -151,12 +152,15 @@ def _local_dir(visit: Visit) -> nn.Module:
     saved = call.with_overlay(file=None).with_kwargs(**sizes(visit.family, visit.case, visit.case.source))
     saved = saved.with_kwargs(num_classes=visit.case.arch["num_classes"], in_chans=visit.case.arch.get("in_chans"))
     saved = saved.with_kwargs(**{k: None for k, v in saved.kwargs.items() if callable(v)})  # JSON holds no classes
+    # As the case's seed decides, the call repeats the saved model's options, or leaves them to the folder.
+    args = dict(saved.kwargs) if visit.case.contents.seed // 2 % 2 else {}
     hub: Any = importlib.import_module("timm.models._hub")
     try:
-        hub.save_config_for_hf(saved.empty(), str(folder / "config.json"))
+        hub.save_config_for_hf(saved.empty(), str(folder / "config.json"), model_args=args)
     except Exception as error:  # of saving, which is not the load
         raise Unsupported(f"the release cannot save the model's configuration: {one_line(error)}") from None
-    return FactoryCall(f"local-dir:{folder}", {}, call.kwargs).loaded()
+    kwargs = {k: v for k, v in call.kwargs.items() if k not in args or v != args[k]}
+    return FactoryCall(f"local-dir:{folder}", {}, kwargs).loaded()
 
 
 def _native(visit: Visit) -> str | None:

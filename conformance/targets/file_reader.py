@@ -2,7 +2,8 @@
 
 ``create_model`` and ``load_checkpoint`` give a file to ``load_state_dict`` (``timm/models/_helpers.py``): it takes the first
 entry that it knows, an EMA before the trained weights, and removes prefixes from the names directly inside. What lies deeper,
-the model's ``checkpoint_filter_fn`` has to open, and it removes no prefix. A dict of tensors goes to that function alone.
+the model's ``checkpoint_filter_fn`` has to open, and it removes no prefix. A dict of tensors goes to that function alone, and
+so did a folder's file until 1.0.25.
 """
 
 from __future__ import annotations
@@ -25,12 +26,19 @@ _REMOVED = (
 
 def reads_saved(family: Family, case: Case, release: Version) -> bool:
     """Whether a release's reader and the family's filter function open the file of a case as it is saved (``Case.saved``)."""
+    if case.saved and not _through_reader(case.door, release):
+        return not case.saved_prefix and _opens(family, case.saved, release)
     entry, own = case.saved_entry, _own_prefix(family)
     inner = entry[1:] if entry[:1] and entry[0] in _ENTRIES else entry
     if inner:
         return not case.saved_prefix and _opens(family, ".".join(inner), release)
     left = _cleaned(case.saved_prefix + own, release)
     return not left or (left == own and _opens(family, "bare", release))
+
+
+def _through_reader(door: str, release: Version) -> bool:
+    """Whether what goes through a door is read by ``load_state_dict``."""
+    return door != "state-dict" and (door != "local-dir" or release >= Version("1.0.26"))
 
 
 def first_to_read(family: Family, case: Case, after: Version) -> str | None:

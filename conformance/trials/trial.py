@@ -249,6 +249,11 @@ class Trial(Expectation):
         after = _tensor_bytes(model)
         return loaded, [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
+    @cached_property
+    def created_damaged(self) -> Created:
+        """The load of a file of the damaged checkpoint by ``create_model``."""
+        return create(self.loader, self.family, self.case, self.damage[1])
+
     def on_meta(self) -> Trial:
         """The same case with checkpoint and model on the meta device."""
         return Trial(self.family, self.case, self.loader, checkpoint_device="meta")

@@ -2,8 +2,8 @@
 
 Source: ``microsoft/Swin-Transformer`` ``models/swin_transformer.py``, ``models/swin_transformer_v2.py``. A stage ends with its
 merging upstream and begins with it in timm, so the mergings have different numbers. Biases come from a table of offsets, in v2
-from a small network that reads the logarithm of the offset. Windows are square, and buffers store what follows from them. The
-forward here works for images no larger than a window.
+from a small network that reads the logarithm of the offset. Windows are square, and buffers store what follows from them. Where
+a stage has several windows, every second block moves them by half a window, around the edges.
 """
 
 from __future__ import annotations
@@ -46,6 +46,37 @@ def _bias(state: Mapping[str, Tensor], name: str, window: Window, pretrained: in
     return 16 * attention_bias(table.flatten(0, 1), window).sigmoid()
 
 
+def _shift(grid: Window, window: Window, block: int) -> Window:
+    """Tokens by which block number ``block`` moves its windows: half a window on axes of several, in every second block."""
+    h, w = (part // 2 if side > part and block % 2 else 0 for side, part in zip(grid, window))
+    return h, w
+
+
+def _partitioned(x: Tensor, grid: Window, window: Window, shift: Window) -> Tensor:
+    """Tokens ``(batch, n, dim)`` as those of each window ``(batch * windows, tokens, dim)``, row by row."""
+    x = x.unflatten(1, grid).roll((-shift[0], -shift[1]), (1, 2))
+    x = x.unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))
+    return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+
+def _joined(windows: Tensor, grid: Window, window: Window, shift: Window) -> Tensor:
+    """The inverse of :func:`_partitioned`."""
+    rows, cols = grid[0] // window[0], grid[1] // window[1]
+    x = windows.reshape(-1, rows, cols, *window, windows.shape[-1]).transpose(2, 3)
+    return x.reshape(len(x), *grid, -1).roll(shift, (1, 2)).flatten(1, 2)
+
+
+def _mask(grid: Window, window: Window, shift: Window) -> Tensor:
+    """What is added to attention ``(windows, 1, n, n)``: -100 between tokens that only the edge brings together."""
+    sides = []
+    for side, part, moved in zip(grid, window, shift):
+        places = torch.arange(side)
+        sides.append((places >= side - part).long() + (places >= side - moved))
+    regions = (3 * sides[0][:, None] + sides[1]).reshape(1, -1, 1)
+    regions = _partitioned(regions, grid, window, (0, 0))
+    return -100.0 * (regions != regions.transpose(1, 2)).double()[:, None]
+
+
 def _attended(x: Tensor, state: Mapping[str, Tensor], name: str, heads: int, bias: Tensor) -> Tensor:
     """Attention of ``x`` ``(batch, n, dim)``. v2 normalises q and k and scales their products by a learnt factor."""
     qkv = linear(x, state, f"{name}qkv")
@@ -60,9 +91,9 @@ def _attended(x: Tensor, state: Mapping[str, Tensor], name: str, heads: int, bia
     return linear(self_attention(qkv, heads, bias), state, f"{name}proj")
 
 
-def _merged(x: Tensor, state: Mapping[str, Tensor], name: str, window: Window) -> Tensor:
+def _merged(x: Tensor, state: Mapping[str, Tensor], name: str, grid: Window) -> Tensor:
     """Merge two by two tokens into one, columns outside, rows inside. The norm comes first in v1 and last in v2."""
-    rows, cols = (side // 2 for side in window)
+    rows, cols = (side // 2 for side in grid)
     x = x.reshape(len(x), rows, 2, cols, 2, -1).permute(0, 1, 3, 4, 2, 5).reshape(len(x), rows * cols, -1)
     if len(state[f"{name}norm.weight"]) == x.shape[-1]:
         return linear(layer_norm(x, state, f"{name}norm", _EPS), state, f"{name}reduction")
@@ -70,24 +101,32 @@ def _merged(x: Tensor, state: Mapping[str, Tensor], name: str, window: Window) -
 
 
 def _forward(state: Mapping[str, Tensor], image: Tensor, arch: Mapping, early: bool) -> Tensor:
-    """Logits, or pooled features if the checkpoint has no head. With ``early``, a stage begins with its merging."""
+    """Logits, or pooled features if the checkpoint has no head. With ``early``, a stage begins with its merging.
+
+    Without a ``window_size`` in ``arch`` (or 0), each stage is one window.
+    """
     kernel = state[_KERNEL]
-    window = (image.shape[-2] // kernel.shape[-2], image.shape[-1] // kernel.shape[-1])
+    grid = (image.shape[-2] // kernel.shape[-2], image.shape[-1] // kernel.shape[-1])
     x = layer_norm(patchify(image, kernel, state["patch_embed.proj.bias"]), state, "patch_embed.norm", _EPS)
     heads, pretrained, stage = arch["num_heads"], arch.get("pretrained_window", 0), 0
     while f"layers.{stage}.blocks.0.norm1.weight" in state:
         merging = f"layers.{stage if early else stage - 1}.downsample."
         if f"{merging}norm.weight" in state:
-            x = _merged(x, state, merging, window)
-            window, heads = (window[0] // 2, window[1] // 2), 2 * heads
+            x = _merged(x, state, merging, grid)
+            grid, heads = (grid[0] // 2, grid[1] // 2), 2 * heads
+        largest = arch.get("window_size") or max(grid)
+        window = (min(grid[0], largest), min(grid[1], largest))
         for i in range(num_blocks(state, f"layers.{stage}.blocks.{{i}}.norm1.weight")):
             block = f"layers.{stage}.blocks.{i}."
             post_norm = f"{block}attn.logit_scale" in state
-            bias = _bias(state, f"{block}attn.", window, pretrained)
+            bias, shift = _bias(state, f"{block}attn.", window, pretrained), _shift(grid, window, i)
+            if any(shift):
+                bias = bias + _mask(grid, window, shift).to(bias).repeat(len(x), 1, 1, 1)
             for n in (1, 2):
                 y = x if post_norm else layer_norm(x, state, f"{block}norm{n}", _EPS)
                 if n == 1:
-                    y = _attended(y, state, f"{block}attn.", heads, bias)
+                    y = _attended(_partitioned(y, grid, window, shift), state, f"{block}attn.", heads, bias)
+                    y = _joined(y, grid, window, shift)
                 else:
                     y = linear(F.gelu(linear(y, state, f"{block}mlp.fc1")), state, f"{block}mlp.fc2")
                 x = x + (layer_norm(y, state, f"{block}norm{n}", _EPS) if post_norm else y)
@@ -159,4 +198,12 @@ SWIN_V2 = Format(
     rules=(*_V2_BUFFERS, *_MERGINGS, _HEAD, SAME),
     evidence=partial(_is_swin, own="cpb_mlp.0.weight", early=False),
     forward=partial(_forward, early=False),
+)
+
+SWIN_V2_NATIVE = Format(
+    name="swin_v2_native",
+    namespace="",
+    rules=(SAME,),
+    evidence=partial(_is_swin, own="cpb_mlp.0.weight", early=True),
+    forward=partial(_forward, early=True),
 )
