@@ -108,7 +108,7 @@ class CheckpointTrial(Trial):
     def incomparable(self) -> str | None:
         """Why the upstream forward cannot be run on this checkpoint, or None."""
         heads, tokens = self.case.arch["num_heads"], self.case.source.tokens
-        attended = min(tokens, self.case.arch["window_size"] ** 2 or tokens)
+        attended = min(tokens, self.case.arch.get("window_size", 0) ** 2 or tokens)
         if 8 * 2 * heads * tokens * attended > _ATTENTION:
             return f"attention over {tokens} tokens, written out in float64, takes too much memory"
         return self.family.no_output(self.case)

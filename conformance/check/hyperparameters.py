@@ -46,7 +46,7 @@ def hyperparameters(model: nn.Module, upstream: Mapping[str, Tensor], state: Map
         "post_norm": "PostNorm" in type(blocks[0]).__name__ or "ResPost" in type(blocks[0]).__name__,
         "pool_heads": getattr(getattr(model, "attn_pool", None), "num_heads", None),
         "windows": tuple(getattr(block, "window_size", 0) for block in blocks),
-        "window_size": _shifted(blocks[0]),
+        "window_size": _window_side(blocks[0]),
         "pretrained_window": max(getattr(attn, "pretrained_window_size", (0,))),
         "stages": len({k.split(".")[3] for k in state if k.startswith("patch_embed.backbone.stages.")}),
         "pre_logits": False,  # timm's models have no representation layer
@@ -56,7 +56,7 @@ def hyperparameters(model: nn.Module, upstream: Mapping[str, Tensor], state: Map
     }
 
 
-def _shifted(block: Any) -> int:
+def _window_side(block: Any) -> int:
     """Side of a Swin's windows, 0 of other models. Releases hold a number or ``(height, width)``."""
     window = block.window_size if hasattr(block, "shift_size") else 0
     return window if isinstance(window, int) else max(window)

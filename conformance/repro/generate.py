@@ -123,7 +123,8 @@ def _scripts(witness: WitnessFile, scripted: ScriptableCase, about: About) -> It
         yield from _refusals(witness, scripted, about)
     elif name == "trained-tensors-used":
         for assertion, pattern in asked.assertions_of(witness, scripted):
-            for call in by_create_model(scripted):
+            by_dict = doors.calls(scripted) if scripted.case.saved and scripted.case.door == "state-dict" else ()
+            for call in (*by_dict, *by_create_model(scripted)):
                 yield Attempt(script.text(about, scripted.code, call, assertion), pattern)
     elif name == "doors-agree":
         assertion, pattern = doors.assertion_of(witness, scripted)
