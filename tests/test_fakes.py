@@ -245,7 +245,7 @@ def test_every_invariant_holds_for_a_correct_loader(name: str, family: str) -> N
 
 
 def test_every_invariant_has_a_fake() -> None:
-    """But those that judge timm alone: tests/test_doors.py and tests/test_in_place.py change timm itself."""
+    """But those that judge timm alone: test_doors.py, test_in_place.py and test_created.py change timm itself."""
     assert {fake.meant for fake in FAKES} == {name for name, item in INVARIANTS.items() if not item.timm_alone}
 
 

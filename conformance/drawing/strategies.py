@@ -230,8 +230,8 @@ def _doors(family: Family, case: Case, model: RealModel) -> list[str]:
 def _saved(case: Case) -> str:
     """How a training script saved the file of every third case. All else that was drawn decides, so that it stays as it is.
 
-    A .pth file has an entry, a prefix or both; the names in a .safetensors file can have a prefix only. So do those in a dict or
-    a folder: what releases read of their entries is no reader's, and the wrappers are drawn for it.
+    A .pth file has an entry, a prefix or both; the names in a .safetensors file can have a prefix only. So can those of a dict
+    or a folder, whose entries are drawn as wrappers.
     """
     digest = crc32(case.to_json().encode())
     if case.asked or case.container not in ("pth", "safetensors") or digest % 3:
